@@ -1,0 +1,41 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+GRID ?= demo
+EXTRAS ?=
+LOGDIR ?= runs
+PYTHON ?= python3
+BIN := .venv/bin
+
+# `make ablate` needs the core only; `make test` every extra. uv adds what is missing to the same .venv.
+STAMP = .venv/.installed-$(subst $(comma),-,$(if $(EXTRAS),$(EXTRAS),core))
+comma := ,
+
+.PHONY: help setup ablate test test-slow bench tensorboard
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+
+setup: $(STAMP)  ## make .venv; EXTRAS=all or EXTRAS=render,coco adds the heavy parts
+
+$(STAMP): pyproject.toml requirements.lock scripts/setup
+	@PYTHON=$(PYTHON) scripts/setup "$(EXTRAS)"
+	@touch $@
+
+ablate: setup  ## run grid GRID (default: demo) and write its report under runs/GRID; also DEVICES, WORKERS, STORAGE, OUT
+	@$(BIN)/implicit-slate ablate $(GRID) $(if $(OUT),--out $(OUT)) $(if $(DEVICES),--devices $(DEVICES)) \
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(STORAGE),--storage $(STORAGE))
+
+test:  ## set up with all extras, then run the tests
+	@$(MAKE) --no-print-directory setup EXTRAS=all
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow:  ## the tests that take longer, too
+	@$(MAKE) --no-print-directory setup EXTRAS=all
+	@$(BIN)/python -m pytest
+
+bench: setup  ## our training step beside a plain one, and what the Jacobian callback costs
+	@$(BIN)/python -m benchmarks.training_step
+	@$(BIN)/python -m benchmarks.slot_jacobian
+
+tensorboard: setup  ## TensorBoard on runs/ (LOGDIR=... for another folder)
+	@$(BIN)/tensorboard --logdir $(LOGDIR)
