@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad usage or input. The message is one line that names the file, key or value; the command exits with status 2."""
 
 

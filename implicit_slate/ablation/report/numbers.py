@@ -1,0 +1,29 @@
+"""Numbers as people read them."""
+
+from collections.abc import Sequence
+
+
+def short(value: float | None) -> str:
+    """Three significant digits, as `78.3`, `1.8e6`, `4.1e-5`; `–` for what is not there."""
+    if value is None:
+        return "–"
+    if value == float("inf"):
+        return "∞"
+    if value == 0:
+        return "0"
+    if not 1e-3 <= abs(value) < 1e4:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    digits = f"{value:.3g}"
+    return f"{value:.0f}" if "e" in digits else digits  # 1234 is 1.23e+03 in %g
+
+
+def span(values: Sequence[float]) -> str:
+    """The range of some values, `76.1 to 82.4`; where infinity stands for a diverged cell, how many those are."""
+    finite = [value for value in values if value != float("inf")]
+    diverged = len(values) - len(finite)
+    if not finite:
+        return f"diverged in {'all ' if len(values) > 1 else ''}{len(values)} of {len(values)}" if values else "–"
+    low, high = short(min(finite)), short(max(finite))
+    text = low if low == high else f"{low} to {high}"
+    return f"{text} and {diverged} of {len(values)} diverged" if diverged else text

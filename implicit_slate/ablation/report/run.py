@@ -1,0 +1,195 @@
+"""What a grid left on disk: its cells, their results and their curves. The whole report is made from this."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from implicit_slate.errors import UserError
+
+SPECTRAL_NORM = "jacobian/spectral_norm"
+GRADIENT_NORM = "grad_norm"
+CROSS_ENTROPY = "val/cross_entropy"
+RESIDUAL = "residual"
+CURVES = (SPECTRAL_NORM, GRADIENT_NORM, CROSS_ENTROPY, RESIDUAL)
+"""The scalars over steps that the report draws, by their TensorBoard tags."""
+
+TRICKS = {"clip": "clipping", "warmup": "warmup", "decay": "decay"}
+"""The axes of the optimisation tricks, `on` or `off`, and how the report calls them."""
+
+FINISHED = ("complete", "diverged")
+
+_NOT_AXES = {"cell", "status", "step", "evaluations", "seconds", "steps_per_second", "git", "versions", "error", "reason"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One scalar over training: `steps` increase strictly, `values` are finite."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclass
+class Cell:
+    """One training run of the grid: its place on the axes, its row of `results.json`, and its folder."""
+
+    name: str
+    status: str
+    axes: dict[str, object]
+    row: dict
+    folder: Path
+    curves: dict[str, Curve] = field(default_factory=dict)
+
+    @property
+    def gradient(self) -> str:
+        return str(self.axes.get("gradient", "all"))
+
+    @property
+    def seed(self) -> object:
+        return self.axes.get("seed")
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+    def number(self, key: str) -> float | None:
+        """A value of the row as a float; None where it is missing or not finite."""
+        value = self.row.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return None
+        return float(value)
+
+
+@dataclass
+class Run:
+    """A grid's folder, read."""
+
+    folder: Path
+    facts: dict
+    cells: list[Cell]
+
+    @property
+    def name(self) -> str:
+        return str(self.facts.get("name") or self.facts.get("grid") or self.folder.resolve().name)
+
+    @cached_property
+    def gradients(self) -> list[str]:
+        """The gradient modes, `unrolled` and `implicit` last: they are drawn on top and listed side by side."""
+        found = sorted({cell.gradient for cell in self.cells})
+        return sorted(found, key=lambda mode: {"unrolled": 1, "implicit": 2}.get(mode, 0))
+
+    @cached_property
+    def setting_axes(self) -> list[str]:
+        """The axes besides gradient and seed that this grid varies: each combination is one setting, one panel."""
+        values: dict[str, set] = {}
+        for cell in self.cells:
+            for axis, value in cell.axes.items():
+                values.setdefault(axis, set()).add(str(value))
+        return [axis for axis, found in values.items() if axis not in ("gradient", "seed") and len(found) > 1]
+
+    @cached_property
+    def settings(self) -> list[str]:
+        """The labels of all settings: fewest tricks removed first, else in the grid's order."""
+        removed = {}
+        for cell in self.cells:
+            removed.setdefault(self.setting(cell), sum(cell.axes.get(trick) == "off" for trick in TRICKS))
+        return sorted(removed, key=removed.get)
+
+    def setting(self, cell: Cell, without: str | None = None) -> str:
+        """The label of a cell's setting, for instance `no clipping, n = 7`; `without` leaves one axis out of it."""
+        axes = [axis for axis in self.setting_axes if axis != without]
+        parts = []
+        if tricks := [axis for axis in axes if axis in TRICKS]:
+            removed = [TRICKS[axis] for axis in tricks if cell.axes.get(axis) == "off"]
+            kept_all = "all tricks" if without is None else "all other tricks"
+            parts.append(", ".join(f"no {trick}" for trick in removed) if removed else kept_all)
+        for axis in axes:
+            if axis not in TRICKS:
+                parts.append(f"{'n' if axis == 'iterations' else axis} = {cell.axes.get(axis)}")
+        return ", ".join(parts) or "all cells"
+
+    def of(self, setting: str | None = None, gradient: str | None = None) -> list[Cell]:
+        """The cells of one setting and one gradient mode; None stands for every one."""
+        return [
+            cell
+            for cell in self.cells
+            if (setting is None or self.setting(cell) == setting) and (gradient is None or cell.gradient == gradient)
+        ]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a grid's folder: `results.json` or, where a cell is newer, its `result.json`; `grid.json`; and all curves.
+
+    Raises UserError where `folder` is not the folder of a grid, or one of these files is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected the folder of a grid, as runs/demo")
+    rows = _rows(folder)
+    cells = []
+    for name, row in rows.items():
+        axes = {key: _axis_value(value) for key, value in row.items() if _is_axis(key, value)}
+        place = folder / "cells" / name
+        cells.append(Cell(name, str(row.get("status", "waiting")), axes, row, place, read_curves(place)))
+    facts = _read_json(folder / "grid.json", dict) if (folder / "grid.json").exists() else {}
+    return Run(folder, facts, cells)
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """The scalars of `CURVES` in all TensorBoard event files under `folder`, by tag.
+
+    A cell that was killed and resumed has several files and repeats some steps: the later file holds.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader  # 1 s to import
+
+    points: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.name):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tag in CURVES and value.WhichOneof("value") == "simple_value":
+                    points.setdefault(value.tag, {})[event.step] = value.simple_value
+    curves = {}
+    for tag, values in points.items():
+        steps = sorted(step for step, value in values.items() if math.isfinite(value))
+        if steps:
+            curves[tag] = Curve(np.array(steps), np.array([values[step] for step in steps]))
+    return curves
+
+
+def _rows(folder: Path) -> dict[str, dict]:
+    rows = {}
+    if (folder / "results.json").exists():
+        for row in _read_json(folder / "results.json", list):
+            if not isinstance(row, dict) or "cell" not in row:
+                raise UserError(f"{folder / 'results.json'}: expected a list of rows, each with a key 'cell'")
+            rows[str(row["cell"])] = row
+    for path in sorted(folder.glob("cells/*/result.json")):
+        row = _read_json(path, dict)
+        name = str(row.get("cell", path.parent.name))
+        rows[name] = rows.get(name, {}) | row
+    if not rows:
+        raise UserError(f"{folder}: not the folder of a grid: no results.json and no cells/*/result.json with a result")
+    return rows
+
+
+def _read_json(path: Path, kind: type) -> list | dict:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")
+    return content
+
+
+def _is_axis(key: str, value: object) -> bool:
+    measured = key in _NOT_AXES or "/" in key or key.startswith(("grad_norm", "residual"))
+    return not measured and isinstance(value, (str, int, float, bool))
+
+
+def _axis_value(value: object) -> object:
+    return ("off", "on")[value] if isinstance(value, bool) else value  # YAML reads a bare `on` as true

@@ -1,0 +1,103 @@
+"""The discrete VAE: an image as a grid of N = (H/4)² tokens out of V, and back (METHOD §1.1, 1.2; Ramesh et al. 2021)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTH = 64
+"""Channels of every hidden layer."""
+
+
+def conv_block(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
+    """Convolution without bias, GroupNorm with one group, ReLU."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+    nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
+    return nn.Sequential(conv, nn.GroupNorm(1, out_channels), nn.ReLU())
+
+
+def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, 1)
+    nn.init.xavier_uniform_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+class DiscreteVAE(nn.Module):
+    """Encoder to logits over V codes a token, and decoder from (mixtures of) codes.
+
+    Codes are laid out as (B, N, V): with channels-last convolutions that is the layers' own memory, so softmax and
+    sampling run along contiguous numbers.
+    """
+
+    def __init__(self, vocab_size: int, image_channels: int = 3):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            conv_block(image_channels, WIDTH, 4, stride=4),
+            *(conv_block(WIDTH, WIDTH, 1) for _ in range(6)),
+            conv1x1(WIDTH, vocab_size),
+        )
+        self.decoder = nn.Sequential(
+            conv_block(vocab_size, WIDTH, 1),
+            conv_block(WIDTH, WIDTH, 3, padding=1),
+            conv_block(WIDTH, WIDTH, 1),
+            conv_block(WIDTH, WIDTH, 1),
+            conv_block(WIDTH, 4 * WIDTH, 1),
+            nn.PixelShuffle(2),
+            conv_block(WIDTH, WIDTH, 3, padding=1),
+            conv_block(WIDTH, WIDTH, 1),
+            conv_block(WIDTH, WIDTH, 1),
+            conv_block(WIDTH, 4 * WIDTH, 1),
+            nn.PixelShuffle(2),
+            conv1x1(WIDTH, image_channels),
+        )
+        self.to(memory_format=torch.channels_last)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, N, V), row by row; not normalised (softmax, argmax and sampling do not need it)."""
+        features = self.encoder(image.contiguous(memory_format=torch.channels_last))
+        return features.permute(0, 2, 3, 1).flatten(1, 2)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Soft or one-hot codes (B, N, V) -> image (B, C, H, W), not clamped."""
+        side = math.isqrt(codes.shape[1])
+        return self.decoder(codes.unflatten(1, (side, side)).permute(0, 3, 1, 2))
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N) -> image (B, C, H, W), not clamped: `decode` of their one-hot codes, by looking up columns."""
+        conv, norm, relu = self.decoder[0]
+        side = math.isqrt(tokens.shape[1])
+        features = F.embedding(tokens, conv.weight[:, :, 0, 0].T).unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        return self.decoder[1:](relu(norm(features)))
+
+
+def gumbel_softmax(logits: Tensor, tau: float, hard: bool = False, noise: Tensor | None = None) -> Tensor:
+    """A sample of the relaxed categorical distribution over the last dimension (Jang et al. 2017), like `logits`.
+
+    Args:
+        tau: temperature.
+        hard: one-hot values, with the gradient of the soft ones (straight-through).
+        noise: standard Gumbel noise to use.
+    """
+    if noise is None:  # -log(-log U), in place: exponential noise proper is drawn number by number and far slower
+        noise = torch.rand_like(logits).log_().neg_().log_().neg_()
+    soft = ((logits + noise) / tau).softmax(-1)
+    if not hard:
+        return soft
+    one_hot = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
+    return one_hot + (soft - soft.detach())
+
+
+@torch.no_grad()
+def sample_tokens(logits: Tensor, uniform: Tensor | None = None) -> Tensor:
+    """One token of softmax(logits) for each (B, N, V) -> (B, N): the argmax of a Gumbel sample, at any temperature.
+
+    One uniform number a token (given, or drawn) and the inverse of the distribution function, where Gumbel noise would
+    take V numbers.
+    """
+    cumulative = logits.softmax(-1).cumsum(-1)
+    if uniform is None:
+        uniform = torch.rand_like(logits[..., 0])
+    threshold = uniform[..., None] * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)

@@ -1,0 +1,123 @@
+"""Checkpoints of the public SLATE code, made usable here."""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from implicit_slate.errors import UserError
+from implicit_slate.models.slate import SLATE
+
+_NAMES = [  # public name -> ours, tried in turn
+    (r"dvae\.(encoder|decoder)\.(\d+)\.m\.weight", r"dvae.\1.\2.0.weight"),
+    (r"positional_encoder\.pe", "positions"),
+    (r"dictionary\.dictionary\.weight", "dictionary.weight"),
+    (r"slot_attn\.slot_(mu|log_sigma)", r"slot_attention.slot_\1"),
+    (r"slot_attn\.layer_norm\.(\w+)", r"slot_encoder.0.\1"),
+    (r"slot_attn\.mlp\.(\d)\.(\w+)", r"slot_encoder.1.\1.\2"),
+    (r"slot_attn\.slot_attention\.(.+)", r"slot_attention.\1"),
+    (r"slot_proj\.weight", "slot_projection.weight"),
+    (r"tf_dec\.layer_norm\.(\w+)", r"transformer.norm.\1"),
+    (r"tf_dec\.blocks\.(\d+)\.self_attn_layer_norm\.(\w+)", r"transformer.blocks.\1.norm_self.\2"),
+    (r"tf_dec\.blocks\.(\d+)\.encoder_decoder_attn_layer_norm\.(\w+)", r"transformer.blocks.\1.norm_cross.\2"),
+    (r"tf_dec\.blocks\.(\d+)\.ffn_layer_norm\.(\w+)", r"transformer.blocks.\1.norm_ffn.\2"),
+    (r"tf_dec\.blocks\.(\d+)\.ffn\.(\d)\.(\w+)", r"transformer.blocks.\1.ffn.\2.\3"),
+    (r"tf_dec\.blocks\.(\d+)\.self_attn\.proj_([qkv])\.weight", r"transformer.blocks.\1.self_attention.project_\2.weight"),
+    (r"tf_dec\.blocks\.(\d+)\.self_attn\.proj_o\.weight", r"transformer.blocks.\1.self_attention.project_out.weight"),
+    (
+        r"tf_dec\.blocks\.(\d+)\.encoder_decoder_attn\.proj_([qkv])\.weight",
+        r"transformer.blocks.\1.cross_attention.project_\2.weight",
+    ),
+    (
+        r"tf_dec\.blocks\.(\d+)\.encoder_decoder_attn\.proj_o\.weight",
+        r"transformer.blocks.\1.cross_attention.project_out.weight",
+    ),
+    (r"out\.weight", "to_logits.weight"),
+]
+
+
+def rename(public_name: str, state: Mapping[str, Tensor]) -> str | None:
+    """Our name of a public parameter; None for buffers that hold no knowledge. `state` tells blocks from plain convs."""
+    if public_name.endswith("self_attn_mask"):
+        return None
+    block = re.fullmatch(r"(dvae\.(?:encoder|decoder)\.\d+)\.(weight|bias)", public_name)
+    if block:  # a block keeps its GroupNorm's parameters under its own name, its convolution's under `m`
+        return f"{block[1]}.1.{block[2]}" if f"{block[1]}.m.weight" in state else public_name
+    for pattern, replacement in _NAMES:
+        if re.fullmatch(pattern, public_name):
+            return re.sub(pattern, replacement, public_name)
+    raise UserError(f"not a parameter of the public SLATE: {public_name!r}")
+
+
+def load_public_checkpoint(
+    source: str | os.PathLike | Mapping[str, Tensor],
+    num_slots: int,
+    num_iterations: int,
+    num_slot_heads: int,
+    num_heads: int,
+    gradient: str = "implicit",
+    dropout: float = 0.1,
+) -> SLATE:
+    """A SLATE in evaluation mode with the weights of the public code.
+
+    Args:
+        source: a file, or a state dict with the public names, bare or under the key `model`.
+        num_slots, num_iterations, num_slot_heads, num_heads, dropout: what the weights do not tell; they must be
+            those of the training.
+        gradient: how the loss shall pass the refinement.
+
+    Raises:
+        UserError: a file that cannot be read, names or shapes that are not the public model's.
+    """
+    return load_public_state(source, num_slots, num_iterations, num_slot_heads, num_heads, gradient, dropout)[0]
+
+
+def load_public_state(source, num_slots, num_iterations, num_slot_heads, num_heads, gradient="implicit", dropout=0.1):
+    """As `load_public_checkpoint`: the model, and the arguments that make one like it."""
+    where = "state dict" if isinstance(source, Mapping) else str(source)
+    state = source if isinstance(source, Mapping) else _read(Path(source))
+    state = state.get("model", state)
+    try:
+        renamed = {ours: tensor for name, tensor in state.items() if (ours := rename(name, state))}
+        side = math.isqrt(renamed["positions"].shape[1] - 1)
+        settings = dict(
+            image_size=4 * side,
+            image_channels=renamed["dvae.encoder.0.0.weight"].shape[1],
+            vocab_size=renamed["to_logits.weight"].shape[0],
+            d_model=renamed["to_logits.weight"].shape[1],
+            num_slots=num_slots,
+            slot_size=renamed["slot_projection.weight"].shape[1],
+            slot_mlp_size=renamed["slot_attention.mlp.0.weight"].shape[0],
+            num_slot_heads=num_slot_heads,
+            num_iterations=num_iterations,
+            num_blocks=len({name.split(".")[2] for name in renamed if name.startswith("transformer.blocks.")}),
+            num_heads=num_heads,
+            dropout=dropout,
+            gradient=gradient,
+        )
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (KeyError, AttributeError, TypeError, IndexError) as error:
+        raise UserError(f"{where}: no state of the public SLATE, {error} is not there or not a tensor") from None
+    model = SLATE(**settings)
+    try:
+        model.load_state_dict(renamed)
+    except RuntimeError as error:
+        raise UserError(f"{where}: {' '.join(str(error).split())}") from None
+    return model.eval(), settings
+
+
+def _read(path: Path) -> Mapping:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is none of its own
+        raise UserError(f"{path}: not a PyTorch checkpoint ({type(error).__name__})") from None
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path}: holds a {type(state).__name__}, not a state dict")
+    return state

@@ -1,0 +1,165 @@
+"""SLATE: images -> tokens -> slots -> tokens -> images (METHOD §1; Singh, Deng, Ahn 2022)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import Solution
+from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, sample_tokens
+from implicit_slate.models.layers import linear, mlp
+from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
+from implicit_slate.models.transformer import TransformerDecoder
+
+
+class Losses(NamedTuple):
+    """The two losses of SLATE, both means over images. They share no parameter."""
+
+    cross_entropy: Tensor
+    """Of the transformer's next-token prediction, in nats, summed over the N tokens."""
+    mse: Tensor
+    """Squared error of the dVAE's unclamped reconstruction, summed over C, H, W."""
+
+
+class SLATE(nn.Module):
+    """Discrete VAE, slot attention over its tokens, and a transformer that predicts the tokens from the slots.
+
+    The defaults are those of the public code for 3D Shapes.
+
+    Args:
+        image_size: height and width of the images in pixels, a multiple of 4.
+        image_channels: C.
+        vocab_size: V, codes of the dVAE.
+        d_model: D, width of token embeddings and transformer, a multiple of num_heads.
+        num_slots: K.
+        slot_size: S, a multiple of num_slot_heads.
+        slot_mlp_size: hidden width of slot attention's MLP.
+        num_slot_heads: heads of slot attention.
+        num_iterations: n, refinements in the forward solve.
+        num_blocks: transformer blocks.
+        num_heads: heads of the transformer's attentions.
+        dropout: of embeddings, attention weights, attention outputs and feed-forward outputs.
+        gradient: how the loss passes the refinement: `unrolled` or `implicit`.
+
+    Raises:
+        UserError: sizes that do not fit together, or an unknown gradient mode.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        image_channels: int = 3,
+        vocab_size: int = 1024,
+        d_model: int = 192,
+        num_slots: int = 3,
+        slot_size: int = 192,
+        slot_mlp_size: int = 192,
+        num_slot_heads: int = 1,
+        num_iterations: int = 3,
+        num_blocks: int = 4,
+        num_heads: int = 4,
+        dropout: float = 0.1,
+        gradient: str = "implicit",
+    ):
+        super().__init__()
+        if image_size % 4 or image_size < 4:
+            raise UserError(f"image_size={image_size} is not a multiple of 4 (a token covers 4×4 pixels)")
+        self.image_size, self.vocab_size, self.dropout = image_size, vocab_size, dropout
+        self.num_tokens = (image_size // 4) ** 2
+
+        self.dvae = DiscreteVAE(vocab_size, image_channels)
+        self.dictionary = nn.Embedding(vocab_size + 1, d_model)  # index 0 begins the sequence, token t is index t + 1
+        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, self.num_tokens + 1, d_model)))
+        self.slot_encoder = nn.Sequential(nn.LayerNorm(d_model), mlp(d_model, d_model, d_model))
+        self.slot_attention = SlotAttention(
+            d_model, num_slots, slot_size, slot_mlp_size, num_slot_heads, num_iterations, gradient
+        )
+        self.slot_projection = linear(slot_size, d_model, bias=False)
+        self.transformer = TransformerDecoder(d_model, num_blocks, num_heads, dropout)
+        self.to_logits = linear(d_model, vocab_size, bias=False)
+
+    # Doors. Shapes: image (B, C, H, W) in [0, 1]; tokens (B, N); slots (B, K, S).
+
+    @torch.no_grad()
+    def tokenize(self, image: Tensor) -> Tensor:
+        """The most likely token of every 4×4 patch: (B, C, H, W) -> (B, N), row by row."""
+        return self.dvae.logits(image).argmax(-1)
+
+    def sample_slots(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """Random initial slots (B, K, S), from a CPU generator if one is given."""
+        return self.slot_attention.sample_slots(batch_size, generator)
+
+    def encode(self, tokens: Tensor, slots_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens -> slots (B, K, S) and attention (B, N, K), summed over heads; a row sums to 1 over slots."""
+        solution, update = self._refine(self._embed(tokens), slots_init)
+        return solution.z, update.attention
+
+    def solve(self, tokens: Tensor, slots_init: Tensor | None = None) -> Solution:
+        """As `encode`, with the solver's residual (B,) and its evaluations of the slot update."""
+        return self._refine(self._embed(tokens), slots_init)[0]
+
+    def decode(self, tokens: Tensor, slots: Tensor) -> Tensor:
+        """Teacher-forced logits (B, N, V): position i has seen the tokens before i."""
+        return self._predict(self._embed(tokens), slots)
+
+    @torch.no_grad()
+    def generate(self, slots: Tensor) -> Tensor:
+        """The tokens (B, N) that the transformer makes of the slots alone, greedily, one by one.
+
+        In evaluation mode; earlier positions are kept in a cache, so that each costs one step.
+        """
+        cache = self.transformer.make_cache(self.slot_projection(slots), self.num_tokens)
+        index = torch.zeros(slots.shape[0], 1, dtype=torch.long, device=slots.device)
+        tokens = []
+        for position in range(self.num_tokens):
+            embedded = self.dictionary(index) + self.positions[:, position : position + 1]
+            token = self.to_logits(self.transformer.step(embedded, cache, position)).argmax(-1)
+            tokens.append(token)
+            index = token + 1
+        return torch.cat(tokens, dim=1)
+
+    @torch.no_grad()
+    def render(self, tokens: Tensor) -> Tensor:
+        """The image (B, C, H, W) of tokens (B, N), clamped to [0, 1]."""
+        return self.dvae.decode_tokens(tokens).clamp(0, 1)
+
+    def losses(self, image: Tensor, tau: float = 1.0, hard: bool = False) -> Losses:
+        """Both losses on a batch of images.
+
+        In training mode the dVAE decodes a Gumbel-softmax sample at temperature `tau` (`hard`: straight-through) and
+        the transformer's target is a second, independent sample. In evaluation mode both take the argmax.
+        """
+        logits = self.dvae.logits(image)
+        if self.training:
+            tokens = sample_tokens(logits)
+            reconstruction = self.dvae.decode(gumbel_softmax(logits, tau, hard))
+        else:
+            tokens = logits.argmax(-1)
+            reconstruction = self.dvae.decode_tokens(tokens)
+        return Losses(self.cross_entropy(tokens), F.mse_loss(reconstruction, image, reduction="sum") / len(image))
+
+    def cross_entropy(self, tokens: Tensor, slots_init: Tensor | None = None) -> Tensor:
+        """Of predicting tokens (B, N) from slots that were inferred from them: summed over N, mean over B."""
+        embedded = self._embed(tokens)
+        solution, _ = self._refine(embedded, slots_init)
+        logits = self._predict(embedded, solution.z)
+        return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum") / len(tokens)
+
+    def slot_update(self, tokens: Tensor) -> SlotUpdate:
+        """f: slots -> slots, the refinement with keys and values of `tokens` fixed; Jacobians are measured of it."""
+        return SlotUpdate(self.slot_attention, self.slot_encoder(self._embed(tokens)[:, 1:]))
+
+    # Slot attention and transformer read the same embedding (and the same dropped values): positions 1..N and 0..N-1.
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """(B, N) -> (B, N + 1, D), the beginning of the sequence first."""
+        embedded = self.dictionary(F.pad(tokens + 1, (1, 0))) + self.positions
+        return F.dropout(embedded, self.dropout, self.training)
+
+    def _refine(self, embedded: Tensor, slots_init: Tensor | None) -> tuple[Solution, SlotUpdate]:
+        return self.slot_attention(self.slot_encoder(embedded[:, 1:]), slots_init)
+
+    def _predict(self, embedded: Tensor, slots: Tensor) -> Tensor:
+        return self.to_logits(self.transformer(embedded[:, :-1], self.slot_projection(slots)))

@@ -1,0 +1,119 @@
+"""Slot attention as a fixed point z = f(z) (METHOD §1.5, 1.6; Locatello et al. 2020)."""
+
+import torch
+from torch import Tensor, nn
+
+from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import Solution, fixed_point, parse_gradient
+from implicit_slate.models.layers import linear, mlp
+
+
+class SlotUpdate:
+    """f: one refinement of the slots, (B, K, S) -> (B, K, S), with the keys and values of the inputs fixed."""
+
+    def __init__(self, module: "SlotAttention", inputs: Tensor):
+        self.module = module
+        self.keys, self.values = module.keys_and_values(inputs)
+        self._attention: Tensor | None = None
+
+    def __call__(self, slots: Tensor) -> Tensor:
+        slots, self._attention = self.module.step(slots, self.keys, self.values)
+        return slots
+
+    @property
+    def attention(self) -> Tensor:
+        """(B, N, K) of the last application: the softmax summed over heads, so each row sums to 1 over slots."""
+        return self._attention.sum(1)
+
+
+class SlotAttention(nn.Module):
+    """K slots of width S that compete for N inputs of width D.
+
+    Args:
+        input_size: D.
+        num_slots: K.
+        slot_size: S, a multiple of num_heads.
+        mlp_size: hidden width of the MLP behind the GRU.
+        num_heads: heads of the attention; the softmax runs over heads and slots together.
+        num_iterations: n, applications of the step in the forward solve.
+        gradient: how the loss reaches the weights: a mode of `implicit_slate.fixed_point` or its spelling.
+    """
+
+    epsilon = 1e-8
+    """Added to the attention before it is normalised over the inputs, so that a slot without inputs is no 0/0."""
+
+    def __init__(
+        self,
+        input_size: int,
+        num_slots: int,
+        slot_size: int,
+        mlp_size: int,
+        num_heads: int = 1,
+        num_iterations: int = 3,
+        gradient: str = "implicit",
+    ):
+        super().__init__()
+        if slot_size % num_heads:
+            raise UserError(f"slot_size={slot_size} is not divisible by num_slot_heads={num_heads}")
+        if num_iterations < 1:
+            raise UserError(f"num_iterations={num_iterations}: at least 1 is needed")
+        self.num_slots, self.slot_size, self.num_heads = num_slots, slot_size, num_heads
+        self.num_iterations, self.gradient = num_iterations, parse_gradient(gradient)
+
+        self.slot_mu = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_size)))
+        self.slot_log_sigma = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_size)))
+        if not self.gradient.reaches_start:  # they would stay without a gradient, and DDP would wait for it
+            self.slot_mu.requires_grad_(False)
+            self.slot_log_sigma.requires_grad_(False)
+
+        self.norm_inputs = nn.LayerNorm(input_size)
+        self.norm_slots = nn.LayerNorm(slot_size)
+        self.norm_mlp = nn.LayerNorm(slot_size)
+        self.project_q = linear(slot_size, slot_size, bias=False)
+        self.project_k = linear(input_size, slot_size, bias=False)
+        self.project_v = linear(input_size, slot_size, bias=False)
+        self.gru = nn.GRUCell(slot_size, slot_size)
+        nn.init.xavier_uniform_(self.gru.weight_ih)
+        nn.init.orthogonal_(self.gru.weight_hh)
+        nn.init.zeros_(self.gru.bias_ih)
+        nn.init.zeros_(self.gru.bias_hh)
+        self.mlp = mlp(slot_size, mlp_size, slot_size)
+
+    def sample_slots(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
+        """Initial slots μ + exp(log σ)·ε: (B, K, S). A generator lives on the CPU."""
+        shape, like = (batch_size, self.num_slots, self.slot_size), self.slot_mu
+        if generator is None:
+            noise = torch.randn(shape, dtype=like.dtype, device=like.device)
+        else:
+            noise = torch.randn(shape, dtype=like.dtype, generator=generator).to(like.device)
+        return like + self.slot_log_sigma.exp() * noise
+
+    def keys_and_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, D) -> keys, scaled by (S/heads)^-½, and values, both (B, heads, N, S/heads)."""
+        inputs = self.norm_inputs(inputs)
+        keys = self._split_heads(self.project_k(inputs)) * (self.slot_size // self.num_heads) ** -0.5
+        return keys, self._split_heads(self.project_v(inputs))
+
+    def step(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """One refinement: slots (B, K, S) -> new slots, and the attention (B, heads, N, K) it used."""
+        batch, num_slots, _ = slots.shape
+        queries = self._split_heads(self.project_q(self.norm_slots(slots)))
+        logits = (keys @ queries.mT).transpose(1, 2)  # (B, N, heads, K)
+        attention = logits.flatten(2).softmax(-1).view_as(logits).transpose(1, 2)
+        weights = attention + self.epsilon
+        weights = weights / weights.sum(dim=2, keepdim=True)  # a weighted mean over the inputs
+        updates = (weights.mT @ values).transpose(1, 2).reshape(batch * num_slots, self.slot_size)
+        slots = self.gru(updates, slots.reshape(batch * num_slots, self.slot_size)).view_as(slots)
+        return slots + self.mlp(self.norm_mlp(slots)), attention
+
+    def forward(self, inputs: Tensor, slots_init: Tensor | None = None) -> tuple[Solution, SlotUpdate]:
+        """(B, N, D) inputs -> the solution, whose `z` is the slots (B, K, S), and the step that was iterated."""
+        if slots_init is None:
+            slots_init = self.sample_slots(inputs.shape[0])
+        update = SlotUpdate(self, inputs)
+        solution = fixed_point(update, slots_init, max_iterations=self.num_iterations, gradient=self.gradient)
+        return solution, update
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, L, S) -> (B, heads, L, S/heads)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -1,0 +1,126 @@
+"""The autoregressive transformer decoder that reads the slots (METHOD §1.7, 1.8; Singh et al. 2022)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from implicit_slate.errors import UserError
+from implicit_slate.models.layers import linear
+
+
+class Attention(nn.Module):
+    """Multi-head attention without biases. Keys and values are made apart, so that they can be kept."""
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float, gain: float):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.project_q = linear(d_model, d_model, bias=False)
+        self.project_k = linear(d_model, d_model, bias=False)
+        self.project_v = linear(d_model, d_model, bias=False)
+        self.project_out = linear(d_model, d_model, bias=False, gain=gain)
+
+    def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, M, D) -> keys and values, each (B, heads, M, D/heads)."""
+        return self._split_heads(self.project_k(memory)), self._split_heads(self.project_v(memory))
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False) -> Tensor:
+        """Queries from x (B, L, D) -> (B, L, D). With `is_causal`, position i sees the keys up to i."""
+        dropout = self.dropout if self.training else 0.0
+        queries = self._split_heads(self.project_q(x))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=is_causal)
+        return F.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class BlockCache(NamedTuple):
+    """What one block keeps while tokens are generated one by one."""
+
+    self_keys: Tensor
+    """(B, heads, N, D/heads), filled from the left, as are the values."""
+    self_values: Tensor
+    slot_keys: Tensor
+    """(B, heads, K, D/heads), made once, as are the values."""
+    slot_values: Tensor
+
+
+class DecoderBlock(nn.Module):
+    """Causal self-attention, attention to the slots, feed-forward; pre-norm residual branches.
+
+    As in the public code, the first block's residual stream is its *normalised* input.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float, gain: float, is_first: bool):
+        super().__init__()
+        self.is_first = is_first
+        self.norm_self = nn.LayerNorm(d_model)
+        self.self_attention = Attention(d_model, num_heads, dropout, gain)
+        self.norm_cross = nn.LayerNorm(d_model)
+        self.cross_attention = Attention(d_model, num_heads, dropout, gain)
+        self.norm_ffn = nn.LayerNorm(d_model)
+        self.ffn = nn.Sequential(
+            linear(d_model, 4 * d_model, before_relu=True),
+            nn.ReLU(),
+            linear(4 * d_model, d_model, gain=gain),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """x (B, N, D), memory (B, K, D) -> (B, N, D)."""
+        normed = self.norm_self(x)
+        residual = normed if self.is_first else x
+        x = residual + self.self_attention(normed, *self.self_attention.keys_and_values(normed), is_causal=True)
+        return self._read_slots(x, *self.cross_attention.keys_and_values(memory))
+
+    def make_cache(self, memory: Tensor, length: int) -> BlockCache:
+        slot_keys, slot_values = self.cross_attention.keys_and_values(memory)
+        empty = slot_keys.new_zeros(*slot_keys.shape[:2], length, slot_keys.shape[3])
+        return BlockCache(empty, empty.clone(), slot_keys, slot_values)
+
+    def step(self, x: Tensor, cache: BlockCache, position: int) -> Tensor:
+        """The block at one position, x (B, 1, D) -> (B, 1, D); its key and value go into the cache."""
+        normed = self.norm_self(x)
+        residual = normed if self.is_first else x
+        key, value = self.self_attention.keys_and_values(normed)
+        cache.self_keys[:, :, position] = key[:, :, 0]
+        cache.self_values[:, :, position] = value[:, :, 0]
+        seen = slice(0, position + 1)
+        x = residual + self.self_attention(normed, cache.self_keys[:, :, seen], cache.self_values[:, :, seen])
+        return self._read_slots(x, cache.slot_keys, cache.slot_values)
+
+    def _read_slots(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        x = x + self.cross_attention(self.norm_cross(x), keys, values)
+        return x + self.ffn(self.norm_ffn(x))
+
+
+class TransformerDecoder(nn.Module):
+    """`num_blocks` blocks and a final LayerNorm."""
+
+    def __init__(self, d_model: int, num_blocks: int, num_heads: int, dropout: float):
+        super().__init__()
+        if d_model % num_heads:
+            raise UserError(f"d_model={d_model} is not divisible by num_heads={num_heads}")
+        gain = (3 * num_blocks) ** -0.5
+        self.blocks = nn.ModuleList(
+            DecoderBlock(d_model, num_heads, dropout, gain, is_first=i == 0) for i in range(num_blocks)
+        )
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Embedded tokens (B, N, D) and slots (B, K, D) -> features (B, N, D); position i sees x up to i."""
+        for block in self.blocks:
+            x = block(x, memory)
+        return self.norm(x)
+
+    def make_cache(self, memory: Tensor, length: int) -> list[BlockCache]:
+        """An empty cache for `length` positions that read the slots `memory` (B, K, D)."""
+        return [block.make_cache(memory, length) for block in self.blocks]
+
+    def step(self, x: Tensor, cache: list[BlockCache], position: int) -> Tensor:
+        """`forward` at one position: (B, 1, D) -> (B, 1, D), the earlier positions being in the cache."""
+        for block, block_cache in zip(self.blocks, cache, strict=True):
+            x = block.step(x, block_cache, position)
+        return self.norm(x)
