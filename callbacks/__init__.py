@@ -1,0 +1,7 @@
+"""Lightning callbacks that look on while SLATE is trained."""
+
+from callbacks.divergence import Diverged, Divergence
+from callbacks.gradient_norm import GradientNorm
+from callbacks.slot_jacobian import SlotJacobian
+
+__all__ = ["Diverged", "Divergence", "GradientNorm", "SlotJacobian"]

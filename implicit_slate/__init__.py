@@ -2,6 +2,7 @@
 
 import importlib
 
+__version__ = "0.1.0"
 __all__ = ["SLATE", "load_public_checkpoint"]
 
 

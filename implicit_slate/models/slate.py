@@ -15,12 +15,14 @@ from implicit_slate.models.transformer import TransformerDecoder
 
 
 class Losses(NamedTuple):
-    """The two losses of SLATE, both means over images. They share no parameter."""
+    """The two losses of SLATE, both means over images; they share no parameter. Training minimises their sum."""
 
     cross_entropy: Tensor
     """Of the transformer's next-token prediction, in nats, summed over the N tokens."""
     mse: Tensor
     """Squared error of the dVAE's unclamped reconstruction, summed over C, H, W."""
+    tokens: Tensor
+    """(B, N) the transformer's targets."""
 
 
 class SLATE(nn.Module):
@@ -138,7 +140,8 @@ class SLATE(nn.Module):
         else:
             tokens = logits.argmax(-1)
             reconstruction = self.dvae.decode_tokens(tokens)
-        return Losses(self.cross_entropy(tokens), F.mse_loss(reconstruction, image, reduction="sum") / len(image))
+        mse = F.mse_loss(reconstruction, image, reduction="sum") / len(image)
+        return Losses(self.cross_entropy(tokens), mse, tokens)
 
     def cross_entropy(self, tokens: Tensor, slots_init: Tensor | None = None) -> Tensor:
         """Of predicting tokens (B, N) from slots that were inferred from them: summed over N, mean over B."""

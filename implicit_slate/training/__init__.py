@@ -1,0 +1,7 @@
+"""LightningModules, and how they are optimised."""
+
+from implicit_slate.training.dvae_module import DVAEModule
+from implicit_slate.training.optimization import Optimization
+from implicit_slate.training.slate_module import SLATEModule
+
+__all__ = ["DVAEModule", "Optimization", "SLATEModule"]

@@ -1,0 +1,43 @@
+"""The gradient's size, with no spike missed."""
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+
+class GradientNorm(Callback):
+    """L2 norm of the gradient of slot attention's parameters before clipping.
+
+    It is taken at every step; the largest finite value since the last point is logged as `grad_norm` every
+    `every_n_steps`, because spikes last one step and snapshots would miss them. After DDP's averaging all processes
+    hold the same gradient, so the first one logs.
+    """
+
+    def __init__(self, every_n_steps: int = 25):
+        self.every_n_steps = every_n_steps
+        self._largest = torch.zeros(())
+
+    def state_dict(self) -> dict:
+        return {"largest": self._largest.cpu()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self._largest = state["largest"]
+
+    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
+        gradients = [p.grad for p in module.model.slot_attention.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self._largest = torch.maximum(self._largest.to(norm), norm.nan_to_num(0.0, posinf=0.0))
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self._log(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._log(trainer)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        if trainer.is_global_zero and self._largest > 0 and trainer.loggers:
+            trainer.logger.log_metrics({"grad_norm": float(self._largest)}, step=trainer.global_step)
+        self._largest = torch.zeros_like(self._largest)

@@ -1,0 +1,64 @@
+"""Says how far a run is, in a small file that others may read at any time."""
+
+import json
+import math
+import time
+from pathlib import Path
+
+from lightning.pytorch import Callback, Trainer
+
+from implicit_slate.files import write_atomically
+
+SHOWN = ("train/loss", "val/cross_entropy", "jacobian/spectral_norm", "grad_norm")
+
+
+class Progress(Callback):
+    """Writes `path` every second at most: step, max_steps, steps_per_second, seconds, and the latest of some metrics.
+
+    `seconds` counts the training time of all sessions of a run: it is kept in checkpoints, so what a killed session
+    did after its last checkpoint, and the next session does again, counts once.
+    """
+
+    def __init__(self, path: str, every_seconds: float = 1.0):
+        self.path = Path(path)
+        self.every_seconds = every_seconds
+        self._earlier = 0.0
+        self._begin = self._written = None
+        self._begin_step = 0
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, validation included."""
+        return self._earlier + (time.monotonic() - self._begin if self._begin is not None else 0.0)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self._earlier = state_dict["seconds"]
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._begin, self._begin_step = time.monotonic(), trainer.global_step
+        self._write(trainer)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if time.monotonic() - self._written >= self.every_seconds:
+            self._write(trainer)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self._earlier, self._begin = self.seconds, None
+
+    def _write(self, trainer: Trainer) -> None:
+        self._written = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        progress = {
+            "step": trainer.global_step,
+            "max_steps": trainer.max_steps,
+            "steps_per_second": (trainer.global_step - self._begin_step) / max(self._written - self._begin, 1e-9),
+            "seconds": self.seconds,
+        }
+        for name in SHOWN:
+            value = float(trainer.callback_metrics.get(name, math.nan))
+            progress[name] = value if math.isfinite(value) else None
+        write_atomically(self.path, json.dumps(progress))

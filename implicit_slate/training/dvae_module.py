@@ -1,0 +1,134 @@
+"""The discrete VAE trained alone, with a warm start against collapse."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from implicit_slate.errors import UserError
+from implicit_slate.metrics import CodeUsage
+from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax
+from implicit_slate.training.base import TrainingModule
+from implicit_slate.training.optimization import Optimization, cosine
+
+PATCHES_PER_CODE = 200
+"""Patches that k-means sees for each code of the warm start."""
+
+
+class DVAEModule(TrainingModule):
+    """Reconstruction through V codes.
+
+    Args:
+        vocab_size: V.
+        image_channels: C.
+        optimization: the optimiser's settings; the dVAE's group has neither warmup nor half-life.
+        tau_start: temperature of the Gumbel-softmax at step 0.
+        tau_final: temperature from step `tau_steps` on.
+        tau_steps: steps of the cosine between the two.
+        warm_start_steps: for so many first steps the encoder learns k-means labels of the 4×4 patches and the decoder
+            their reconstruction; a short training without it ends with a handful of codes.
+        min_codes: fail at the end of training if fewer codes are in use on the validation set.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 1024,
+        image_channels: int = 3,
+        optimization: Optimization = Optimization(),
+        tau_start: float = 1.0,
+        tau_final: float = 0.1,
+        tau_steps: int = 30_000,
+        warm_start_steps: int = 0,
+        min_codes: int = 2,
+    ):
+        super().__init__(optimization)
+        self.save_hyperparameters()
+        self.tau_start, self.tau_final, self.tau_steps = tau_start, tau_final, tau_steps
+        self.warm_start_steps, self.min_codes = warm_start_steps, min_codes
+        self.dvae = DiscreteVAE(vocab_size, image_channels)
+        self.register_buffer("centroids", torch.zeros(vocab_size, image_channels * 16), persistent=False)
+        self.code_usage = CodeUsage(vocab_size)
+        self.codes_in_use: int | None = None
+
+    def parameter_groups(self):
+        return {"dvae": list(self.dvae.parameters())}
+
+    def on_fit_start(self) -> None:
+        if self.warm_start_steps:
+            self.centroids.copy_(self.trainer.strategy.broadcast(self._cluster_patches()))
+
+    def _cluster_patches(self) -> Tensor:
+        """k-means centroids (V, 16 C) of training patches; the same for the same data and seed."""
+        from scipy.cluster.vq import kmeans2  # takes a second to import, and only a warm start needs it
+
+        wanted, patches = PATCHES_PER_CODE * len(self.centroids), []
+        for batch in self.trainer.datamodule.train_dataloader():
+            patches.append(patchify(batch["image"]).flatten(0, 1))
+            if sum(map(len, patches)) >= wanted:
+                break
+        data = torch.cat(patches)[:wanted].cpu().numpy()
+        centroids, labels = kmeans2(data, len(self.centroids), iter=15, minit="++", rng=0)
+        rank_zero_info(f"warm start: {len(set(labels.tolist()))} of {len(centroids)} clusters of {len(data)} patches")
+        return torch.from_numpy(centroids).to(self.device)
+
+    def training_step(self, batch, batch_idx) -> Tensor:
+        image = batch["image"]
+        logits = self.dvae.logits(image)
+        if self.global_step < self.warm_start_steps:
+            labels = torch.cdist(patchify(image), self.centroids.expand(len(image), -1, -1)).argmin(-1)
+            cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / len(image)
+            mse = F.mse_loss(self.dvae.decode_tokens(labels), image, reduction="sum") / len(image)
+            loss = cross_entropy + mse
+        else:
+            tau = cosine(self.global_step, self.tau_start, self.tau_final, self.tau_steps)
+            reconstruction = self.dvae.decode(gumbel_softmax(logits, tau))
+            loss = mse = F.mse_loss(reconstruction, image, reduction="sum") / len(image)
+            self.log("train/tau", tau)
+        self.log_dict({"train/loss": loss, "train/mse": mse})
+        self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])
+        return loss
+
+    def validation_step(self, batch, batch_idx) -> None:
+        image = batch["image"]
+        tokens = self.dvae.logits(image).argmax(-1)
+        mse = F.mse_loss(self.dvae.decode_tokens(tokens), image, reduction="sum") / len(image)
+        self.log_dict({"val/mse": mse, "val/loss": mse}, batch_size=len(image), sync_dist=True)
+        self.code_usage.update(tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        usage = self.code_usage.compute()
+        self.code_usage.reset()
+        self.log_dict({f"val/{name}": value for name, value in usage.items()})
+        self.codes_in_use = int(usage["codes_in_use"])
+
+    def on_fit_end(self) -> None:
+        if self.codes_in_use is not None and self.codes_in_use < self.min_codes:
+            raise RuntimeError(
+                f"the dVAE collapsed: {self.codes_in_use} of {len(self.centroids)} codes in use on the validation set, "
+                f"fewer than min_codes={self.min_codes}"
+            )
+
+
+def patchify(image: Tensor) -> Tensor:
+    """The 4×4 patches behind the tokens: (B, C, H, W) -> (B, N, 16 C), row by row."""
+    return F.pixel_unshuffle(image, 4).flatten(2).mT
+
+
+def load_dvae(dvae: DiscreteVAE, path: str) -> None:
+    """Fill `dvae` with the weights of one inside a checkpoint of `DVAEModule` or `SLATEModule`. Raises `UserError`."""
+    if not Path(path).is_file():
+        raise UserError(f"dvae_checkpoint: {path}: no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+    except Exception as error:  # torch raises many kinds for a file that is none of its own
+        raise UserError(f"dvae_checkpoint: {path}: not a checkpoint of ours ({type(error).__name__})") from None
+    for prefix in ("dvae.", "model.dvae."):
+        part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if part:
+            break
+    try:
+        dvae.load_state_dict(part)
+    except RuntimeError as error:
+        raise UserError(f"dvae_checkpoint: {path}: another dVAE: {' '.join(str(error).split())[:300]}") from None

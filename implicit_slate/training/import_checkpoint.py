@@ -1,0 +1,45 @@
+"""`implicit-slate import-checkpoint`: a checkpoint of the public SLATE code as one of ours."""
+
+import argparse
+import io
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from implicit_slate.errors import UserError
+from implicit_slate.files import write_atomically
+from implicit_slate.models.public_checkpoint import load_public_state
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"import-checkpoint: {message} (see --help)")
+
+
+def main(argv: list[str]) -> int:
+    parser = _Parser(prog="implicit-slate import-checkpoint", description=__doc__)
+    parser.add_argument("public", type=Path, help="a bare state dict, or a training checkpoint with it under 'model'")
+    parser.add_argument("out", type=Path, help="the checkpoint to write")
+    parser.add_argument("--num-slots", type=int, required=True)
+    parser.add_argument("--num-iterations", type=int, required=True)
+    parser.add_argument("--num-slot-heads", type=int, required=True)
+    parser.add_argument("--num-heads", type=int, required=True, help="heads of the transformer")
+    parser.add_argument("--gradient", default="unrolled", help="unrolled, as the public code trains, or implicit")
+    args = parser.parse_args(argv)
+    if args.out.exists():
+        raise UserError(f"{args.out}: exists already; it is not overwritten")
+
+    model, settings = load_public_state(
+        args.public, args.num_slots, args.num_iterations, args.num_slot_heads, args.num_heads, args.gradient
+    )
+    checkpoint = {
+        "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+        "hyper_parameters": settings,
+        "pytorch-lightning_version": L.__version__,
+    }
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_atomically(args.out, buffer.getvalue())
+    print(f"{args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, {settings}")
+    return 0

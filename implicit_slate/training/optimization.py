@@ -1,0 +1,61 @@
+"""The optimiser's settings, and its tricks as functions of the step (METHOD §2; Singh, Deng, Ahn 2022)."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from implicit_slate.errors import UserError
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """Adam on two groups of parameters, the dVAE's and the rest (main). A trick is one option; null turns it off."""
+
+    learning_rate: float = 1e-4
+    """Of the main group."""
+    dvae_learning_rate: float = 3e-4
+    """Of the dVAE's group."""
+    clip_norm: float | None = 1.0
+    """Gradient clipping: the largest absolute value (infinity norm) that the gradient of all parameters may have."""
+    warmup_steps: int | None = 30_000
+    """Linear warmup of the main group over so many steps."""
+    decay: Literal["plateau", "half_life"] | None = "plateau"
+    """`plateau` halves both groups' rates when validation stagnates; `half_life` decays the main group's steadily."""
+    patience: int = 4
+    """For `plateau`: validations without a better loss before the rates are halved."""
+    half_life: int = 250_000
+    """For `half_life`: steps in which the rate falls to a half."""
+
+    def __post_init__(self):
+        for name in ("learning_rate", "dvae_learning_rate", "clip_norm", "warmup_steps", "patience", "half_life"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                off = ", or null for none" if name in ("clip_norm", "warmup_steps") else ""
+                raise UserError(f"optimization.{name}={value}: a positive number is needed{off}")
+
+    def main_factor(self, step: int) -> float:
+        """What multiplies the main group's rate at `step` (from 0), but for plateau halving."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        decay = 0.5 ** (step / self.half_life) if self.decay == "half_life" else 1.0
+        return warmup * decay
+
+
+class Plateau:
+    """Halves a factor each time `patience` validations in a row bring no better loss."""
+
+    def __init__(self, patience: int):
+        self.patience, self.best, self.stagnant, self.factor = patience, math.inf, 0, 1.0
+
+    def update(self, loss: float) -> None:
+        if loss < self.best:
+            self.best, self.stagnant = loss, 0
+            return
+        self.stagnant += 1
+        if self.stagnant >= self.patience:
+            self.factor, self.stagnant = self.factor / 2, 0
+
+
+def cosine(step: int, start: float, final: float, num_steps: int) -> float:
+    """From `start` at step 0 to `final` at `num_steps` along half a cosine, and constant from there on."""
+    progress = min(step / num_steps, 1.0)
+    return final + (start - final) * 0.5 * (1 + math.cos(math.pi * progress))
