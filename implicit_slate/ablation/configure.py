@@ -1,0 +1,125 @@
+"""From an experiment file with overrides to what LightningCLI builds, or to one line that says what is wrong."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LightningCLI
+
+from implicit_slate.ablation.experiment import dotted_keys, override
+from implicit_slate.ablation.matrix import load_yaml
+from implicit_slate.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file with overrides."""
+
+    path: Path
+    overrides: Mapping[str, Any]
+    origin: str
+    """Where a user finds what is wrong with it: the file, or the axis and the value in `ablations.yaml`."""
+
+    def config(self) -> dict[str, Any]:
+        return override(load_yaml(self.path), self.overrides)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a check learnt about where an experiment would run on this machine."""
+
+    accelerators: int
+    """0 if on the CPU."""
+
+
+class _Parser(LightningCLI):
+    """LightningCLI that parses only."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+
+def check(experiments: Sequence[Experiment]) -> Machine:
+    """Build each experiment as a cell would, and load the data of the first; `UserError` at the first unknown key,
+    bad value or missing file."""
+    first, *others = [build(experiment.config(), experiment.origin) for experiment in experiments]
+    if first.datamodule is not None:
+        first.datamodule.prepare_data()
+        first.datamodule.setup("fit")
+    accelerator = first.trainer.accelerator
+    on_cpu = type(accelerator).__name__ == "CPUAccelerator"
+    return Machine(0 if on_cpu else accelerator.auto_device_count())
+
+
+def build(config: Mapping[str, Any], origin: str) -> LightningCLI:
+    """Trainer, model and data of a config; `UserError`, one line beginning with `origin`, for what is wrong with it."""
+    return _cli(LightningCLI, config, origin)
+
+
+def complete(config: Mapping[str, Any], origin: str) -> str:
+    """The YAML text of a config with every default filled in; `UserError` as for `build`."""
+    cli = _cli(_Parser, config, origin)
+    return cli.parser.dump(cli.config, skip_unset=False)
+
+
+def _cli(kind: type[LightningCLI], config: Mapping[str, Any], origin: str) -> LightningCLI:
+    try:
+        return kind(
+            run=False,
+            args=copy.deepcopy(dict(config)),
+            save_config_callback=None,
+            parser_kwargs={"exit_on_error": False},
+        )
+    except UserError as error:
+        raise UserError(f"{origin}: {error}") from None
+    except Exception as error:
+        if (cause := _user_error(error)) is not None:
+            raise UserError(f"{origin}: {cause}") from None
+        raise UserError(f"{origin}: {_explain(str(error), config)}") from error
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The `UserError` that jsonargparse wrapped into an error of its own, if that is how it came about."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _explain(message: str, config: Mapping[str, Any]) -> str:
+    """jsonargparse's message of many lines as one: the dotted key, and the nearest one that exists or what is wrong."""
+    path = re.findall(r'Parser key "([^"]+)":', message)
+    if unknown := re.search(r"(?:Group '([^']+)' does not accept option|Option) '([^']+)'", message):
+        key = ".".join([*path, *filter(None, unknown.groups())])
+        return f"unknown key {key!r}{nearest(key, _known_keys(config, key))}"
+    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given", "Given value")
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    facts = [line for line in lines if not line.startswith(noise)]
+    if len(facts) > 1:
+        facts = [fact for fact in facts if fact != "Expected a <class 'NoneType'>"]
+    given = [line for line in lines if line.startswith("Given value:") and len(line) < 80]
+    text = "; ".join([*facts[:2], *given[:1]]) or message
+    return f"{'.'.join(path)}: " * bool(path) + re.sub(r"<class '(?:builtins\.)?([^']+)'>", r"\1", " ".join(text.split()))
+
+
+def _known_keys(config: Mapping[str, Any], unknown: str) -> list[str]:
+    """The keys beside an unknown one: those of the config without it, all defaults filled in."""
+    rest = copy.deepcopy(dict(config))
+    *parents, last = unknown.split(".")
+    section: Any = rest
+    for parent in parents:
+        section = section.get("init_args", {}).get(parent) if parent not in section else section[parent]
+        if not isinstance(section, dict):
+            return []
+    (section if last in section else section.get("init_args", {})).pop(last, None)
+    if not parents:
+        rest.pop(last, None)
+    try:
+        parsed = _cli(_Parser, rest, "").config.as_dict()
+    except UserError:
+        return []
+    siblings = unknown.rpartition(".")[0]
+    keys = list(dotted_keys(parsed))
+    return [key for key in keys if key.rpartition(".")[0] == siblings] or keys

@@ -1,0 +1,277 @@
+"""Named grids of `ablations.yaml`: axes of overrides on an experiment file, combined into cells.
+
+    axes:
+      gradient: {unrolled: {model.gradient: unrolled}, implicit: {model.gradient: implicit}}
+      clip:     {on: {}, off: {model.optimization.clip_norm: null}}
+    grids:
+      small:
+        description: both gradients, with and without clipping
+        experiment: experiments/demo.yaml                  # relative to this file
+        cells: {product: [gradient, clip, {seeds: 3}]}
+        pretrain: {experiment: experiments/demo_dvae.yaml, checkpoint: model.dvae_checkpoint}   # optional
+
+An expression under `cells` is a list of choices, a choice being a mapping from axes to names of their values:
+
+    gradient                   every value of an axis
+    {iterations: [3, 7]}       some values of an axis
+    {seeds: 3}                 seeds 0, 1, 2; or a list of seeds
+    {product: [a, b]}          every choice of a with every choice of b
+    {zip: [a, b]}              the i-th choice of a with the i-th of b
+    {chain: [a, b]}            the choices of a, then those of b
+    {leave_one_out: [x, y]}    every axis at its first value, then one axis after the other at its other values
+"""
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from implicit_slate.errors import UserError, nearest
+
+Choice = dict[str, Any]
+"""One value's name for each axis of a cell, in the order in which the grid names them; `seed` is an axis as well."""
+
+OPERATORS = ("product", "zip", "chain", "leave_one_out", "seeds")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of a grid."""
+
+    id: str
+    """Readable, made of the axes, the same on every machine, fit for a folder's name."""
+    axes: Choice
+    overrides: dict[str, Any]
+    """Dotted keys of the experiment file and the values that replace its own."""
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """A run that comes before all cells; they get its checkpoint."""
+
+    experiment: Path
+    checkpoint: str
+    """The dotted key of the cells' experiment that takes the checkpoint's path."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A named grid: its cells are ready to run, its files are there."""
+
+    name: str
+    description: str
+    experiment: Path
+    cells: tuple[Cell, ...]
+    pretrain: Pretrain | None = None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `on`, `off`, `yes` and `no` are strings and `5e-3` is a number, as YAML 1.2 has it."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is there twice", problem_mark=mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false|True|False)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"),
+    list("-+.0123456789"),
+)
+
+
+def load_yaml(path: Path) -> dict:
+    """The mapping in a YAML file; `UserError` naming file and line where it is missing, malformed or no mapping."""
+    try:
+        content = yaml.load(Path(path).read_text(), _Loader)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: this is not a text file") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: malformed YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping of keys to values")
+    return content
+
+
+def load_grid(path: Path, name: str) -> Grid:
+    """Read grid `name` of the file `path`, or raise `UserError` naming the file and the grid, axis, value or key."""
+    path = Path(path)
+    content = load_yaml(path)
+    _check_keys(content, f"{path}", required=("axes", "grids"))
+    axes = _checked_axes(content["axes"], path)
+    grids = _mapping(content["grids"], f"{path}: 'grids'")
+    if name not in grids:
+        raise UserError(f"{path}: unknown grid {name!r}{nearest(name, grids)}")
+    where = f"{path}: grid {name!r}"
+    grid = grids[name]
+    _check_keys(grid, where, required=("experiment", "cells"), optional=("description", "pretrain"))
+    pretrain = grid.get("pretrain")
+    if pretrain is not None:
+        _check_keys(pretrain, f"{where}, 'pretrain'", required=("experiment", "checkpoint"))
+        pretrain = Pretrain(_experiment(pretrain, path, where), pretrain["checkpoint"])
+    try:
+        cells = make_cells(axes, grid["cells"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return Grid(name, str(grid.get("description", "")), _experiment(grid, path, where), cells, pretrain)
+
+
+def grid_names(path: Path) -> list[str]:
+    """The names of the grids in the file `path`."""
+    return list(_mapping(load_yaml(path).get("grids", {}), f"{path}: 'grids'"))
+
+
+def make_cells(axes: Mapping[str, Mapping[Any, Mapping[str, Any]]], expression: Any) -> tuple[Cell, ...]:
+    """The cells that `expression` stands for, each once.
+
+    Every cell carries every axis of the grid and a seed: an axis that only some branches of a `chain` name has its
+    first value in the others, a seed that is not given is 0.
+    """
+    choices = expand(axes, expression)
+    names = list(dict.fromkeys(axis for choice in choices for axis in choice if axis != "seed"))
+    base = {axis: next(iter(axes[axis])) for axis in names} | {"seed": 0}
+    cells: dict[str, Cell] = {}
+    for choice in choices:
+        choice = base | choice
+        cell = Cell(cell_id(choice), choice, _overrides(axes, choice))
+        if cells.setdefault(cell.id, cell).axes != choice:
+            raise UserError(f"two cells would share the name {cell.id!r}; rename a value")
+    return tuple(cells.values())
+
+
+def expand(axes: Mapping[str, Mapping], expression: Any) -> list[Choice]:
+    """The choices that an expression of this module's little language stands for."""
+    if isinstance(expression, str):
+        return [{expression: value} for value in _axis(axes, expression)]
+    if not isinstance(expression, dict) or len(expression) != 1:
+        raise UserError(f"expected an axis or one of {', '.join(OPERATORS)}, got {expression!r}")
+    [(operator, operands)] = expression.items()
+    if operator == "seeds":
+        seeds = list(range(operands)) if type(operands) is int else operands
+        if not seeds or not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+            raise UserError(f"'seeds' takes a number of seeds or a list of them, got {operands!r}")
+        return [{"seed": seed} for seed in seeds]
+    if operator not in OPERATORS:
+        return _selection(axes, operator, operands)
+    if not isinstance(operands, list) or not operands:
+        raise UserError(f"{operator!r} takes a list, got {operands!r}")
+    if operator == "leave_one_out":
+        return _leave_one_out(axes, operands)
+    branches = [expand(axes, operand) for operand in operands]
+    if operator == "chain":
+        return list(itertools.chain(*branches))
+    if operator == "zip" and len({len(branch) for branch in branches}) > 1:
+        raise UserError(f"'zip' takes lists of one length, got {', '.join(str(len(branch)) for branch in branches)}")
+    combine = itertools.product if operator == "product" else zip
+    return [_merge(choices) for choices in combine(*branches)]
+
+
+def cell_id(choice: Choice) -> str:
+    """`gradient=implicit,clip=off,seed=0`; what a folder's name should not hold becomes `-`."""
+    plain = {axis: re.sub(r"[^\w.+-]+", "-", str(value)).strip("-") for axis, value in choice.items()}
+    identifier = ",".join(f"{axis}={value}" for axis, value in plain.items())
+    if len(identifier) > 200:
+        raise UserError(f"the name of a cell is too long for a folder: {identifier}")
+    return identifier
+
+
+def _leave_one_out(axes: Mapping[str, Mapping], names: list) -> list[Choice]:
+    for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"'leave_one_out' takes axes, got {name!r}")
+    base = _merge([expand(axes, name)[0] for name in names])
+    return [base] + [base | choice for name in names for choice in expand(axes, name)[1:]]
+
+
+def _selection(axes: Mapping[str, Mapping], axis: Any, values: Any) -> list[Choice]:
+    if axis not in axes:
+        raise UserError(f"unknown axis or operator {axis!r}{nearest(axis, [*axes, *OPERATORS])}")
+    chosen = values if isinstance(values, list) else [values]
+    for value in chosen:
+        if value not in axes[axis]:
+            raise UserError(f"axis {axis!r} has no value {value!r}{nearest(value, axes[axis])}")
+    return [{axis: value} for value in chosen]
+
+
+def _merge(choices: list[Choice] | tuple[Choice, ...]) -> Choice:
+    merged: Choice = {}
+    for choice in choices:
+        for axis in choice:
+            if axis in merged:
+                raise UserError(f"the axis {axis!r} is combined with itself")
+        merged |= choice
+    return merged
+
+
+def _overrides(axes: Mapping[str, Mapping], choice: Choice) -> dict[str, Any]:
+    """What the chosen values set, and the seed; two axes may not set the same key, for one of them would be lost."""
+    owner = {"seed_everything": "seed"}
+    overrides = {"seed_everything": choice["seed"]}
+    for axis, value in choice.items():
+        for key, setting in axes[axis][value].items() if axis != "seed" else ():
+            if key in owner:
+                raise UserError(f"the axes {owner[key]!r} and {axis!r} both set {key!r}")
+            owner[key] = axis
+            overrides[key] = setting
+    return overrides
+
+
+def _axis(axes: Mapping[str, Mapping], name: str) -> Mapping:
+    if name not in axes:
+        raise UserError(f"unknown axis {name!r}{nearest(name, axes)}")
+    return axes[name]
+
+
+def _checked_axes(axes: Any, path: Path) -> dict[str, dict]:
+    for name, values in _mapping(axes, f"{path}: 'axes'").items():
+        where = f"{path}: axis {name!r}"
+        if name in OPERATORS or name == "seed" or not re.fullmatch(r"[A-Za-z]\w*", str(name)):
+            raise UserError(f"{where}: this name is taken or no plain word")
+        if not _mapping(values, where):
+            raise UserError(f"{where}: no values")
+        for value, overrides in values.items():
+            for key in _mapping(overrides, f"{where}, value {value!r}"):
+                if not isinstance(key, str):
+                    raise UserError(f"{where}, value {value!r}: {key!r} is no dotted key")
+    return axes
+
+
+def _experiment(section: dict, path: Path, where: str) -> Path:
+    experiment = path.parent / str(section["experiment"])
+    if not experiment.is_file():
+        raise UserError(f"{where}: no experiment file {experiment}")
+    return experiment
+
+
+def _check_keys(section: Any, where: str, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+    for key in _mapping(section, where):
+        if key not in required + optional:
+            raise UserError(f"{where}: unknown key {key!r}{nearest(key, required + optional)}")
+    for key in required:
+        if key not in section:
+            raise UserError(f"{where}: the key {key!r} is missing")
+
+
+def _mapping(value: Any, where: str) -> dict:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a mapping, got {value!r}")
+    return value

@@ -1,0 +1,96 @@
+"""A cell's `result.json`, computed from its TensorBoard events and the way it ended."""
+
+import json
+import math
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from implicit_slate.files import write_atomically
+
+Scalars = dict[str, dict[int, float]]
+"""Of each tag, the value at each step, in the order of the steps."""
+
+
+def read_scalars(folder: Path) -> Scalars:
+    """All scalars in the event files of `folder`; where a resumed run repeats a step, the later file holds."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader  # 1 s to import
+
+    scalars: Scalars = {}
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.name):  # the names begin with the time
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.WhichOneof("value") == "simple_value":
+                    scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+    return {tag: dict(sorted(values.items())) for tag, values in scalars.items()}
+
+
+def summarise(scalars: Mapping[str, Mapping[int, float]]) -> dict[str, float | None]:
+    """The measures of a row that come from the curves; null for what is not finite or not there."""
+
+    def last(tag: str) -> float | None:
+        return _finite(list(scalars[tag].values())[-1]) if tag in scalars else None
+
+    def largest(tag: str) -> float | None:
+        # A NaN is the largest: Python's max would skip over it.
+        values = list(scalars.get(tag, {}).values())
+        return _finite(math.nan if any(map(math.isnan, values)) else max(values, default=math.nan))
+
+    return {
+        "val/cross_entropy": last("val/cross_entropy"),
+        "val/mse": last("val/mse"),
+        "jacobian/spectral_norm_final": last("jacobian/spectral_norm"),
+        "jacobian/spectral_norm_max": largest("jacobian/spectral_norm"),
+        "jacobian/spectral_radius_final": last("jacobian/spectral_radius"),
+        "grad_norm_max": largest("grad_norm"),
+        "residual_final": last("residual"),
+        "evaluations": last("evaluations"),
+    }
+
+
+def write_result(
+    folder: Path, status: str, step: int | None = None, seconds: float | None = None, error: str | None = None
+) -> dict[str, Any]:
+    """Write `folder/result.json` and return its content: the keys of a row of `results.json`, and for a failed cell
+    the error in one line. `folder/cell.json` says which cell it is."""
+    cell = json.loads((folder / "cell.json").read_text())
+    result = {
+        "cell": cell["cell"],
+        "status": status,
+        **cell["axes"],
+        "step": step,
+        **summarise(read_scalars(folder)),
+        "seconds": seconds,
+        "steps_per_second": step / seconds if step and seconds else None,
+        "git": _revision(),
+        "versions": _versions(),
+    }
+    if error is not None:
+        result["error"] = error
+    write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return result
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+@cache
+def _revision() -> str | None:
+    """The commit of the source tree, with `-dirty` if files differ from it; None outside of a git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+@cache
+def _versions() -> dict[str, str]:
+    names = ("implicit-slate", "torch", "lightning")
+    return {"python": python_version()} | {name: metadata.version(name) for name in names}

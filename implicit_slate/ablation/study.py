@@ -1,0 +1,134 @@
+"""The queue of a grid's cells: an Optuna study in which every cell that is to be run is one enqueued trial.
+
+The files of the run say what is done (`result.json`) and what is being worked on (a cell's lock); the study says who
+may begin what. So a study that lost a worker at any moment is mended by comparing it with the files.
+"""
+
+import contextlib
+import socket
+import threading
+import warnings
+from dataclasses import dataclass
+
+import optuna
+import sqlalchemy
+from optuna.trial import TrialState
+
+from implicit_slate.ablation.run_folder import CellLock, RunFolder, try_lock, is_locked
+from implicit_slate.errors import UserError
+
+HEARTBEAT_SECONDS = 20
+GRACE_SECONDS = 120
+CONNECT_SECONDS = 5
+SQLITE_BUSY_SECONDS = 60
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats, since Optuna 2.9
+
+
+@dataclass
+class Claim:
+    """A cell that this process, and no other, may run."""
+
+    cell: str
+    trial: optuna.Trial
+    lock: CellLock
+
+
+class Queue:
+    """The study of a run. Every method may be called from any thread, and by any number of processes and hosts."""
+
+    def __init__(self, folder: RunFolder, study_name: str, url: str | None = None):
+        """Open the study, or make it; `url` is any SQLAlchemy database URL, SQLite in the run's folder by default."""
+        self.folder = folder
+        self.storage = _open(url or f"sqlite:///{folder.path.absolute()}/study.db", folder)
+        self.study = optuna.create_study(storage=self.storage, study_name=study_name, load_if_exists=True)
+        self._mine: dict[str, Claim] = {}
+        self._closed = threading.Event()
+        threading.Thread(target=self._keep_alive, daemon=True).start()
+
+    def claim(self) -> Claim | None:
+        """The next cell, locked for us; None if nothing waits (others may still be running).
+
+        One process at a time asks: Optuna relies on SELECT FOR UPDATE, which SQLite lacks, and `ask` would invent
+        a trial when the queue is empty.
+        """
+        with self.folder.lock():
+            self._mend()
+            while self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                trial = self.study.ask()
+                cell = trial.user_attrs.get("cell")
+                lock = try_lock(self.folder.cell(cell)) if cell in self.folder.cells else None
+                if lock is None or self.folder.result(cell) is not None:
+                    self.study.tell(trial, state=TrialState.FAIL)
+                    if lock is not None:
+                        lock.release()
+                    continue
+                trial.set_user_attr("host", socket.gethostname())
+                self.storage.record_heartbeat(trial._trial_id)
+                self._mine[cell] = Claim(cell, trial, lock)
+                return self._mine[cell]
+        return None
+
+    def finish(self, claim: Claim) -> None:
+        """Give a claim back. Its cell is done if it has a result by now, else it goes back into the queue."""
+        result = self.folder.result(claim.cell) or {"status": "interrupted"}
+        del self._mine[claim.cell]
+        claim.lock.release()
+        claim.trial.set_user_attr("status", result["status"])
+        value = result.get("val/cross_entropy")
+        if result["status"] == "complete" and value is not None:
+            self.study.tell(claim.trial.number, value, skip_if_finished=True)
+        else:
+            state = TrialState.PRUNED if result["status"] in ("complete", "diverged") else TrialState.FAIL
+            self.study.tell(claim.trial.number, state=state, skip_if_finished=True)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _mend(self) -> None:
+        """Make the study agree with the files: every cell without a result waits or runs, in exactly one trial.
+
+        A worker of this host is dead if the lock of its cell is free. Locks may not be seen from another host, so
+        there the heartbeat decides.
+        """
+        optuna.storages.fail_stale_trials(self.study)
+        queued = set()
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING, TrialState.RUNNING)):
+            cell, host = trial.user_attrs.get("cell"), trial.user_attrs.get("host")
+            here = host is None or host == socket.gethostname()
+            if trial.state == TrialState.RUNNING and here and not is_locked(self.folder.cell(str(cell))):
+                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            else:
+                queued.add(cell)
+        for cell in self.folder.cells.values():
+            if cell.id not in queued and self.folder.status(cell.id) == "waiting":
+                self.study.enqueue_trial({}, user_attrs={"cell": cell.id, **cell.axes})
+
+    def _keep_alive(self) -> None:
+        while not self._closed.wait(HEARTBEAT_SECONDS):
+            for claim in list(self._mine.values()):
+                with contextlib.suppress(Exception):  # a beat that is lost now and then is what the grace is for
+                    self.storage.record_heartbeat(claim.trial._trial_id)
+
+
+def _open(url: str, folder: RunFolder) -> optuna.storages.RDBStorage:
+    """The database at `url`, its tables made if need be; `UserError` if the URL is no good or nobody answers."""
+    try:
+        parsed = sqlalchemy.make_url(url)
+        name = parsed.render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        raise UserError(f"--storage {url}: not a database URL such as postgresql://user:password@host/name") from None
+    timeouts = {"sqlite": {"timeout": SQLITE_BUSY_SECONDS}}
+    timeouts |= dict.fromkeys(["postgresql", "mysql", "mariadb"], {"connect_timeout": CONNECT_SECONDS})
+    try:
+        with folder.lock():  # two that make the tables at once disturb each other
+            return optuna.storages.RDBStorage(
+                url,
+                engine_kwargs={"connect_args": timeouts.get(parsed.get_backend_name(), {}), "pool_pre_ping": True},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+            )
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError, TypeError) as error:
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise UserError(f"--storage {name}: {cause}") from None
