@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,20 @@ TRICKS = {"clip": "clipping", "warmup": "warmup", "decay": "decay"}
 
 FINISHED = ("complete", "diverged")
 
-_NOT_AXES = {"cell", "status", "step", "evaluations", "seconds", "steps_per_second", "git", "versions", "error", "reason"}
+_NOT_AXES = {
+    "cell",
+    "status",
+    "step",
+    "evaluations",
+    "seconds",
+    "steps_per_second",
+    "git",
+    "versions",
+    "error",
+    "reason",
+}
+
+_MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -99,13 +113,13 @@ class Run:
             removed.setdefault(self.setting(cell), sum(cell.axes.get(trick) == "off" for trick in TRICKS))
         return sorted(removed, key=removed.get)
 
-    def setting(self, cell: Cell, without: str | None = None) -> str:
-        """The label of a cell's setting, for instance `no clipping, n = 7`; `without` leaves one axis out of it."""
-        axes = [axis for axis in self.setting_axes if axis != without]
+    def setting(self, cell: Cell, without: Sequence[str] = ()) -> str:
+        """The label of a cell's setting, for instance `no clipping, n = 7`; the axes `without` are left out of it."""
+        axes = [axis for axis in self.setting_axes if axis not in without]
         parts = []
         if tricks := [axis for axis in axes if axis in TRICKS]:
             removed = [TRICKS[axis] for axis in tricks if cell.axes.get(axis) == "off"]
-            kept_all = "all tricks" if without is None else "all other tricks"
+            kept_all = "all other tricks" if any(axis in TRICKS for axis in without) else "all tricks"
             parts.append(", ".join(f"no {trick}" for trick in removed) if removed else kept_all)
         for axis in axes:
             if axis not in TRICKS:
@@ -119,6 +133,15 @@ class Run:
             for cell in self.cells
             if (setting is None or self.setting(cell) == setting) and (gradient is None or cell.gradient == gradient)
         ]
+
+    def shared_settings(self) -> dict[str, object]:
+        """The settings that are the same in every cell's `config.yaml`, by dotted key."""
+        shared: dict[str, object] | None = None
+        for path in (cell.folder / "config.yaml" for cell in self.cells):
+            if path.exists():
+                found = dict(_leaves(_read_yaml(path)))
+                shared = found if shared is None else {k: v for k, v in shared.items() if found.get(k, _MISSING) == v}
+        return shared or {}
 
 
 def read_run(folder: Path) -> Run:
@@ -184,6 +207,25 @@ def _read_json(path: Path, kind: type) -> list | dict:
     if not isinstance(content, kind):
         raise UserError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")
     return content
+
+
+def _read_yaml(path: Path) -> dict:
+    import yaml
+
+    try:
+        content = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _leaves(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of a LightningCLI config, `init_args` left out of the keys as on its command line."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, prefix if key == "init_args" else f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _is_axis(key: str, value: object) -> bool:

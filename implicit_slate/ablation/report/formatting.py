@@ -27,3 +27,8 @@ def span(values: Sequence[float]) -> str:
     low, high = short(min(finite)), short(max(finite))
     text = low if low == high else f"{low} to {high}"
     return f"{text} and {diverged} of {len(values)} diverged" if diverged else text
+
+
+def capitalised(text: str) -> str:
+    """The text with a capital first letter and all else as it was."""
+    return text[:1].upper() + text[1:]

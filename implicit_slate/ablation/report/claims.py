@@ -1,0 +1,271 @@
+"""The paper's claims, each held against this grid's rows: what was measured, and whether that shows the claim.
+
+No verdict is written down beforehand. A claim is taken apart into comparisons of two groups of seeds, one of which the
+claim says lies above the other. A comparison goes *as claimed* where every value of the one group lies above every value
+of the other, *opposite* where every value lies below, and is *open* where the ranges overlap or a group has one seed only.
+A diverged cell counts as above every number.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from implicit_slate.ablation.report.formatting import capitalised, span
+from implicit_slate.ablation.report.run import SPECTRAL_NORM, TRICKS, Cell, Run
+
+SHOWN, IN_PART, NOT_SHOWN = "shown", "shown in part", "not shown"
+NOT_SEPARABLE, NOT_MEASURED = "not separable here", "not measured"
+
+GROWN = 2.0
+"""The factor over training from which on a Jacobian norm is said to have grown; below it, to be stable."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, the verdict of this grid on it, and the measured figures in a sentence."""
+
+    claim: str
+    verdict: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that a claim says: an outcome for every setting it was compared in, and the figures in words."""
+
+    outcomes: Sequence[str]
+    text: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two groups of values in one setting; the claim says that `above` lies above `below`."""
+
+    setting: str
+    above: Sequence[float]
+    below: Sequence[float]
+
+    @property
+    def outcome(self) -> str:
+        if min(len(self.above), len(self.below)) < 2:
+            return "open"
+        if min(self.above) > max(self.below):
+            return "as claimed"
+        return "opposite" if max(self.above) < min(self.below) else "open"
+
+
+def judge(run: Run) -> list[Claim]:
+    """Every claim of the paper on the tricks and the iterations, held against the finished cells of `run`."""
+    loss = _of("val/cross_entropy")
+    return [
+        _claim(
+            "The Jacobian norm of slot attention grows over training when unrolled, and stays stable when implicit.",
+            _modes(
+                run, "from its first measurement to its last quarter the spectral norm changes by a factor of", growth
+            ),
+            *_growth_checks(run),
+        ),
+        _claim(
+            "Implicit differentiation optimises better: a lower validation loss.",
+            _modes(run, "final validation cross-entropy", loss),
+        ),
+        _claim(
+            "Without gradient clipping the Jacobian norm explodes when unrolled, and stays stable when implicit.",
+            *_without(run, "clip", "largest spectral norm", _of("jacobian/spectral_norm_max")),
+        ),
+        _claim(
+            "Without gradient clipping the gradients explode when unrolled, and stay small when implicit.",
+            *_without(run, "clip", "largest gradient norm", _of("grad_norm_max")),
+        ),
+        _claim(
+            "Without warmup training becomes unstable when unrolled, and seldom when implicit (the paper: one seed of three).",
+            *_without(run, "warmup", "largest spectral norm", _of("jacobian/spectral_norm_max")),
+        ),
+        _claim(
+            "Without learning rate decay the Jacobian norm grows when unrolled, and both modes reach a lower loss.",
+            _removal(run, "decay", "unrolled", "final spectral norm", _of("jacobian/spectral_norm_final")),
+            *(
+                _removal(run, "decay", mode, "final cross-entropy", loss, lower=True)
+                for mode in ("unrolled", "implicit")
+            ),
+        ),
+        _claim(
+            "Implicit differentiation needs the tricks less: removing one changes its loss less.",
+            _sensitivity(run, [axis for axis in TRICKS if axis in run.setting_axes], "tricks' settings"),
+        ),
+        _claim(
+            "Implicit differentiation is insensitive to the number of iterations; unrolled, more iterations train worse.",
+            _sensitivity(run, ["iterations"] if "iterations" in run.setting_axes else [], "numbers of iterations"),
+            _more_iterations(run),
+        ),
+    ]
+
+
+def chance_note(run: Run) -> str:
+    """How often ranges over so few seeds separate although there is no difference: 1 in (a + b choose a)."""
+    counts = [
+        len([cell for cell in run.of(s, mode) if cell.finished])
+        for s in run.settings
+        for mode in ("unrolled", "implicit")
+    ]
+    seeds = min((count for count in counts if count), default=0)
+    if seeds < 2:
+        return "A setting with one seed has no spread to judge by, so it can show nothing."
+    return (
+        f"With {seeds} seeds a mode, ranges that do not overlap come about by chance, in the claimed order, "
+        f"in 1 of {math.comb(2 * seeds, seeds)} settings; the more settings agree, the less it is chance."
+    )
+
+
+def growth(cell: Cell) -> float | None:
+    """The median spectral norm over the last quarter of the measured steps, relative to the first measurement."""
+    if cell.status == "diverged":
+        return math.inf
+    curve = cell.curves.get(SPECTRAL_NORM)
+    if curve is None or len(curve.steps) < 4 or curve.values[0] <= 0:
+        return None
+    late = curve.steps >= curve.steps[0] + 0.75 * (curve.steps[-1] - curve.steps[0])
+    return float(np.median(curve.values[late]) / curve.values[0])
+
+
+def _of(key: str) -> Callable[[Cell], float | None]:
+    return lambda cell: math.inf if cell.status == "diverged" else cell.number(key)
+
+
+def _values(cells: Sequence[Cell], value: Callable[[Cell], float | None]) -> list[float]:
+    found = [value(cell) for cell in cells if cell.finished]
+    return [number for number in found if number is not None]
+
+
+def _claim(claim: str, *parts: Part | None) -> Claim:
+    """The verdict from the outcomes of all parts; a claim of which one part is not there at all is at most shown in part."""
+    present = [part for part in parts if part is not None]
+    outcomes = [outcome for part in present for outcome in part.outcomes]
+    if not outcomes:
+        return Claim(claim, NOT_MEASURED, "This grid has no finished cells to compare for it.")
+    if len(present) == len(parts) and all(outcome == "as claimed" for outcome in outcomes):
+        verdict = SHOWN
+    elif "as claimed" in outcomes:
+        verdict = IN_PART
+    else:
+        verdict = NOT_SHOWN if "opposite" in outcomes else NOT_SEPARABLE
+    text = "; ".join(part.text for part in present)
+    return Claim(claim, verdict, capitalised(text) + ".")
+
+
+def _compare(pairs: Sequence[Pair], what: str, above: str, below: str) -> Part | None:
+    """The part that says `above` lies above `below`, with the ranges over all pairs and what happened in each."""
+    pairs = [pair for pair in pairs if pair.above and pair.below]
+    if not pairs:
+        return None
+    outcomes = [pair.outcome for pair in pairs]
+    ranges = [span([value for pair in pairs for value in getattr(pair, group)]) for group in ("above", "below")]
+    text = f"{what} {ranges[0]} {above}, {ranges[1]} {below}"
+    return Part(outcomes, f"{text}: {_in_words(pairs, outcomes)}")
+
+
+def _in_words(pairs: Sequence[Pair], outcomes: Sequence[str]) -> str:
+    if any(min(len(pair.above), len(pair.below)) < 2 for pair in pairs) and set(outcomes) == {"open"}:
+        return "a single seed, so there is no spread to judge by" if len(pairs) == 1 else "too few seeds to judge by"
+    words = {
+        "as claimed": "the ranges over seeds do not overlap",
+        "open": "the ranges over seeds overlap",
+        "opposite": "the ranges over seeds lie the other way round",
+    }
+    if len(pairs) == 1:
+        return words[outcomes[0]]
+    if len(set(outcomes)) == 1:
+        every = "both" if len(pairs) == 2 else f"all {len(pairs)}"
+        return f"{words[outcomes[0]]} in {every} settings"
+    said = []
+    for outcome, word in words.items():
+        where = [pair.setting for pair, found in zip(pairs, outcomes) if found == outcome]
+        if where:
+            names = f" ({'; '.join(where)})" if len(where) <= 3 else ""
+            said.append(
+                f"{word if not said else word.removeprefix('the ranges over seeds ')} in {len(where)} of {len(pairs)}{names}"
+            )
+    return ", ".join(said)
+
+
+def _modes(run: Run, what: str, value: Callable[[Cell], float | None]) -> Part | None:
+    """Unrolled above implicit, in every setting."""
+    pairs = [
+        Pair(setting, _values(run.of(setting, "unrolled"), value), _values(run.of(setting, "implicit"), value))
+        for setting in run.settings
+    ]
+    return _compare(pairs, what, "unrolled", "implicit")
+
+
+def _growth_checks(run: Run) -> list[Part | None]:
+    parts = []
+    for mode, wanted, words in (("unrolled", True, "at least doubles"), ("implicit", False, "does not double")):
+        factors = _values(run.of(gradient=mode), growth)
+        hits = sum((factor >= GROWN) == wanted for factor in factors)
+        if not factors:
+            parts.append(None)
+            continue
+        outcome = "as claimed" if hits == len(factors) else "opposite" if hits == 0 else "open"
+        parts.append(Part([outcome], f"it {words} in {hits} of {len(factors)} {mode} cells"))
+    return parts
+
+
+def _removal(
+    run: Run, trick: str, mode: str, what: str, value: Callable[[Cell], float | None], lower: bool = False
+) -> Part | None:
+    """One mode without a trick lies above the same mode with it (`lower`: below), all other axes alike."""
+    pairs = []
+    for setting, group in _by_axis(run, trick, mode).items():
+        off, on = _values(group.get("off", []), value), _values(group.get("on", []), value)
+        pairs.append(Pair(setting, on, off) if lower else Pair(setting, off, on))
+    names = (f"without {TRICKS[trick]}", f"with {TRICKS[trick]}")
+    return _compare(pairs, f"{what}, {mode}:", *(names[::-1] if lower else names))
+
+
+def _without(run: Run, trick: str, what: str, value: Callable[[Cell], float | None]) -> list[Part | None]:
+    """Without a trick unrolled lies above implicit, and it is the removal that lifts unrolled."""
+    implicit = _by_axis(run, trick, "implicit")
+    pairs = [
+        Pair(setting, _values(group.get("off", []), value), _values(implicit.get(setting, {}).get("off", []), value))
+        for setting, group in _by_axis(run, trick, "unrolled").items()
+    ]
+    modes = _compare(pairs, f"{what} without {TRICKS[trick]}:", "unrolled", "implicit")
+    return [modes, _removal(run, trick, "unrolled", what, value)]
+
+
+def _sensitivity(run: Run, axes: Sequence[str], name: str) -> Part | None:
+    """The loss of one seed varies more over `axes` when unrolled: the ratio of its worst to its best value there."""
+    ratios: dict[str, dict[str, list[float]]] = {}
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in run.cells if axes else ():
+        groups.setdefault((run.setting(cell, without=axes), cell.gradient, cell.seed), []).append(cell)
+    loss = _of("val/cross_entropy")
+    for (setting, mode, _), cells in groups.items():
+        losses = _values(cells, loss)
+        if len(losses) == len(cells) > 1:
+            ratio = math.inf if max(losses) == math.inf else max(losses) / min(losses)
+            ratios.setdefault(setting, {}).setdefault(mode, []).append(ratio)
+    pairs = [Pair(setting, modes.get("unrolled", []), modes.get("implicit", [])) for setting, modes in ratios.items()]
+    return _compare(pairs, f"one seed's worst cross-entropy over the {name} is its best times", "unrolled", "implicit")
+
+
+def _more_iterations(run: Run) -> Part | None:
+    """Unrolled, the loss with the most iterations lies above that with the fewest."""
+    groups = _by_axis(run, "iterations", "unrolled")
+    counts = sorted({int(count) for group in groups.values() for count in group})
+    if len(counts) < 2:
+        return None
+    loss, fewest, most = _of("val/cross_entropy"), str(counts[0]), str(counts[-1])
+    pairs = [Pair(s, _values(g.get(most, []), loss), _values(g.get(fewest, []), loss)) for s, g in groups.items()]
+    return _compare(pairs, "final cross-entropy, unrolled:", f"with n = {most}", f"with n = {fewest}")
+
+
+def _by_axis(run: Run, axis: str, mode: str) -> dict[str, dict[str, list[Cell]]]:
+    """The cells of one mode by their setting without `axis`, then by their value on it; empty if the grid never varies it."""
+    groups: dict[str, dict[str, list[Cell]]] = {}
+    for cell in run.of(gradient=mode) if axis in run.setting_axes else ():
+        values = groups.setdefault(run.setting(cell, without=(axis,)), {})
+        values.setdefault(str(cell.axes.get(axis)), []).append(cell)
+    return groups

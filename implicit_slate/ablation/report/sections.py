@@ -1,0 +1,146 @@
+"""What the report says, section by section, as blocks of a document."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from implicit_slate.ablation.report.claims import chance_note, judge
+from implicit_slate.ablation.report.document import (
+    Block,
+    Folded,
+    Heading,
+    Image,
+    Images,
+    Paragraph,
+    Table,
+    Verdicts,
+    link,
+)
+from implicit_slate.ablation.report.figures import Picture
+from implicit_slate.ablation.report.formatting import capitalised, short
+from implicit_slate.ablation.report.run import Cell, Run
+from implicit_slate.ablation.report.summary import MEASUREMENTS, Line
+from implicit_slate.files import write_atomically
+
+
+def contents(run: Run, pictures: dict[str, Picture], lines: Sequence[Line], folder: Path) -> list[Block]:
+    """The whole report on `run`; the panels that it shows are copied into `folder`, beside the pictures."""
+    blocks: list[Block] = []
+    if description := run.facts.get("description"):
+        blocks.append(Paragraph(str(description).strip()))
+    blocks.append(Paragraph(_state(run)))
+    if "overview" in pictures:
+        blocks.append(Images([_image(pictures["overview"])]))
+    blocks += [Heading("The paper's claims, and what this grid shows"), Paragraph(_how_judged(run))]
+    blocks.append(Verdicts([(claim.claim, claim.verdict, claim.sentence) for claim in judge(run)]))
+    blocks.append(Heading("Over training"))
+    curves = [picture for name, picture in pictures.items() if name != "overview"]
+    blocks.append(Images([_image(picture) for picture in curves]) if curves else Paragraph("Nothing is logged yet."))
+    blocks += [Heading("Results"), *_results(lines)]
+    blocks += _panels(run, folder)
+    blocks += [Heading("Cells"), Folded(f"All {len(run.cells)} cells", [_cells(run)])]
+    if settings := run.shared_settings():
+        rows = [(f"`{key}`", f"`{value}`") for key, value in settings.items()]
+        blocks.append(Folded("Settings that all cells share", [Table(("key", "value"), rows, labels=2)]))
+    blocks.append(Paragraph(_origin(run)))
+    return blocks
+
+
+def _state(run: Run) -> str:
+    counts = Counter(cell.status for cell in run.cells)
+    states = ", ".join(f"{counts[status]} {status}" for status in sorted(counts, key=counts.get, reverse=True))
+    text = f"{len(run.cells)} cells: {states}."
+    unfinished = [cell for cell in run.cells if not cell.finished]
+    if unfinished:
+        text += " **This grid is not finished**: the claims and the table count the complete and diverged cells only."
+    diverged = [
+        f"{cell.name} at step {int(cell.number('step') or 0)}" for cell in run.cells if cell.status == "diverged"
+    ]
+    if diverged:
+        text += f" Diverged (a loss or gradient was not finite): {'; '.join(diverged)}."
+    return text
+
+
+def _how_judged(run: Run) -> str:
+    return (
+        "Each verdict is computed from the finished cells. The claim counts as shown where the values of all seeds of one group "
+        "lie above those of all seeds of the other; where the ranges overlap, this grid cannot separate them. "
+        f"A diverged cell counts as above every number. {chance_note(run)}"
+    )
+
+
+def _image(picture: Picture) -> Image:
+    links = " · ".join(link(kind.upper(), f"{picture.name}.{kind}") for kind in ("png", "svg", "csv"))
+    return Image(f"{picture.name}.png", picture.title, f"**{picture.title}.** {picture.caption} {links}")
+
+
+def _results(lines: Sequence[Line]) -> list[Block]:
+    keys = [key for key in MEASUREMENTS if any(key in line.spreads for line in lines)]
+    geometric = [key for key in keys if any(line.spreads[key].geometric for line in lines if key in line.spreads)]
+    rows = []
+    for line in lines:
+        finished = f"{line.finished} of {line.cells}" + (f"\n{line.diverged} diverged" if line.diverged else "")
+        rows.append([line.setting, line.gradient, finished, *(str(line.spreads.get(key, "–")) for key in keys)])
+    note = "Mean ± standard deviation over seeds, and least – largest."
+    if geometric:
+        names = " and ".join(MEASUREMENTS[key] for key in geometric)
+        note += (
+            f" {capitalised(names)} spread over orders of magnitude: geometric mean ×÷ geometric standard deviation."
+        )
+    note += " Diverged cells count in the largest norms (up to where they ended) and in nothing else."
+    header = ["setting", "gradient", "finished", *(MEASUREMENTS[key] for key in keys)]
+    return [Table(header, rows, labels=2), Paragraph(f"{note} {link('CSV', 'table.csv')}")]
+
+
+def _panels(run: Run, folder: Path) -> list[Block]:
+    """The panels of the first seed of the first setting of each mode, beside each other; links to all others."""
+    pictured = {cell.name: cell for cell in run.cells if (cell.folder / "panels.png").exists()}
+    if not pictured:
+        return []
+    chosen: dict[str, Cell] = {}
+    for setting in run.settings:
+        for cell in sorted(run.of(setting), key=lambda cell: (str(cell.seed).zfill(8), cell.name)):
+            if cell.name in pictured:
+                chosen.setdefault(cell.gradient, cell)
+    images = []
+    for mode in run.gradients:
+        if cell := chosen.get(mode):
+            name = f"panels_{re.sub(r'[^a-z0-9]+', '_', mode.lower()).strip('_')}.png"
+            write_atomically(folder / name, (cell.folder / "panels.png").read_bytes())
+            images.append(Image(name, f"Panels of {cell.name}", f"**{mode}**, {run.setting(cell)}, seed {cell.seed}."))
+    first = {cell.name for cell in chosen.values()}
+    others = [link(name, f"../cells/{name}/panels.png") for name in pictured if name not in first]
+    blocks: list[Block] = [
+        Heading("Reconstructions and slot masks"),
+        Paragraph(
+            "A row a validation image: the truth, the dVAE's reconstruction, the reconstruction through the slots, "
+            "and the attention mask of each slot."
+        ),
+        Images(images),
+    ]
+    if others:
+        blocks.append(Folded("The panels of the other cells", [Paragraph(" · ".join(others))]))
+    return blocks
+
+
+def _cells(run: Run) -> Table:
+    keys = ("step", "val/cross_entropy", "jacobian/spectral_norm_max", "grad_norm_max", "seconds")
+    rows = []
+    for cell in run.cells:
+        name = link(cell.name, f"../cells/{cell.name}/") if cell.folder.is_dir() else cell.name
+        log = link(" log", f"../cells/{cell.name}/log.txt") if cell.status == "failed" else ""
+        step, *numbers = (cell.number(key) for key in keys)
+        rows.append([name, cell.status + log, "–" if step is None else str(int(step)), *map(short, numbers)])
+    return Table(("cell", "status", "step", *(MEASUREMENTS.get(key, key) for key in keys[1:])), rows, labels=2)
+
+
+def _origin(run: Run) -> str:
+    revisions = sorted({str(cell.row["git"]) for cell in run.cells if cell.row.get("git")})
+    versions = next((cell.row["versions"] for cell in run.cells if isinstance(cell.row.get("versions"), dict)), {})
+    parts = ["Made from the result files of this grid by `implicit-slate report`."]
+    if revisions:
+        parts.append(f"Code: {', '.join(f'`{revision}`' for revision in revisions)}.")
+    if versions:
+        parts.append(f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}.")
+    return " ".join(parts)
