@@ -80,24 +80,39 @@ def gumbel_softmax(logits: Tensor, tau: float, hard: bool = False, noise: Tensor
         hard: one-hot values, with the gradient of the soft ones (straight-through).
         noise: standard Gumbel noise to use.
     """
-    if noise is None:  # -log(-log U), in place: exponential noise proper is drawn number by number and far slower
-        noise = torch.rand_like(logits).log_().neg_().log_().neg_()
-    soft = ((logits + noise) / tau).softmax(-1)
+    if noise is None:
+        noise = gumbel_noise(logits)
+    soft = (logits + noise).div_(tau).softmax(-1)
     if not hard:
         return soft
     one_hot = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)
     return one_hot + (soft - soft.detach())
 
 
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel noise -log(-log U) in the shape of `like`, in float32 whatever the precision of training.
+
+    Uniform numbers and logarithms in place: exponential noise proper is drawn number by number and far slower.
+    """
+    return torch.rand_like(like, dtype=torch.float32).log_().neg_().log_().neg_()
+
+
 @torch.no_grad()
-def sample_tokens(logits: Tensor, uniform: Tensor | None = None) -> Tensor:
+def sample_tokens(logits: Tensor) -> Tensor:
     """One token of softmax(logits) for each (B, N, V) -> (B, N): the argmax of a Gumbel sample, at any temperature.
 
-    One uniform number a token (given, or drawn) and the inverse of the distribution function, where Gumbel noise would
-    take V numbers.
+    Where Gumbel noise would take V numbers a token, this takes two: one for a block of the vocabulary, one for the
+    token in the block. Inverting the whole distribution function at once takes one, but its cumulative sum costs more.
     """
-    cumulative = logits.softmax(-1).cumsum(-1)
-    if uniform is None:
-        uniform = torch.rand_like(logits[..., 0])
-    threshold = uniform[..., None] * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_max(logits.shape[-1] - 1)
+    probabilities = logits.softmax(-1)
+    blocks = probabilities.unflatten(-1, (-1, math.gcd(logits.shape[-1], 64)))
+    block = _draw(blocks.sum(-1))
+    inside = _draw(blocks.take_along_dim(block[..., None, None], dim=-2).squeeze(-2))
+    return block * blocks.shape[-1] + inside
+
+
+def _draw(weights: Tensor) -> Tensor:
+    """An index into the last dimension with probability proportional to `weights`, by inversion."""
+    cumulative = weights.cumsum(-1)
+    threshold = torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_max(weights.shape[-1] - 1)
