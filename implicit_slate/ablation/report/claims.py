@@ -1,9 +1,9 @@
 """The paper's claims, each held against this grid's rows: what was measured, and whether that shows the claim.
 
 No verdict is written down beforehand. A claim is taken apart into comparisons of two groups of seeds, one of which the
-claim says lies above the other. A comparison goes *as claimed* where every value of the one group lies above every value
-of the other, *opposite* where every value lies below, and is *open* where the ranges overlap or a group has one seed only.
-A diverged cell counts as above every number.
+claim says lies above the other. A comparison goes *as claimed* where every value of the one group lies above every
+value of the other, *opposite* where every value lies below, and is *open* where the ranges overlap or a group has one
+seed only. A diverged cell counts as above every number.
 """
 
 import math
@@ -38,6 +38,13 @@ class Part:
     outcomes: Sequence[str]
     text: str
 
+    @property
+    def holds(self) -> bool:
+        return all(outcome == "as claimed" for outcome in self.outcomes)
+
+    def mostly(self, outcome: str) -> bool:
+        return sum(found == outcome for found in self.outcomes) > len(self.outcomes) / 2
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -65,7 +72,7 @@ def judge(run: Run) -> list[Claim]:
             _modes(
                 run, "from its first measurement to its last quarter the spectral norm changes by a factor of", growth
             ),
-            *_growth_checks(run),
+            _doubling(run),
         ),
         _claim(
             "Implicit differentiation optimises better: a lower validation loss.",
@@ -80,7 +87,7 @@ def judge(run: Run) -> list[Claim]:
             *_without(run, "clip", "largest gradient norm", _of("grad_norm_max")),
         ),
         _claim(
-            "Without warmup training becomes unstable when unrolled, and seldom when implicit (the paper: one seed of three).",
+            "Without warmup training becomes unstable when unrolled, but seldom when implicit (the paper: 1 seed of 3).",
             *_without(run, "warmup", "largest spectral norm", _of("jacobian/spectral_norm_max")),
         ),
         _claim(
@@ -96,7 +103,7 @@ def judge(run: Run) -> list[Claim]:
             _sensitivity(run, [axis for axis in TRICKS if axis in run.setting_axes], "tricks' settings"),
         ),
         _claim(
-            "Implicit differentiation is insensitive to the number of iterations; unrolled, more iterations train worse.",
+            "Implicit differentiation is insensitive to the number of iterations; unrolled, more of them train worse.",
             _sensitivity(run, ["iterations"] if "iterations" in run.setting_axes else [], "numbers of iterations"),
             _more_iterations(run),
         ),
@@ -140,19 +147,18 @@ def _values(cells: Sequence[Cell], value: Callable[[Cell], float | None]) -> lis
 
 
 def _claim(claim: str, *parts: Part | None) -> Claim:
-    """The verdict from the outcomes of all parts; a claim of which one part is not there at all is at most shown in part."""
+    """The verdict from all parts. Shown: every part holds in every setting; in part: some part holds in most settings;
+    not shown: no part does, and some lies the other way round in most. A part that is missing does not hold."""
     present = [part for part in parts if part is not None]
-    outcomes = [outcome for part in present for outcome in part.outcomes]
-    if not outcomes:
-        return Claim(claim, NOT_MEASURED, "This grid has no finished cells to compare for it.")
-    if len(present) == len(parts) and all(outcome == "as claimed" for outcome in outcomes):
+    if not present:
+        return Claim(claim, NOT_MEASURED, "This grid has no finished cells that differ in this.")
+    if all(part is not None and part.holds for part in parts):
         verdict = SHOWN
-    elif "as claimed" in outcomes:
+    elif any(part.mostly("as claimed") for part in present):
         verdict = IN_PART
     else:
-        verdict = NOT_SHOWN if "opposite" in outcomes else NOT_SEPARABLE
-    text = "; ".join(part.text for part in present)
-    return Claim(claim, verdict, capitalised(text) + ".")
+        verdict = NOT_SHOWN if any(part.mostly("opposite") for part in present) else NOT_SEPARABLE
+    return Claim(claim, verdict, capitalised("; ".join(part.text for part in present)) + ".")
 
 
 def _compare(pairs: Sequence[Pair], what: str, above: str, below: str) -> Part | None:
@@ -162,32 +168,24 @@ def _compare(pairs: Sequence[Pair], what: str, above: str, below: str) -> Part |
         return None
     outcomes = [pair.outcome for pair in pairs]
     ranges = [span([value for pair in pairs for value in getattr(pair, group)]) for group in ("above", "below")]
-    text = f"{what} {ranges[0]} {above}, {ranges[1]} {below}"
-    return Part(outcomes, f"{text}: {_in_words(pairs, outcomes)}")
+    return Part(outcomes, f"{what} {ranges[0]} {above}, {ranges[1]} {below} ({_in_words(pairs, outcomes)})")
 
 
 def _in_words(pairs: Sequence[Pair], outcomes: Sequence[str]) -> str:
-    if any(min(len(pair.above), len(pair.below)) < 2 for pair in pairs) and set(outcomes) == {"open"}:
-        return "a single seed, so there is no spread to judge by" if len(pairs) == 1 else "too few seeds to judge by"
-    words = {
-        "as claimed": "the ranges over seeds do not overlap",
-        "open": "the ranges over seeds overlap",
-        "opposite": "the ranges over seeds lie the other way round",
-    }
-    if len(pairs) == 1:
-        return words[outcomes[0]]
+    if all(min(len(pair.above), len(pair.below)) < 2 for pair in pairs):
+        return "one seed is no spread to judge by"
+    words = {"as claimed": "apart", "open": "overlap", "opposite": "apart the other way round"}
     if len(set(outcomes)) == 1:
-        every = "both" if len(pairs) == 2 else f"all {len(pairs)}"
-        return f"{words[outcomes[0]]} in {every} settings"
+        where = f" in each of the {len(pairs)} settings" if len(pairs) > 1 else ""
+        verb = "" if outcomes[0] == "open" else "are "
+        return f"the ranges over seeds {verb}{words[outcomes[0]]}{where}"
     said = []
     for outcome, word in words.items():
         where = [pair.setting for pair, found in zip(pairs, outcomes) if found == outcome]
         if where:
             names = f" ({'; '.join(where)})" if len(where) <= 3 else ""
-            said.append(
-                f"{word if not said else word.removeprefix('the ranges over seeds ')} in {len(where)} of {len(pairs)}{names}"
-            )
-    return ", ".join(said)
+            said.append(f"{'overlap' if outcome == 'open' else f'are {word}'} in {len(where)} of {len(pairs)}{names}")
+    return "the ranges over seeds " + ", ".join(said)
 
 
 def _modes(run: Run, what: str, value: Callable[[Cell], float | None]) -> Part | None:
@@ -199,17 +197,19 @@ def _modes(run: Run, what: str, value: Callable[[Cell], float | None]) -> Part |
     return _compare(pairs, what, "unrolled", "implicit")
 
 
-def _growth_checks(run: Run) -> list[Part | None]:
-    parts = []
-    for mode, wanted, words in (("unrolled", True, "at least doubles"), ("implicit", False, "does not double")):
-        factors = _values(run.of(gradient=mode), growth)
-        hits = sum((factor >= GROWN) == wanted for factor in factors)
-        if not factors:
-            parts.append(None)
-            continue
-        outcome = "as claimed" if hits == len(factors) else "opposite" if hits == 0 else "open"
-        parts.append(Part([outcome], f"it {words} in {hits} of {len(factors)} {mode} cells"))
-    return parts
+def _doubling(run: Run) -> Part | None:
+    """Every unrolled cell's norm has grown, and no implicit cell's."""
+    factors = {mode: _values(run.of(gradient=mode), growth) for mode in ("unrolled", "implicit")}
+    grown = {mode: sum(factor >= GROWN for factor in found) for mode, found in factors.items()}
+    if not all(factors.values()):
+        return None
+    hits = (grown["unrolled"], len(factors["implicit"]) - grown["implicit"])
+    outcomes = [
+        "as claimed" if hit == len(found) else "opposite" if hit == 0 else "open"
+        for hit, found in zip(hits, factors.values())
+    ]
+    counts = " and ".join(f"{grown[mode]} of {len(found)} {mode} cells" for mode, found in factors.items())
+    return Part(outcomes, f"it grows by {GROWN:g} times or more in {counts}")
 
 
 def _removal(
@@ -248,7 +248,9 @@ def _sensitivity(run: Run, axes: Sequence[str], name: str) -> Part | None:
             ratio = math.inf if max(losses) == math.inf else max(losses) / min(losses)
             ratios.setdefault(setting, {}).setdefault(mode, []).append(ratio)
     pairs = [Pair(setting, modes.get("unrolled", []), modes.get("implicit", [])) for setting, modes in ratios.items()]
-    return _compare(pairs, f"one seed's worst cross-entropy over the {name} is its best times", "unrolled", "implicit")
+    return _compare(
+        pairs, f"one seed's worst cross-entropy over the {name}, as a multiple of its best:", "unrolled", "implicit"
+    )
 
 
 def _more_iterations(run: Run) -> Part | None:
@@ -263,7 +265,7 @@ def _more_iterations(run: Run) -> Part | None:
 
 
 def _by_axis(run: Run, axis: str, mode: str) -> dict[str, dict[str, list[Cell]]]:
-    """The cells of one mode by their setting without `axis`, then by their value on it; empty if the grid never varies it."""
+    """The cells of one mode by setting without `axis`, then by value on it; empty if the grid does not vary it."""
     groups: dict[str, dict[str, list[Cell]]] = {}
     for cell in run.of(gradient=mode) if axis in run.setting_axes else ():
         values = groups.setdefault(run.setting(cell, without=(axis,)), {})

@@ -30,6 +30,17 @@ LABELS = {
     RESIDUAL: "residual of the forward solve",
 }
 
+CURVE_FIGURES = {
+    "spectral_norm": (SPECTRAL_NORM, "The largest singular value, mean over the probe images."),
+    "grad_norm": (
+        GRADIENT_NORM,
+        "L2 over its parameters before clipping; a point is the largest of the steps since the last.",
+    ),
+    "cross_entropy": (CROSS_ENTROPY, "Summed over the tokens, mean over the validation images; lower is better."),
+    "residual": (RESIDUAL, "‖f(z) − z‖ / ‖f(z)‖ of the last forward step, mean over the probe images."),
+}
+"""The figures of one measurement over steps: name, tag, and what it is."""
+
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -66,48 +77,34 @@ def draw_all(run: Run, folder: Path) -> dict[str, Picture]:
 
     with matplotlib.rc_context(_STYLE):
         drawn = [draw_overview(run, folder)]
-        for name, tag, about in (
-            (
-                "spectral_norm",
-                SPECTRAL_NORM,
-                "Mean over the probe images of the largest singular value of the slots' Jacobian.",
-            ),
-            (
-                "grad_norm",
-                GRADIENT_NORM,
-                "L2 over slot attention's parameters before clipping; each point is the largest of the steps since the last.",
-            ),
-            (
-                "cross_entropy",
-                CROSS_ENTROPY,
-                "Summed over the tokens, mean over the validation images; lower is better.",
-            ),
-            ("residual", RESIDUAL, "‖f(z) − z‖ / ‖f(z)‖ of the last forward step, mean over the probe images."),
-        ):
-            drawn.append(draw_curves(run, folder, name, tag, about))
+        drawn += [draw_curves(run, folder, name, tag, about) for name, (tag, about) in CURVE_FIGURES.items()]
         drawn += [draw_sweep(run, folder, axis) for axis in numeric_axes(run)]
     return {picture.name: picture for picture in drawn if picture}
 
 
 def draw_curves(run: Run, folder: Path, name: str, tag: str, about: str) -> Picture | None:
-    """One measurement over steps: a panel a setting, a colour a mode, a line a seed, a band from least to largest seed."""
+    """One measurement over steps: a panel a setting, a colour a mode, a line a seed, a band over seeds."""
     from matplotlib.figure import Figure
 
     if not any(tag in cell.curves for cell in run.cells):
         return None
     count = len(run.settings)
-    columns = {1: 1, 2: 2, 3: 3, 4: 2}.get(count, 3 if count <= 9 else 4)
+    columns = {1: 1, 2: 2, 3: 2, 4: 2}.get(count, 3 if count <= 9 else 4)
     rows = -(-count // columns)
     height = 1.9 if tag == RESIDUAL else 2.5
     width = 5.5 if columns == 1 else 3.6 * columns
     figure = Figure(figsize=(width, height * rows + 0.7), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
     log = _wants_log(run.cells, tag)
     for ax, setting in zip(axes, run.settings):
-        _draw_panel(ax, run, run.of(setting), tag, log=log)
+        _draw_panel(ax, run, run.of(setting), tag, log)
         ax.set_title(setting)
-    for ax in list(axes)[count:]:
+    for ax in axes[count:]:
         ax.set_visible(False)
+    for ax in axes[max(count - columns, 0) : count]:
+        ax.tick_params(labelbottom=True)  # nothing may stand below it
+    if log:
+        _make_log(axes[0])  # the others share its scale and ticks
     figure.supxlabel("training step", fontsize=10)
     figure.supylabel(LABELS[tag] + (" (log)" if log else ""), fontsize=10)
     _legend(figure, run, tag)
@@ -128,7 +125,9 @@ def draw_overview(run: Run, folder: Path) -> Picture | None:
     figure = Figure(figsize=(3.7 * len(tags), 3.4), layout="constrained")
     for ax, tag in zip(figure.subplots(1, len(tags), squeeze=False).flat, tags):
         log = _wants_log(run.cells, tag)
-        _draw_panel(ax, run, run.cells, tag, log=log, median=True)
+        _draw_panel(ax, run, run.cells, tag, log, median=True)
+        if log:
+            _make_log(ax)
         ax.set_title(capitalised(LABELS[tag]) + (" (log)" if log else ""))
         ax.set_xlabel("training step")
     _legend(figure, run, *tags)
@@ -141,7 +140,7 @@ def draw_overview(run: Run, folder: Path) -> Picture | None:
 
 
 def draw_sweep(run: Run, folder: Path, axis: str) -> Picture | None:
-    """What a numeric axis, such as the number of iterations, does to the results: a dot a cell, a line through medians."""
+    """Results over a numeric axis, such as the number of iterations: a dot a cell, a line through medians."""
     from matplotlib.figure import Figure
 
     measures = {
@@ -156,8 +155,6 @@ def draw_sweep(run: Run, folder: Path, axis: str) -> Picture | None:
     figure = Figure(figsize=(3.7 * len(measures), 3.4), layout="constrained")
     for ax, (key, title) in zip(figure.subplots(1, len(measures), squeeze=False).flat, measures.items()):
         everything = [cell.number(key) for cell in finished if cell.number(key) is not None]
-        if _spread(everything) > 5:
-            ax.set_yscale("log")
         for mode in run.gradients:
             points: dict[float, list[float]] = {}
             for cell in finished:
@@ -179,6 +176,8 @@ def draw_sweep(run: Run, folder: Path, axis: str) -> Picture | None:
             )
         ax.set_title(title)
         ax.set_xlabel(label)
+        if _spread(everything) > 5:
+            _make_log(ax)
         ax.set_xticks(sorted({cell.axes[axis] for cell in finished}))
     _legend(figure, run)
     name = f"over_{axis}"
@@ -208,9 +207,7 @@ def numeric_axes(run: Run) -> list[str]:
     return found
 
 
-def _draw_panel(ax, run: Run, cells: Sequence[Cell], tag: str, *, log: bool, median: bool = False) -> None:
-    if log:
-        ax.set_yscale("log")
+def _draw_panel(ax, run: Run, cells: Sequence[Cell], tag: str, log: bool, median: bool = False) -> None:
     for mode in run.gradients:
         color = colors(run)[mode]
         drawn = [(cell, _thin(cell.curves[tag], log)) for cell in cells if cell.gradient == mode and tag in cell.curves]
@@ -235,6 +232,22 @@ def _draw_panel(ax, run: Run, cells: Sequence[Cell], tag: str, *, log: bool, med
                 ax.plot(
                     end, curve.values[-1], marker="X", ms=8, color=color, mec="black", mew=0.8, zorder=4, clip_on=False
                 )
+
+
+def _make_log(ax) -> None:
+    """A log axis with plain numbers where they are short, also between the decades if these are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    narrow = high / low < 50
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=8))
+    ax.yaxis.set_major_formatter(FuncFormatter(_tick))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _tick(value: float, _position: int) -> str:
+    return f"{value:g}" if 0.001 <= value < 10_000 else f"$10^{{{round(np.log10(value))}}}$"
 
 
 def _thin(curve: Curve, log: bool) -> Curve:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from implicit_slate.ablation.result import read_scalars
 from implicit_slate.errors import UserError
 
 SPECTRAL_NORM = "jacobian/spectral_norm"
@@ -88,7 +89,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.facts.get("name") or self.facts.get("grid") or self.folder.resolve().name)
+        configuration = self.facts.get("configuration")
+        named = configuration.get("grid") if isinstance(configuration, dict) else None
+        return str(named or self.folder.resolve().name)
+
+    @property
+    def description(self) -> str:
+        """The grid's description of itself in `ablations.yaml`, which marks assumed settings; empty if there is none."""
+        return str(self.facts.get("description") or "").strip()
 
     @cached_property
     def gradients(self) -> list[str]:
@@ -135,11 +143,13 @@ class Run:
         ]
 
     def shared_settings(self) -> dict[str, object]:
-        """The settings that are the same in every cell's `config.yaml`, by dotted key."""
+        """The settings of model and data that are the same in every cell's `config.yaml`, by dotted key."""
         shared: dict[str, object] | None = None
         for path in (cell.folder / "config.yaml" for cell in self.cells):
             if path.exists():
-                found = dict(_leaves(_read_yaml(path)))
+                found = {
+                    k: v for k, v in _leaves(_read_yaml(path)) if k.startswith(("model.", "data.", "trainer.max_steps"))
+                }
                 shared = found if shared is None else {k: v for k, v in shared.items() if found.get(k, _MISSING) == v}
         return shared or {}
 
@@ -163,23 +173,14 @@ def read_run(folder: Path) -> Run:
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
-    """The scalars of `CURVES` in all TensorBoard event files under `folder`, by tag.
-
-    A cell that was killed and resumed has several files and repeats some steps: the later file holds.
-    """
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader  # 1 s to import
-
-    points: dict[str, dict[int, float]] = {}
-    for path in sorted(folder.rglob("events.out.tfevents.*"), key=lambda path: path.name):
-        for event in LegacyEventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                if value.tag in CURVES and value.WhichOneof("value") == "simple_value":
-                    points.setdefault(value.tag, {})[event.step] = value.simple_value
+    """The scalars of `CURVES` in a cell's TensorBoard event files, by tag; what is not finite is left out."""
     curves = {}
-    for tag, values in points.items():
-        steps = sorted(step for step, value in values.items() if math.isfinite(value))
-        if steps:
-            curves[tag] = Curve(np.array(steps), np.array([values[step] for step in steps]))
+    scalars = read_scalars(folder)
+    for tag in CURVES:
+        points = [(step, value) for step, value in scalars.get(tag, {}).items() if math.isfinite(value)]
+        if points:
+            steps, values = zip(*points)
+            curves[tag] = Curve(np.array(steps), np.array(values))
     return curves
 
 

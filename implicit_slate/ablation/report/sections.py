@@ -27,16 +27,19 @@ from implicit_slate.files import write_atomically
 def contents(run: Run, pictures: dict[str, Picture], lines: Sequence[Line], folder: Path) -> list[Block]:
     """The whole report on `run`; the panels that it shows are copied into `folder`, beside the pictures."""
     blocks: list[Block] = []
-    if description := run.facts.get("description"):
-        blocks.append(Paragraph(str(description).strip()))
+    if run.description:
+        blocks.append(Paragraph(" ".join(run.description.split())))
     blocks.append(Paragraph(_state(run)))
     if "overview" in pictures:
         blocks.append(Images([_image(pictures["overview"])]))
     blocks += [Heading("The paper's claims, and what this grid shows"), Paragraph(_how_judged(run))]
     blocks.append(Verdicts([(claim.claim, claim.verdict, claim.sentence) for claim in judge(run)]))
     blocks.append(Heading("Over training"))
-    curves = [picture for name, picture in pictures.items() if name != "overview"]
-    blocks.append(Images([_image(picture) for picture in curves]) if curves else Paragraph("Nothing is logged yet."))
+    curves = [_image(picture) for name, picture in pictures.items() if name != "overview"]
+    in_pairs = len(run.settings) <= 4  # more panels need the whole width
+    blocks += [Images(curves)] if in_pairs else [Images([image]) for image in curves]
+    if not curves:
+        blocks.append(Paragraph("Nothing is logged yet."))
     blocks += [Heading("Results"), *_results(lines)]
     blocks += _panels(run, folder)
     blocks += [Heading("Cells"), Folded(f"All {len(run.cells)} cells", [_cells(run)])]
@@ -54,19 +57,26 @@ def _state(run: Run) -> str:
     unfinished = [cell for cell in run.cells if not cell.finished]
     if unfinished:
         text += " **This grid is not finished**: the claims and the table count the complete and diverged cells only."
-    diverged = [
-        f"{cell.name} at step {int(cell.number('step') or 0)}" for cell in run.cells if cell.status == "diverged"
-    ]
-    if diverged:
+    if diverged := [_at(run, cell) for cell in run.cells if cell.status == "diverged"]:
         text += f" Diverged (a loss or gradient was not finite): {'; '.join(diverged)}."
+    if failed := [
+        f"{_at(run, cell)} ({cell.row.get('error') or 'see its log'})" for cell in run.cells if cell.status == "failed"
+    ]:
+        text += f" **Failed**: {'; '.join(failed)}."
     return text
+
+
+def _at(run: Run, cell: Cell) -> str:
+    place = f"{cell.gradient}, {run.setting(cell)}, seed {cell.seed}"
+    step = cell.number("step")
+    return place if step is None else f"{place}, at step {int(step)}"
 
 
 def _how_judged(run: Run) -> str:
     return (
-        "Each verdict is computed from the finished cells. The claim counts as shown where the values of all seeds of one group "
-        "lie above those of all seeds of the other; where the ranges overlap, this grid cannot separate them. "
-        f"A diverged cell counts as above every number. {chance_note(run)}"
+        "Each verdict is computed from the finished cells. A comparison shows something where the values of all seeds "
+        "of one group lie above those of all seeds of the other, so that their ranges are apart; where the ranges "
+        f"overlap, this grid cannot separate them. A diverged cell counts as above every number. {chance_note(run)}"
     )
 
 

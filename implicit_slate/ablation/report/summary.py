@@ -48,16 +48,16 @@ class Spread:
         return cls(len(values), mean, deviation, min(values), max(values), geometric)
 
     def __str__(self) -> str:
-        """`78.3 ± 1.2` over `76.1 – 80.2`, or `3.1e4 ×÷ 5.2` where the mean is geometric."""
-        if self.deviation is None:
+        """`78.3 ± 1.2` over `76.1 – 80.2`, or `3.1e4 ×÷ 5.2` where the mean is geometric; one number if all agree."""
+        if self.deviation is None or self.least == self.largest:
             return short(self.mean)
-        text = f"{short(self.mean)} {'×÷' if self.geometric else '±'} {short(self.deviation)}"
+        text = f"{short(self.mean)} {'×÷' if self.geometric else '±'} {short(self.deviation, digits=2)}"
         return f"{text}\n{short(self.least)} – {short(self.largest)}"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One setting and mode: how many cells there are and ended how, and the spread of each measurement that they have."""
+    """One setting and mode: how many cells there are, how they ended, and the spread of each measurement."""
 
     setting: str
     gradient: str
