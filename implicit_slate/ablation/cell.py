@@ -8,7 +8,6 @@ that one; only cells on several devices start by the command above, which Lightn
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -27,12 +26,11 @@ import data_modules  # noqa: F401
 import implicit_slate.training  # noqa: F401
 from callbacks import Diverged
 from callbacks.progress import Progress
-from implicit_slate.ablation.configure import Experiment, build, complete
-from implicit_slate.ablation.experiment import override
+from implicit_slate.ablation.configure import build, complete
+from implicit_slate.ablation.experiment import Experiment, override
 from implicit_slate.ablation.matrix import load_yaml
 from implicit_slate.ablation.result import write_result
 from implicit_slate.ablation.run_folder import CellLock
-from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
 
 PARENT_CHECK_SECONDS = 0.5
@@ -47,8 +45,9 @@ def prepare(folder: Path, cell_id: str, axes: Mapping[str, Any], experiment: Exp
     write_atomically(folder / "cell.json", json.dumps({"cell": cell_id, "axes": axes}) + "\n")
 
 
-def run(folder: Path) -> None:
-    """Train the prepared cell in `folder` from its last checkpoint on, and write `result.json` however it ends."""
+def run(folder: Path) -> str:
+    """Train the prepared cell in `folder` from its last checkpoint on, write `result.json` however it ends, and
+    return its status."""
     started = time.monotonic()
     last, step, seconds = folder / "checkpoints" / "last.ckpt", None, None
     status, error, trainer = "complete", None, None
@@ -57,7 +56,7 @@ def run(folder: Path) -> None:
         if last.exists():
             # TensorBoard then forgets what came after the checkpoint, which is done again.
             done = torch.load(last, map_location="cpu", mmap=True, weights_only=False)["global_step"]
-            config["trainer"]["logger"]["init_args"]["purge_step"] = done
+            config["trainer"]["logger"]["init_args"]["purge_step"] = done + 1
             print(f"resumed from step {done}", flush=True)
         cli = build(config, str(folder / "config.yaml"))
         trainer = cli.trainer
@@ -79,6 +78,7 @@ def run(folder: Path) -> None:
         if trainer is not None and status != "failed":
             _log_hparams(trainer, json.loads((folder / "cell.json").read_text())["axes"], result)
         (folder / "progress.json").unlink(missing_ok=True)
+    return status
 
 
 def run_forked(folder: Path, lock: CellLock, threads: int | None, visible_devices: str | None) -> None:
@@ -87,27 +87,12 @@ def run_forked(folder: Path, lock: CellLock, threads: int | None, visible_device
     `lock` is only held: the cell is ours until this process is gone.
     """
     _redirect_output(folder / "log.txt")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which ends us
     if visible_devices is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices
     if threads is not None:
         torch.set_num_threads(threads)
     threading.Thread(target=_exit_with, args=(parent_process().join,), daemon=True).start()
     run(folder)
-
-
-def answer(connection, function, *arguments) -> None:
-    """Call a function in a fork and send back ("value", it), ("user error", message) or ("error", traceback)."""
-    with open(os.devnull, "w") as quiet:
-        os.dup2(quiet.fileno(), 1)
-        os.dup2(quiet.fileno(), 2)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        connection.send(("value", function(*arguments)))
-    except UserError as error:
-        connection.send(("user error", str(error)))
-    except BaseException:
-        connection.send(("error", traceback.format_exc()))
 
 
 def _in_folder(config: dict[str, Any], folder: Path, devices: int) -> dict[str, Any]:
@@ -174,4 +159,5 @@ def _parent_changes() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_exit_with, args=(_parent_changes,), daemon=True).start()
-    run(Path(sys.argv[1]))
+    # Of a rank that fails, Lightning wants to see it in the exit status, to end the others.
+    sys.exit(run(Path(sys.argv[1])) == "failed")

@@ -3,36 +3,12 @@
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningCLI
 
-from implicit_slate.ablation.experiment import dotted_keys, override
-from implicit_slate.ablation.matrix import load_yaml
+from implicit_slate.ablation.experiment import Experiment, Machine, dotted_keys
 from implicit_slate.errors import UserError, nearest
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment file with overrides."""
-
-    path: Path
-    overrides: Mapping[str, Any]
-    origin: str
-    """Where a user finds what is wrong with it: the file, or the axis and the value in `ablations.yaml`."""
-
-    def config(self) -> dict[str, Any]:
-        return override(load_yaml(self.path), self.overrides)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a check learnt about where an experiment would run on this machine."""
-
-    accelerators: int
-    """0 if on the CPU."""
 
 
 class _Parser(LightningCLI):
@@ -42,16 +18,22 @@ class _Parser(LightningCLI):
         pass
 
 
-def check(experiments: Sequence[Experiment]) -> Machine:
-    """Build each experiment as a cell would, and load the data of the first; `UserError` at the first unknown key,
-    bad value or missing file."""
-    first, *others = [build(experiment.config(), experiment.origin) for experiment in experiments]
-    if first.datamodule is not None:
-        first.datamodule.prepare_data()
-        first.datamodule.setup("fit")
-    accelerator = first.trainer.accelerator
+def check(experiments: Sequence[Experiment], parsed_only: Sequence[Experiment] = ()) -> Machine:
+    """Build every experiment as a cell would, and load its data; `UserError` at the first unknown key, bad value or
+    missing file. Those of `parsed_only` need files that are made later."""
+    for experiment in parsed_only:
+        complete(experiment.config(), experiment.origin)
+    clis, seen = [], []
+    for experiment in experiments:
+        config = experiment.config()
+        clis.append(build(config, experiment.origin))
+        if config.get("data") not in seen and clis[-1].datamodule is not None:
+            seen.append(config.get("data"))
+            clis[-1].datamodule.prepare_data()
+            clis[-1].datamodule.setup("fit")
+    accelerator = clis[0].trainer.accelerator
     on_cpu = type(accelerator).__name__ == "CPUAccelerator"
-    return Machine(0 if on_cpu else accelerator.auto_device_count())
+    return Machine(0 if on_cpu else accelerator.auto_device_count(), clis[0].trainer.max_steps)
 
 
 def build(config: Mapping[str, Any], origin: str) -> LightningCLI:
@@ -93,7 +75,8 @@ def _explain(message: str, config: Mapping[str, Any]) -> str:
     path = re.findall(r'Parser key "([^"]+)":', message)
     if unknown := re.search(r"(?:Group '([^']+)' does not accept option|Option) '([^']+)'", message):
         key = ".".join([*path, *filter(None, unknown.groups())])
-        return f"unknown key {key!r}{nearest(key, _known_keys(config, key))}"
+        known = _known_keys(config, key)
+        return f"unknown key {key!r}{nearest(key, known) if known else ''}"
     noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given", "Given value")
     lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
     facts = [line for line in lines if not line.startswith(noise)]

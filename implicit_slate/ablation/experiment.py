@@ -2,7 +2,33 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from implicit_slate.ablation.matrix import load_yaml
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file with overrides."""
+
+    path: Path
+    overrides: Mapping[str, Any]
+    origin: str
+    """Where a user finds what may be wrong with it: the file, or an axis and its value in `ablations.yaml`."""
+
+    def config(self) -> dict[str, Any]:
+        return override(load_yaml(self.path), self.overrides)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a check learnt about where an experiment would run on this machine, and for how long."""
+
+    accelerators: int
+    """0 if on the CPU."""
+    max_steps: int
 
 
 def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

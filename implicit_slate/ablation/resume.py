@@ -27,7 +27,8 @@ class ResumePoint(Checkpoint):
     def on_train_start(self, trainer, pl_module) -> None:
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
 
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        # Here, and not at the end of a batch, all is done that the steps so far call for, validation included.
         if trainer.global_step == self._last_step or trainer.global_step % CHECK_EVERY_STEPS:
             return  # the ranks agree by a collective operation, which is not for every step
         due = time.monotonic() - self._last_time >= self.every_seconds

@@ -66,32 +66,41 @@ class RunFolder:
     def cell(self, cell_id: str) -> Path:
         return self.path / "cells" / cell_id
 
-    def study_name(self, grid: Grid, devices: int) -> str:
-        """The name of this folder's study; the first call makes the folder.
+    def check(self, grid: Grid, devices: int | None = None) -> None:
+        """`UserError` if the folder holds another grid, this grid in another configuration, or something else.
 
-        `UserError` if the folder holds another grid, or this grid in another configuration: other cells, another
-        experiment, or another number of devices a cell, which changes the batch.
+        Of the configuration are the cells, the experiment files and the number of devices of a cell (None: any), which
+        changes the batch.
         """
-        wanted = _configuration(grid, devices)
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: is not a folder")
+        old = read_json(self.path / "grid.json")
+        if old is None:
+            if any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+                raise UserError(f"{self.path}: holds other files and no run of a grid; give another --out")
+            return
+        old = old["configuration"]
+        new = _configuration(grid, old["devices"] if devices is None else devices)
+        if old != new:
+            what = _first_difference(old, new)
+            raise UserError(f"{self.path}: holds a run of another configuration ({what} differs); give another --out")
+
+    def begin(self, grid: Grid, devices: int) -> str:
+        """Make the folder if it is not there, and return the name of its study; `UserError` as for `check`."""
         with self.lock():
+            self.check(grid, devices)
             file = self.path / "grid.json"
             if not file.exists():
-                # Not the grid's name alone: several folders may use one storage.
-                content = {"study": f"{grid.name}-{secrets.token_hex(4)}", "configuration": wanted}
+                content = {
+                    "grid": grid.name,
+                    "description": grid.description,
+                    "study": f"{grid.name}-{secrets.token_hex(4)}",  # several folders may use one storage
+                    "configuration": _configuration(grid, devices),
+                }
                 write_atomically(file, json.dumps(content, indent=1) + "\n")
-        content = json.loads(file.read_text())
-        if content["configuration"] != wanted:
-            what = _first_difference(content["configuration"], wanted)
-            raise UserError(f"{self.path}: holds a run of another configuration ({what} differs); give another --out")
-        return content["study"]
-
-    def check_unused(self) -> None:
-        """`UserError` if something that is no run of ours is in the way."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path}: is not a folder")
-        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "grid.json").exists():
-            if any(not entry.name.startswith(".") for entry in self.path.iterdir()):
-                raise UserError(f"{self.path}: holds other files, and no run of a grid; give another --out")
+            return json.loads(file.read_text())["study"]
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -8,13 +8,14 @@ import contextlib
 import socket
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
-from implicit_slate.ablation.run_folder import CellLock, RunFolder, try_lock, is_locked
+from implicit_slate.ablation.run_folder import CellLock, RunFolder, is_locked, try_lock
 from implicit_slate.errors import UserError
 
 HEARTBEAT_SECONDS = 20
@@ -73,15 +74,19 @@ class Queue:
     def finish(self, claim: Claim) -> None:
         """Give a claim back. Its cell is done if it has a result by now, else it goes back into the queue."""
         result = self.folder.result(claim.cell) or {"status": "interrupted"}
-        del self._mine[claim.cell]
-        claim.lock.release()
-        claim.trial.set_user_attr("status", result["status"])
-        value = result.get("val/cross_entropy")
-        if result["status"] == "complete" and value is not None:
-            self.study.tell(claim.trial.number, value, skip_if_finished=True)
-        else:
-            state = TrialState.PRUNED if result["status"] in ("complete", "diverged") else TrialState.FAIL
-            self.study.tell(claim.trial.number, state=state, skip_if_finished=True)
+        status, value = result["status"], result.get("val/cross_entropy")
+        state = {"complete": TrialState.COMPLETE, "diverged": TrialState.PRUNED}.get(status, TrialState.FAIL)
+        if state == TrialState.COMPLETE and value is None:
+            state = TrialState.PRUNED  # Optuna has no complete trial without a value
+        with self.folder.lock():
+            del self._mine[claim.cell]
+            claim.lock.release()
+            self.study.tell(
+                claim.trial.number,
+                value if state == TrialState.COMPLETE else None,
+                state=state,
+                skip_if_finished=True,
+            )
 
     def close(self) -> None:
         self._closed.set()
@@ -112,23 +117,39 @@ class Queue:
                     self.storage.record_heartbeat(claim.trial._trial_id)
 
 
+def check_storage(url: str) -> None:
+    """`UserError` if the URL is no good or nobody answers within seconds."""
+    with _user_errors(url):
+        sqlalchemy.create_engine(url, connect_args=_timeouts(url)).connect().close()
+
+
 def _open(url: str, folder: RunFolder) -> optuna.storages.RDBStorage:
-    """The database at `url`, its tables made if need be; `UserError` if the URL is no good or nobody answers."""
+    """The database at `url`, its tables made if need be."""
+    with _user_errors(url), folder.lock():  # two that make the tables at once disturb each other
+        return optuna.storages.RDBStorage(
+            url,
+            engine_kwargs={"connect_args": _timeouts(url), "pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+        )
+
+
+def _timeouts(url: str) -> dict[str, int]:
+    backend = sqlalchemy.make_url(url).get_backend_name()
+    if backend == "sqlite":
+        return {"timeout": SQLITE_BUSY_SECONDS}
+    return {"connect_timeout": CONNECT_SECONDS} if backend in ("postgresql", "mysql", "mariadb") else {}
+
+
+@contextlib.contextmanager
+def _user_errors(url: str) -> Iterator[None]:
     try:
-        parsed = sqlalchemy.make_url(url)
-        name = parsed.render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        raise UserError(f"--storage {url}: not a database URL such as postgresql://user:password@host/name") from None
-    timeouts = {"sqlite": {"timeout": SQLITE_BUSY_SECONDS}}
-    timeouts |= dict.fromkeys(["postgresql", "mysql", "mariadb"], {"connect_timeout": CONNECT_SECONDS})
-    try:
-        with folder.lock():  # two that make the tables at once disturb each other
-            return optuna.storages.RDBStorage(
-                url,
-                engine_kwargs={"connect_args": timeouts.get(parsed.get_backend_name(), {}), "pool_pre_ping": True},
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=GRACE_SECONDS,
-            )
+        yield
+    except sqlalchemy.exc.ArgumentError as error:
+        if isinstance(error, sqlalchemy.exc.NoSuchModuleError):
+            raise UserError(f"--storage: no driver for {url.partition(':')[0]!r} is known") from None
+        raise UserError("--storage: not a database URL such as postgresql://user:password@host/name") from None
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError, TypeError) as error:
+        name = sqlalchemy.make_url(url).render_as_string(hide_password=True)
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise UserError(f"--storage {name}: {cause}") from None

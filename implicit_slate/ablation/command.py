@@ -1,0 +1,138 @@
+"""`implicit-slate ablate GRID`: run a grid of `ablations.yaml`, or go on with it."""
+
+import argparse
+import shlex
+import signal
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from implicit_slate.ablation.experiment import Experiment
+from implicit_slate.ablation.matrix import Grid, load_grid, load_yaml
+from implicit_slate.ablation.run_folder import RunFolder
+from implicit_slate.errors import UserError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status: 0 every cell has a result, diverged ones included; 1 a cell or the pretraining failed; 130 stopped."""
+    arguments = _parser().parse_args(argv)
+    grid = load_grid(arguments.file, arguments.grid)
+    folder = RunFolder(arguments.out or Path("runs") / grid.name, grid.cells)
+    if arguments.list:
+        folder.check(grid)
+        _print_states(folder)
+        return 0
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.default_int_handler)
+    try:
+        return _run(grid, folder, arguments)
+    except KeyboardInterrupt:
+        print(f"stopped; to continue: implicit-slate ablate {shlex.join(argv)}", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("implicit-slate ablate", description=__doc__)
+    parser.add_argument("grid", metavar="GRID", help="its name in ablations.yaml")
+    parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="where grids are defined")
+    parser.add_argument("--out", type=Path, help="the folder of the run; default: runs/GRID")
+    parser.add_argument("--devices", type=_count, default=1, help="processes (GPUs) of each cell")
+    parser.add_argument("--workers", type=_count, help="cells at a time; default: as the machine has GPUs or cores for")
+    parser.add_argument("--storage", help="database URL of the Optuna study; default: SQLite in the run's folder")
+    parser.add_argument("--list", action="store_true", help="print the cells and their state, and run nothing")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{self.prog}: {message}")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return int(text)
+
+
+def _print_states(folder: RunFolder) -> None:
+    rows = folder.rows()
+    width = max(len(row["cell"]) for row in rows)
+    for row in rows:
+        print(f"{row['cell']:<{width}}  {row['status']}" + (f" at step {row['step']}" if row["step"] else ""))
+    counts = Counter(row["status"] for row in rows)
+    print(f"{len(rows)} cells: {', '.join(f'{count} {status}' for status, count in counts.items())}")
+
+
+def _run(grid: Grid, folder: RunFolder, arguments: argparse.Namespace) -> int:
+    from implicit_slate.ablation.progress import ProgressDisplay
+    from implicit_slate.ablation.study import Queue, check_storage
+    from implicit_slate.ablation.workers import Resources, Workers, ask, start_forkserver
+
+    folder.check(grid, arguments.devices)
+    if arguments.storage is not None:
+        check_storage(arguments.storage)
+    if not all((folder.result(cell) or {}).get("status") in ("complete", "diverged") for cell in folder.cells):
+        print(f"{grid.name}: {len(grid.cells)} cells in {folder.path}; checking them", flush=True)
+        start_forkserver()
+        machine = ask("configure.check", *_to_check(grid, arguments.file))
+        resources = Resources.share_out(arguments.workers, arguments.devices, machine.accelerators)
+        study = folder.begin(grid, arguments.devices)
+        folder.forget_failures()
+        queue = Queue(folder, study, arguments.storage)
+        with ProgressDisplay(folder, machine.max_steps) as display:
+            workers = Workers(folder, resources, lambda cell: _experiment(grid, folder, cell), display.event)
+            try:
+                if grid.pretrain and not _pretrain(grid, folder, workers):
+                    return 1
+                workers.run(queue)
+            finally:
+                workers.stop()
+                queue.close()
+    folder.write_results()
+    return _conclude(folder)
+
+
+def _experiment(grid: Grid, folder: RunFolder, cell_id: str) -> Experiment:
+    overrides = dict(folder.cells[cell_id].overrides)
+    if grid.pretrain:
+        overrides[grid.pretrain.checkpoint] = str(folder.pretrain / "checkpoints" / "last.ckpt")
+    return Experiment(grid.experiment, overrides, f"{grid.experiment}, cell {cell_id}")
+
+
+def _to_check(grid: Grid, file: Path) -> tuple[list[Experiment], list[Experiment]]:
+    """Every experiment file and every value of an axis once, instead of every cell; see `configure.check`."""
+    built, parsed = [Experiment(grid.experiment, {}, str(grid.experiment))], []
+    if grid.pretrain:
+        built.append(Experiment(grid.pretrain.experiment, {}, str(grid.pretrain.experiment)))
+        key = grid.pretrain.checkpoint
+        parsed.append(Experiment(grid.experiment, {key: "last.ckpt"}, f"{file}: grid {grid.name!r}, 'pretrain'"))
+    axes = load_yaml(file)["axes"]
+    values = dict.fromkeys((axis, value) for cell in grid.cells for axis, value in cell.axes.items() if axis != "seed")
+    for axis, value in values:
+        if overrides := axes[axis][value]:
+            built.append(Experiment(grid.experiment, overrides, f"{file}: axis {axis!r}, value {value!r}"))
+    return built, parsed
+
+
+def _pretrain(grid: Grid, folder: RunFolder, workers) -> bool:
+    experiment = Experiment(grid.pretrain.experiment, {}, str(grid.pretrain.experiment))
+    result = workers.run_pretraining({}, experiment)
+    if result["status"] == "complete":
+        return True
+    reason = result.get("error") or f"at step {result.get('step')}"
+    print(f"pretraining {result['status']}: {reason}; see {folder.pretrain / 'log.txt'}", file=sys.stderr)
+    return False
+
+
+def _conclude(folder: RunFolder) -> int:
+    from implicit_slate.ablation.report import write_report
+
+    rows = folder.rows()
+    counts = Counter(row["status"] for row in rows)
+    print(f"{len(rows)} cells: {', '.join(f'{count} {status}' for status, count in counts.items())}")
+    for row in rows:
+        if row["status"] == "failed":
+            print(f"failed: {row['cell']}, see {folder.cell(row['cell']) / 'log.txt'}", file=sys.stderr)
+    print(f"report: {write_report(folder.path)}")
+    return 1 if counts["failed"] else 0

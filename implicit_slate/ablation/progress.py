@@ -1,0 +1,129 @@
+"""What `implicit-slate ablate` shows while it runs: a live table on a terminal, plain lines elsewhere."""
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from implicit_slate.ablation.run_folder import FINISHED, RunFolder, read_json
+
+PLAIN_SECONDS = 30.0
+STYLES = {"complete": "green", "diverged": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
+
+
+class ProgressDisplay:
+    """A context in which the state of all cells is shown, whichever process runs them; it reads files only."""
+
+    def __init__(self, folder: RunFolder, max_steps: int, console: Console | None = None):
+        self.folder, self.max_steps = folder, max_steps
+        self.console = console or Console()
+        self._finished: dict[str, dict[str, Any]] = {}
+        self._over = threading.Event()
+        self._live: Live | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "ProgressDisplay":
+        if self.console.is_terminal:
+            self._live = Live(get_renderable=self.table, console=self.console, refresh_per_second=1)
+            self._live.__enter__()
+        else:
+            self._thread = threading.Thread(target=self._say_now_and_then, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._over.set()
+        if self._live is not None:
+            self._live.__exit__(*exception)
+        else:
+            self._thread.join()
+
+    def event(self, cell: str, event: str) -> None:
+        """Tell of a cell that starts, resumes or ends; on a terminal the table does that, but for failures."""
+        if self._live is None or event == "failed":
+            self._say(f"{event}: {cell}{self._details(cell)}")
+
+    def table(self) -> Table:
+        """The cells as a table that fits the terminal: running ones first, then the latest to finish."""
+        rows = self._rows()
+        counts = Counter(row["status"] for row in rows)
+        title = ", ".join(f"{counts[status]} {status}" for status in STYLES if counts[status])
+        table = Table(title=f"{title}{self._time_left(rows)}", title_justify="left", box=None)
+        table.add_column("cell", no_wrap=True)
+        for heading in ("state", "step", "steps/s", "val CE", "spectral norm"):
+            table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+        room = max(self.console.height - 5, 1)
+        order = ["running", *FINISHED[::-1], "waiting"]
+        for row in sorted(rows, key=lambda row: order.index(row["status"]))[:room]:
+            table.add_row(
+                row["cell"],
+                f"[{STYLES[row['status']]}]{row['status']}",
+                f"{row['step']}/{row['max_steps']}" if row["step"] is not None else "",
+                *(_short(row[key]) for key in ("steps_per_second", "val/cross_entropy", "jacobian/spectral_norm")),
+            )
+        if len(rows) > room:
+            table.add_row(f"[dim]… and {len(rows) - room} more")
+        return table
+
+    def _say_now_and_then(self) -> None:
+        while not self._over.wait(PLAIN_SECONDS):
+            rows = self._rows()
+            running = [f"{row['cell']} at {row['step'] or 0}" for row in rows if row["status"] == "running"]
+            done = sum(row["status"] in FINISHED for row in rows)
+            self._say(f"{done} of {len(rows)} cells done{self._time_left(rows)}; running: {'; '.join(running) or 'none'}")
+
+    def _say(self, text: str) -> None:
+        self.console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for cell in self.folder.cells:
+            row = self._finished.get(cell) or self._row(cell)
+            if row["status"] in FINISHED:
+                self._finished[cell] = row
+            rows.append(row)
+        return rows
+
+    def _row(self, cell: str) -> dict[str, Any]:
+        row = {"cell": cell, "status": self.folder.status(cell), "max_steps": self.max_steps}
+        keys = ("step", "steps_per_second", "val/cross_entropy", "jacobian/spectral_norm")
+        if row["status"] in FINISHED:
+            found = self.folder.result(cell)
+            found["jacobian/spectral_norm"] = found["jacobian/spectral_norm_final"]
+        else:
+            found = read_json(self.folder.cell(cell) / "progress.json") or {}
+        return row | {key: found.get(key) for key in keys}
+
+    def _time_left(self, rows: list[dict[str, Any]]) -> str:
+        open_rows = [row for row in rows if row["status"] not in FINISHED]
+        rate = sum(row["steps_per_second"] or 0 for row in open_rows if row["status"] == "running")
+        if not rate or self.max_steps <= 0:
+            return ""
+        return f", about {duration(sum(self.max_steps - (row['step'] or 0) for row in open_rows) / rate)} left"
+
+    def _details(self, cell: str) -> str:
+        result = read_json(self.folder.cell(cell) / "result.json") if cell in self.folder.cells else None
+        if result is None:
+            return ""
+        if result["status"] == "failed":
+            return f": {result['error']} (see {self.folder.cell(cell) / 'log.txt'})"
+        parts = [f"step {result['step']}", f"val CE {_short(result['val/cross_entropy']) or 'none'}"]
+        if result["seconds"]:
+            parts.append(duration(result["seconds"]))
+        return f": {', '.join(parts)}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
