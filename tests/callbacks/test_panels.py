@@ -1,0 +1,167 @@
+"""The panels: what they show, and that drawing them disturbs nothing."""
+
+import random
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from torch import nn
+
+from callbacks.panels import GAP, TILE, TITLE_HEIGHT, Panels, draw_panels
+from implicit_slate.models import SLATE
+from tests.tiny import SLATE_SIZES, TinyImages
+
+
+class HalfAndHalf(nn.Module):
+    """Two slots, the first sees the upper half only; the dVAE paints grey, the slots make black."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.frozen = nn.Dropout()
+
+    def tokenize(self, image):
+        return torch.ones(len(image), 16, dtype=torch.long)
+
+    def sample_slots(self, batch_size, generator=None):
+        return torch.randn(batch_size, 2, 3, generator=generator)
+
+    def encode(self, tokens, slots_init=None):
+        assert not self.training
+        upper = (torch.arange(16) < 8).float()
+        return slots_init, torch.stack([upper, 1 - upper], -1).expand(len(tokens), -1, -1)
+
+    def generate(self, slots):
+        return torch.zeros(len(slots), 16, dtype=torch.long)
+
+    def render(self, tokens):
+        return (
+            (tokens.float() / 2)
+            .view(-1, 1, 4, 4)
+            .repeat_interleave(4, -1)
+            .repeat_interleave(4, -2)
+            .expand(-1, 3, -1, -1)
+        )
+
+
+def tile(panels: Image.Image, row: int, column: int) -> np.ndarray:
+    left, top = GAP + column * (TILE + GAP), TITLE_HEIGHT + row * (TILE + GAP)
+    return np.asarray(panels.crop((left, top, left + TILE, top + TILE)))
+
+
+def test_each_column_shows_what_its_title_says():
+    image = torch.zeros(2, 3, 16, 16)
+    image[:, 0] = 1.0  # red
+    panels = draw_panels(HalfAndHalf(), image)
+    assert panels.size == (5 * (TILE + GAP) + GAP, 2 * (TILE + GAP) + TITLE_HEIGHT)
+    for row in range(2):
+        assert (tile(panels, row, 0) == (255, 0, 0)).all()
+        assert (tile(panels, row, 1) == 128).all()
+        assert (tile(panels, row, 2) == 0).all()
+        upper, lower = tile(panels, row, 3), tile(panels, row, 4)
+        assert (upper[: TILE // 2] == (255, 0, 0)).all() and (upper[TILE // 2 :] == 255).all()
+        assert (lower[: TILE // 2] == 255).all() and (lower[TILE // 2 :] == (255, 0, 0)).all()
+    assert (np.asarray(panels)[:TITLE_HEIGHT] < 128).any(), "no titles"
+
+
+def test_large_images_are_not_enlarged_and_small_ones_by_a_whole_factor():
+    def width(side):
+        model = SLATE(**{**SLATE_SIZES, "image_size": side}).eval()
+        return draw_panels(model, torch.rand(1, 3, side, side)).width
+
+    columns = 3 + SLATE_SIZES["num_slots"]
+    assert width(100) == columns * (100 + GAP) + GAP
+    assert width(20) == columns * (100 + GAP) + GAP  # five times
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
+def test_the_real_model_draws_the_same_picture_twice_and_is_left_as_it_was(gradient):
+    torch.manual_seed(0)
+    model = SLATE(**{**SLATE_SIZES, "gradient": gradient})
+    model.dvae.eval()  # as with a frozen dVAE in a model that trains
+    modes = {name: module.training for name, module in model.named_modules()}
+    image = torch.rand(2, 3, 16, 16)
+    first, second = draw_panels(model, image), draw_panels(model, image)
+    assert first.tobytes() == second.tobytes()
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Module(L.LightningModule):
+    """Trains the tiny SLATE; its noise comes from the global generator, which panels must not disturb."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = SLATE(**SLATE_SIZES)
+        self.noise = []
+
+    def training_step(self, batch):
+        self.noise.append((torch.rand(()).item(), np.random.rand(), random.random()))
+        losses = self.model.losses(batch["image"])
+        return losses.cross_entropy + losses.mse
+
+    def validation_step(self, batch):
+        self.log("val/cross_entropy", self.model.losses(batch["image"]).cross_entropy)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], 1e-4)
+
+
+class NoisyImages(TinyImages):
+    def probe(self, num_images):
+        torch.rand(7), np.random.rand(), random.random()
+        return super().probe(num_images)
+
+
+def fit(folder, *callbacks, **options):
+    L.seed_everything(1, verbose=False)
+    module = Module()
+    logger = L.pytorch.loggers.TensorBoardLogger(folder, name="", version="")
+    options = {"max_steps": 6, "val_check_interval": 2, "limit_val_batches": 1} | options
+    trainer = L.Trainer(
+        logger=options.pop("logger", logger), callbacks=list(callbacks), accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, **options,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=NoisyImages())
+    return module
+
+
+def drawn_steps(folder):
+    events = [event for path in folder.glob("events*") for event in LegacyEventFileLoader(str(path)).Load()]
+    return [event.step for event in events for value in event.summary.value if value.tag == "panels"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_panels_are_drawn_at_validations_and_at_the_end_each_step_once(tmp_path):
+    fit(tmp_path, Panels(num_images=2, every_n_validations=2))
+    assert drawn_steps(tmp_path) == [4, 6]
+    with Image.open(tmp_path / "panels.png") as panels:
+        assert panels.size == (6 * (TILE + GAP) + GAP, 2 * (TILE + GAP) + TITLE_HEIGHT)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "a temporary file is left"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_is_the_same_with_and_without_panels(tmp_path):
+    plain, watched = fit(tmp_path / "a"), fit(tmp_path / "b", Panels(num_images=1, every_n_validations=1))
+    assert len(drawn_steps(tmp_path / "b")) == 3
+    assert watched.noise == plain.noise
+    for (name, a), b in zip(plain.named_parameters(), watched.parameters()):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(tmp_path, Panels(num_images=1, every_n_validations=1), logger=False, max_steps=2)
+    assert not list(tmp_path.rglob("panels.png"))
+
+
+def test_the_cadence_survives_a_checkpoint():
+    before, after = Panels(), Panels()
+    before._validations = 7
+    after.load_state_dict(before.state_dict())
+    assert after._validations == 7
