@@ -48,7 +48,7 @@ class PlainSLATE(SLATE):
 
         tokens = F.pad(target, (1, 0, 1, 0))  # one-hot over V + 1; a first row and column for the beginning
         tokens[:, 0, 0] = 1.0
-        embedded = F.dropout(tokens @ self.dictionary.weight + self.positions, self.dropout, self.training)
+        embedded = F.dropout(tokens @ self.dictionary.weight + self.positions, self.dropout.p, self.training)
         slots = refine(self.slot_attention, self.slot_encoder(embedded[:, 1:]))
         log_predicted = F.log_softmax(self._transform(embedded[:, :-1], self.slot_projection(slots)), dim=-1)
         return Losses(
@@ -64,7 +64,8 @@ class PlainSLATE(SLATE):
             normed = block.norm_self(x)
             x = (normed if block.is_first else x) + attend(block.self_attention, normed, normed, future)
             x = x + attend(block.cross_attention, block.norm_cross(x), memory)
-            x = x + block.ffn(block.norm_ffn(x))
+            hidden = F.relu(block.ffn[0](block.norm_ffn(x)))
+            x = x + F.dropout(block.ffn[2](hidden), self.dropout.p, self.training)
         return self.to_logits(self.transformer.norm(x))
 
 
@@ -78,9 +79,9 @@ def attend(attention: Attention, x: Tensor, memory: Tensor, hidden: Tensor | Non
     scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
     if hidden is not None:
         scores = scores.masked_fill(hidden, float("-inf"))
-    weights = F.dropout(F.softmax(scores, dim=-1), attention.dropout, attention.training)
+    weights = F.dropout(F.softmax(scores, dim=-1), attention.dropout.p, attention.training)
     mixed = attention.project_out((weights @ v).transpose(1, 2).flatten(2))
-    return F.dropout(mixed, attention.dropout, attention.training)
+    return F.dropout(mixed, attention.dropout.p, attention.training)
 
 
 def refine(module: SlotAttention, inputs: Tensor) -> Tensor:

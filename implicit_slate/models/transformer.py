@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from implicit_slate.errors import UserError
-from implicit_slate.models.layers import linear
+from implicit_slate.models.layers import Dropout, linear
 
 
 class Attention(nn.Module):
@@ -15,7 +15,8 @@ class Attention(nn.Module):
 
     def __init__(self, d_model: int, num_heads: int, dropout: float, gain: float):
         super().__init__()
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads = num_heads
+        self.dropout = Dropout(dropout)
         self.project_q = linear(d_model, d_model, bias=False)
         self.project_k = linear(d_model, d_model, bias=False)
         self.project_v = linear(d_model, d_model, bias=False)
@@ -27,10 +28,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False) -> Tensor:
         """Queries from x (B, L, D) -> (B, L, D). With `is_causal`, position i sees the keys up to i."""
-        dropout = self.dropout if self.training else 0.0
         queries = self._split_heads(self.project_q(x))
-        mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout, is_causal=is_causal)
-        return F.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)), self.dropout, self.training)
+        rate = self.dropout.p if self.training else 0.0
+        if rate and x.device.type == "cpu":  # torch has no CPU kernel with dropout, and would take these steps itself
+            scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
+            if is_causal:
+                scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
+            mixed = self.dropout(scores.softmax(-1)) @ values
+        else:
+            mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=is_causal)
+        return self.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -65,7 +72,7 @@ class DecoderBlock(nn.Module):
             linear(d_model, 4 * d_model, before_relu=True),
             nn.ReLU(),
             linear(4 * d_model, d_model, gain=gain),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
