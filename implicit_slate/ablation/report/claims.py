@@ -2,8 +2,8 @@
 
 No verdict is written down beforehand. A claim is taken apart into comparisons of two groups of seeds, one of which the
 claim says lies above the other. A comparison goes *as claimed* where every value of the one group lies above every
-value of the other, *opposite* where every value lies below, and is *open* where the ranges overlap or a group has one
-seed only. A diverged cell counts as above every number.
+value of the other, *opposite* where every value lies below, and stays *open* where the ranges overlap. A group of *one
+seed* has no range and decides nothing. A diverged cell counts as above every number.
 """
 
 import math
@@ -57,7 +57,7 @@ class Pair:
     @property
     def outcome(self) -> str:
         if min(len(self.above), len(self.below)) < 2:
-            return "open"
+            return "one seed"
         if min(self.above) > max(self.below):
             return "as claimed"
         return "opposite" if max(self.above) < min(self.below) else "open"
@@ -87,7 +87,7 @@ def judge(run: Run) -> list[Claim]:
             *_without(run, "clip", "largest gradient norm", _of("grad_norm_max")),
         ),
         _claim(
-            "Without warmup training becomes unstable when unrolled, but seldom when implicit (the paper: 1 seed of 3).",
+            "Without warmup training becomes unstable when unrolled, and seldom when implicit (paper: 1 seed of 3).",
             *_without(run, "warmup", "largest spectral norm", _of("jacobian/spectral_norm_max")),
         ),
         _claim(
@@ -172,19 +172,21 @@ def _compare(pairs: Sequence[Pair], what: str, above: str, below: str) -> Part |
 
 
 def _in_words(pairs: Sequence[Pair], outcomes: Sequence[str]) -> str:
-    if all(min(len(pair.above), len(pair.below)) < 2 for pair in pairs):
-        return "one seed is no spread to judge by"
-    words = {"as claimed": "apart", "open": "overlap", "opposite": "apart the other way round"}
+    words = {
+        "as claimed": "are apart",
+        "open": "overlap",
+        "opposite": "are apart the other way round",
+        "one seed": "are of one seed only",
+    }
     if len(set(outcomes)) == 1:
         where = f" in each of the {len(pairs)} settings" if len(pairs) > 1 else ""
-        verb = "" if outcomes[0] == "open" else "are "
-        return f"the ranges over seeds {verb}{words[outcomes[0]]}{where}"
+        return f"the ranges over seeds {words[outcomes[0]]}{where}"
     said = []
     for outcome, word in words.items():
         where = [pair.setting for pair, found in zip(pairs, outcomes) if found == outcome]
         if where:
             names = f" ({'; '.join(where)})" if len(where) <= 3 else ""
-            said.append(f"{'overlap' if outcome == 'open' else f'are {word}'} in {len(where)} of {len(pairs)}{names}")
+            said.append(f"{word} in {len(where)} of {len(pairs)}{names}")
     return "the ranges over seeds " + ", ".join(said)
 
 

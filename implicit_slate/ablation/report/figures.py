@@ -27,7 +27,7 @@ LABELS = {
     SPECTRAL_NORM: "spectral norm of the Jacobian",
     GRADIENT_NORM: "gradient norm of slot attention",
     CROSS_ENTROPY: "validation cross-entropy",
-    RESIDUAL: "residual of the forward solve",
+    RESIDUAL: "residual of the solve",
 }
 
 CURVE_FIGURES = {
@@ -302,6 +302,7 @@ def _save(figure, folder: Path, name: str) -> None:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, **options)
         write_atomically(folder / f"{name}.{kind}", buffer.getvalue())
+        figure.set_layout_engine("none")  # it is laid out now, and that is half the work
 
 
 def _save_curves(run: Run, folder: Path, name: str, tags: Sequence[str]) -> None:

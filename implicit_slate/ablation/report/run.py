@@ -89,13 +89,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        configuration = self.facts.get("configuration")
-        named = configuration.get("grid") if isinstance(configuration, dict) else None
-        return str(named or self.folder.resolve().name)
+        return str(self.facts.get("grid") or self.folder.resolve().name)
 
     @property
     def description(self) -> str:
-        """The grid's description of itself in `ablations.yaml`, which marks assumed settings; empty if there is none."""
+        """What `ablations.yaml` says of the grid, assumed settings marked; empty if it says nothing."""
         return str(self.facts.get("description") or "").strip()
 
     @cached_property
