@@ -7,21 +7,22 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
 
+from callbacks.slot_jacobian import SlotJacobian
 from implicit_slate.files import write_atomically
 
-SHOWN = ("train/loss", "val/cross_entropy", "jacobian/spectral_norm", "grad_norm")
+EVERY_SECONDS = 1.0
+SHOWN = ("train/loss", "val/cross_entropy", "jacobian/spectral_norm")
 
 
 class Progress(Callback):
-    """Writes `path` every second at most: step, max_steps, steps_per_second, seconds, and the latest of some metrics.
+    """Writes `progress.json` in the trainer's `default_root_dir`, every second at most.
 
+    It holds step, max_steps, steps_per_second, seconds, and the latest of some metrics (null where there is none).
     `seconds` counts the training time of all sessions of a run: it is kept in checkpoints, so what a killed session
     did after its last checkpoint, and the next session does again, counts once.
     """
 
-    def __init__(self, path: str, every_seconds: float = 1.0):
-        self.path = Path(path)
-        self.every_seconds = every_seconds
+    def __init__(self):
         self._earlier = 0.0
         self._begin = self._written = None
         self._begin_step = 0
@@ -42,7 +43,7 @@ class Progress(Callback):
         self._write(trainer)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        if time.monotonic() - self._written >= self.every_seconds:
+        if time.monotonic() - self._written >= EVERY_SECONDS:
             self._write(trainer)
 
     def on_train_end(self, trainer, pl_module) -> None:
@@ -58,7 +59,11 @@ class Progress(Callback):
             "steps_per_second": (trainer.global_step - self._begin_step) / max(self._written - self._begin, 1e-9),
             "seconds": self.seconds,
         }
+        latest = dict(trainer.callback_metrics)
+        for callback in trainer.callbacks:
+            if isinstance(callback, SlotJacobian):
+                latest |= callback.latest
         for name in SHOWN:
-            value = float(trainer.callback_metrics.get(name, math.nan))
+            value = float(latest.get(name, math.nan))
             progress[name] = value if math.isfinite(value) else None
-        write_atomically(self.path, json.dumps(progress))
+        write_atomically(Path(trainer.default_root_dir) / "progress.json", json.dumps(progress))

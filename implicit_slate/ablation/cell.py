@@ -34,6 +34,7 @@ from implicit_slate.ablation.run_folder import CellLock
 from implicit_slate.files import write_atomically
 
 PARENT_CHECK_SECONDS = 0.5
+OUR_CALLBACKS = ("callbacks.progress.Progress", "implicit_slate.ablation.resume.ResumePoint")
 
 
 def prepare(folder: Path, cell_id: str, axes: Mapping[str, Any], experiment: Experiment, devices: int) -> None:
@@ -100,13 +101,8 @@ def _in_folder(config: dict[str, Any], folder: Path, devices: int) -> dict[str, 
     callbacks_of_experiment = (config.get("trainer") or {}).get("callbacks") or []
     if not isinstance(callbacks_of_experiment, list):
         callbacks_of_experiment = [callbacks_of_experiment]
-    ours = [
-        {"class_path": "callbacks.progress.Progress", "init_args": {"path": str(folder / "progress.json")}},
-        {
-            "class_path": "implicit_slate.ablation.resume.ResumePoint",
-            "init_args": {"path": str(folder / "checkpoints" / "last.ckpt")},
-        },
-    ]
+    there = {callback["class_path"] for callback in callbacks_of_experiment}
+    ours = [{"class_path": name} for name in OUR_CALLBACKS if name not in there]
     logger = {"save_dir": str(folder), "name": "", "version": "", "default_hp_metric": False}
     settings = {
         "trainer.default_root_dir": str(folder),

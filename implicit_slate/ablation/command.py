@@ -65,9 +65,10 @@ def _print_states(folder: RunFolder) -> None:
 
 
 def _run(grid: Grid, folder: RunFolder, arguments: argparse.Namespace) -> int:
+    from implicit_slate.ablation.forks import ask, start_forkserver
     from implicit_slate.ablation.progress import ProgressDisplay
     from implicit_slate.ablation.study import Queue, check_storage
-    from implicit_slate.ablation.workers import Resources, Workers, ask, start_forkserver
+    from implicit_slate.ablation.workers import Resources, Workers
 
     folder.check(grid, arguments.devices)
     if arguments.storage is not None:

@@ -82,7 +82,7 @@ def _explain(message: str, config: Mapping[str, Any]) -> str:
     facts = [line for line in lines if not line.startswith(noise)]
     if len(facts) > 1:
         facts = [fact for fact in facts if fact != "Expected a <class 'NoneType'>"]
-    given = [line for line in lines if line.startswith("Given value:") and len(line) < 80]
+    given = [line for line in lines if line.startswith("Given value:") and "{" not in line and len(line) < 80]
     text = "; ".join([*facts[:2], *given[:1]]) or message
     return f"{'.'.join(path)}: " * bool(path) + re.sub(r"<class '(?:builtins\.)?([^']+)'>", r"\1", " ".join(text.split()))
 

@@ -130,9 +130,11 @@ class RunFolder:
     def forget_failures(self) -> None:
         """Let failed cells run once more: whoever starts the grid again has mended something."""
         with self.lock():
-            for folder in [self.pretrain, *map(self.cell, self.cells)]:
-                if (read_json(folder / "result.json") or {}).get("status") == "failed":
-                    (folder / "result.json").unlink()
+            again = [cell for cell in self.cells if (self.result(cell) or {}).get("status") == "failed"]
+            for folder in map(self.cell, again):
+                (folder / "result.json").unlink()
+            if (read_json(self.pretrain / "result.json") or {}).get("status") in ("failed", "diverged"):
+                (self.pretrain / "result.json").unlink()
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a cell, in the grid's order, with the keys of `results.json`."""

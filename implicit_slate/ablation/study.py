@@ -25,6 +25,7 @@ SQLITE_BUSY_SECONDS = 60
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats, since Optuna 2.9
+warnings.filterwarnings("ignore", "Heartbeat of storage is supposed")  # we keep the heart beating ourselves
 
 
 @dataclass

@@ -1,21 +1,19 @@
 """Workers: threads that claim cells and wait for the process of each."""
 
 import contextlib
-import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 
 from implicit_slate.ablation.experiment import Experiment
+from implicit_slate.ablation.forks import ask, fork_cell
 from implicit_slate.ablation.run_folder import CellLock, RunFolder, read_json, try_lock
 from implicit_slate.ablation.study import Queue
 from implicit_slate.errors import UserError
@@ -23,10 +21,6 @@ from implicit_slate.errors import UserError
 POLL_SECONDS = 1.0
 MOST_KILLS = 3
 """So many times a cell's process may die without a word (out of memory, say) before the cell counts as failed."""
-
-_context = get_context("forkserver")
-_context.set_forkserver_preload(["implicit_slate.ablation.cell"])
-
 
 @dataclass(frozen=True)
 class Resources:
@@ -61,35 +55,6 @@ class Resources:
             return None
         first = worker * self.devices
         return ",".join(self.accelerators[i % len(self.accelerators)] for i in range(first, first + self.devices))
-
-
-def start_forkserver() -> None:
-    """Begin importing what cells need, in a process of its own. To be called from the main thread."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us, who then end the cells
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def ask(function: str, *arguments) -> Any:
-    """What a function of this package (`"configure.check"`) returns, called in a fork that has imported everything."""
-    ours, theirs = _context.Pipe(duplex=False)
-    process = _context.Process(target=_answer, args=(theirs, function, *arguments))
-    process.start()
-    theirs.close()
-    try:
-        kind, content = ours.recv()
-    except EOFError:
-        kind, content = "error", f"the process for {function} died"
-    finally:
-        process.kill()
-        process.join()
-    if kind == "user error":
-        raise UserError(content)
-    if kind == "error":
-        raise RuntimeError(content)
-    return content
 
 
 class Workers:
@@ -189,8 +154,7 @@ class Workers:
         """Start the prepared cell's process; how to kill it, and how to wait for its end."""
         visible = self.resources.visible_devices(worker)
         if self.resources.devices == 1:
-            process = _context.Process(target=_run_forked, args=(folder, lock, self.resources.threads, visible))
-            process.start()
+            process = fork_cell(folder, lock, self.resources.threads, visible)
             return process.kill, process.join
         environment = dict(os.environ)
         if visible is not None:
@@ -213,23 +177,3 @@ class Workers:
                 os.killpg(ranks.pid, signal.SIGKILL)
 
         return kill, ranks.wait
-
-
-def _answer(connection, function: str, *arguments) -> None:
-    with open(os.devnull, "w") as quiet:  # Lightning talks
-        os.dup2(quiet.fileno(), 1)
-        os.dup2(quiet.fileno(), 2)
-    module, name = function.split(".")
-    try:
-        value = getattr(importlib.import_module(f"implicit_slate.ablation.{module}"), name)(*arguments)
-        connection.send(("value", value))
-    except UserError as error:
-        connection.send(("user error", str(error)))
-    except BaseException:
-        connection.send(("error", traceback.format_exc()))
-
-
-def _run_forked(*arguments) -> None:
-    from implicit_slate.ablation import cell
-
-    cell.run_forked(*arguments)

@@ -1,0 +1,82 @@
+"""Grids of tiny models, and the command as a user starts it."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EXPERIMENT = """\
+trainer:
+  max_steps: 60
+  accelerator: cpu
+  val_check_interval: 5
+  log_every_n_steps: 5
+  callbacks: [{class_path: implicit_slate.ablation.resume.ResumePoint, init_args: {every_seconds: 0.2}}]
+model: {class_path: tiny.TinyModule}
+data: {class_path: tiny.TinyData}
+"""
+
+ABLATIONS = """\
+axes:
+  gradient: {unrolled: {model.gradient: unrolled}, implicit: {model.gradient: implicit}}
+  clip: {on: {}, off: {model.optimization.clip_norm: null}}
+  end: {well: {}, diverged: {model.diverge_at: 17}, failed: {model.fail_at: 13}}
+  pause: {0: {}, 40: {model.pause: 0.04}}
+grids:
+  pair: {experiment: experiment.yaml, cells: gradient}
+  slow:
+    experiment: experiment.yaml
+    pretrain: {experiment: experiment.yaml, checkpoint: model.checkpoint}
+    cells: {chain: [{product: [gradient, clip, {pause: 40}]}, {product: [{end: diverged}, {pause: 40}]}]}
+  ends: {experiment: experiment.yaml, cells: end}
+"""
+
+
+class Grids:
+    """A folder with grids of tiny models."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.started: list[subprocess.Popen] = []
+        (path / "ablations.yaml").write_text(ABLATIONS)
+        (path / "experiment.yaml").write_text(EXPERIMENT)
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """`implicit-slate ablate` in the folder."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "implicit_slate.cli", "ablate", *arguments],
+            cwd=self.path,
+            env=os.environ | {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[2]}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr of the command."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=240)
+        return process.returncode, out, err
+
+
+@pytest.fixture
+def grids(tmp_path):
+    grids = Grids(tmp_path)
+    yield grids
+    for process in grids.started:
+        process.kill()
+        process.wait()
+
+
+def wait_until(condition, seconds: float = 120.0):
+    """Wait for a condition, and return what it gave."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+    return value
