@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from implicit_slate import __version__
 from implicit_slate.errors import UserError, nearest
@@ -10,8 +11,12 @@ from implicit_slate.errors import UserError, nearest
 
 def lightning(argv: list[str]) -> int:
     from callbacks import Diverged
+    from implicit_slate.ablation.matrix import load_yaml
     from implicit_slate.training.experiment_cli import ExperimentCLI
 
+    for flag, value in zip(argv, argv[1:], strict=False):
+        if flag in ("-c", "--config"):
+            load_yaml(Path(value))  # for its errors, which name file and line
     try:
         ExperimentCLI(args=argv)
     except Diverged as error:

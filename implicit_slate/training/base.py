@@ -32,7 +32,10 @@ class TrainingModule(L.LightningModule):
             {"params": parameters, "lr": rates[name], "name": name}
             for name, parameters in self.parameter_groups().items()
         ]
-        return torch.optim.Adam(groups, lr=self.optimization.learning_rate)
+        # The fused update does the same in one pass; under a gradient scaler it would take over the unscaling from
+        # Lightning, which then refuses to clip.
+        fused = self._trainer is None or getattr(self.trainer.precision_plugin, "scaler", None) is None
+        return torch.optim.Adam(groups, lr=self.optimization.learning_rate, fused=fused)
 
     def on_train_batch_start(self, batch, batch_idx) -> None:
         # Noise depends on nothing before this step, so that a resumed run repeats the one that was not interrupted.

@@ -1,35 +1,28 @@
 """Experiment files as LightningCLI reads them, with its errors folded to one line."""
 
+import dataclasses
+import inspect
+import logging
 import re
 
 import lightning as L
+from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from implicit_slate.errors import UserError, nearest
 
+logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
+
 
 class _Parser(LightningArgumentParser):
-    def error(self, message, ex=None):  # jsonargparse prints usage and exits; we say what is wrong and where to look
-        raise UserError(f"{fold(str(message), self)} (see --help)")
-
-
-def fold(message: str, parser: LightningArgumentParser) -> str:
-    """jsonargparse's message on one line, with the nearest known key where a key is unknown."""
-    line = " ".join(line.strip(" -") for line in message.splitlines() if line.strip())
-    unknown = re.search(r"(?:Unrecognized arguments:|unrecognized arguments:) --([\w.]+)|[Kk]ey '([\w.]+)' is not", line)
-    hint = ""
-    if unknown:
-        name = unknown[1] or unknown[2]
-        known = [action.dest for action in parser._actions if action.dest]
-        prefix = name.rpartition(".")[0]
-        hint = nearest(name, known) if any(k.startswith(prefix) for k in known) else ""
-    return line[:400] + hint
+    def error(self, message, ex=None):  # jsonargparse prints its usage and exits
+        raise UserError(fold(str(message)))
 
 
 class ExperimentCLI(LightningCLI):
-    """A trainer, a model and its data from one YAML file and overrides."""
+    """A trainer, a model and its data from one YAML file and overrides. Raises `UserError` for what is wrong in them."""
 
-    def __init__(self, args: list[str] | dict | None = None, run: bool = True, **kwargs):
+    def __init__(self, args: list[str] | None = None, run: bool = True):
         super().__init__(
             model_class=L.LightningModule,
             datamodule_class=L.LightningDataModule,
@@ -37,14 +30,51 @@ class ExperimentCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"overwrite": True},  # a run's own folder, made for it
+            # Our data modules split their batches over processes themselves, as a function of the step.
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
             args=args,
             run=run,
-            **kwargs,
         )
 
     def init_parser(self, **kwargs) -> LightningArgumentParser:
-        return _Parser(**kwargs)
+        parser = _Parser(**kwargs)
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help="an experiment file (YAML)")
+        return parser
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
+            raise UserError(fold(str(error))) from error
 
 
+def fold(message: str) -> str:
+    """jsonargparse's message, many lines long, as the one that tells; with the nearest known key for an unknown one."""
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    nested = re.search(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)", message)  # an override as the command line gave it
+    if "Errors:" in lines:  # of the alternatives that a value was tried against, the first is the one meant
+        lines = lines[lines.index("Errors:") + 1 :]
+    unknown = re.search(
+        r"[Oo]ption '([\w.]+)' is not accepted|not accept option '([\w.]+)'|nrecognized arguments: --([\w.]+)", lines[0]
+    )
+    if unknown:
+        name = next(filter(None, unknown.groups()))
+        return f"unknown option {name!r}{nearest(name, _options())} (see --help)"
+    text = re.sub(r"\s*\(see --help\)", "", lines[0])
+    if text.endswith(":") and len(lines) > 1:
+        text += " " + lines[1]
+    if nested:
+        text = f"{nested[1]}={nested[2]}: {text}"
+    return re.sub(r"<class '(\w+)'>|typing\.", r"\1", text) + " (see --help)"
+
+
+def _options() -> list[str]:
+    """Every option of our modules as it is spelled behind `model.`, and the trainer's in full."""
+    from implicit_slate.models import SLATE
+    from implicit_slate.training import DVAEModule, Optimization, SLATEModule
+
+    classes = (SLATEModule, SLATE, DVAEModule)
+    options = {name for kind in classes for name in inspect.signature(kind).parameters if name != "slate"}
+    options |= {f"optimization.{field.name}" for field in dataclasses.fields(Optimization)}
+    return sorted(options) + [f"trainer.{name}" for name in inspect.signature(L.Trainer).parameters]
