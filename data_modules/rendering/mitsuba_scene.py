@@ -1,0 +1,153 @@
+"""A CLEVR-Mirror scene description as a Mitsuba scene: geometry, materials, lamps and camera.
+
+All figures are those of the public generator's scene and material files (Blender, Cycles), unless they are marked as
+fitted: those were fitted to renderings of the same scenes in Cycles.
+"""
+
+import math
+
+import numpy as np
+
+from data_modules.rendering import geometry
+from data_modules.rendering.scenes import COLORS, LAMPS, RADII, Lamp, Scene
+from implicit_slate.errors import UserError
+
+FIELD_OF_VIEW = 2 * math.degrees(math.atan(16 / 35))  # a 35 mm lens on a 32 mm sensor
+MIRROR_HALF_EXTENTS = (0.0625, 5.0, 3.125)
+MIRROR_TURN = 90.0  # radians: the generator gives degrees where Blender wants radians, so 116.6° in truth
+SUN_IRRADIANCE = 0.45
+SUN_EULER = (0.236, 0.417, 0.097)
+GROUND_ALBEDO = 0.8
+GROUND_FRONT = 12.0  # fitted: how far the sheet reaches to the camera's side, which the mirror shows
+WALL_START, WALL_RADIUS, WALL_HEIGHT = 10.0, 15.0, 40.0  # fitted; the wall stands about 25 units behind the objects
+MAX_DEPTH = 6
+
+_MESHES = {"cube": geometry.rounded_cube(), "cylinder": geometry.rounded_cylinder()}
+
+
+def load_mitsuba():
+    """The mitsuba module, set to its scalar variant and to one thread.
+
+    Raises:
+        UserError: Mitsuba is not installed.
+    """
+    try:
+        import drjit
+        import mitsuba
+    except ImportError as error:
+        raise UserError(f"rendering needs the extra 'render': make setup EXTRAS=render ({error})") from None
+    mitsuba.set_variant("scalar_rgb")
+    drjit.set_thread_count(1)  # scenes are spread over processes instead
+    return mitsuba
+
+
+def build(mi, scene: Scene, size: int, lit: bool = True):
+    """The mitsuba.Scene of `scene` for `size` × `size` images, and what its shapes are.
+
+    Args:
+        lit: with lamps and sun; without, only shapes are there, and nothing but a scene's things hides them.
+
+    Returns:
+        (mitsuba_scene, labels): labels[i] is 0 for background and mirror, k for the k-th object (from 1), and -1
+        for the mirror, where i is what Mitsuba calls shape_index.
+    """
+    transform = mi.ScalarTransform4f
+    away = np.array(scene["directions"]["behind"][:2])
+    description = {
+        "type": "scene",
+        "sensor": {
+            "type": "perspective",
+            "fov": FIELD_OF_VIEW,
+            "fov_axis": "x",
+            "to_world": transform().look_at(origin=scene["camera"]["location"], target=[0, 0, 0], up=[0, 0, 1]),
+            "film": {"type": "hdrfilm", "width": size, "height": size, "rfilter": {"type": "box"},
+                     "pixel_format": "rgb", "component_format": "float32"},
+            "sampler": {"type": "multijitter"},
+        },
+        "ground": _mesh(mi, "ground", geometry.ground(away, GROUND_FRONT, WALL_START, WALL_RADIUS, WALL_HEIGHT),
+                        {"type": "twosided", "bsdf": _diffuse(GROUND_ALBEDO)}),
+    }
+    if lit:
+        description["sun"] = {"type": "directional", "direction": _sun_direction(), "irradiance": SUN_IRRADIANCE}
+        for name, lamp in LAMPS.items():
+            description[name] = _lamp(transform, lamp, scene["lamps"][name])
+    labels = {}
+    for number, thing in enumerate(scene["objects"], start=1):
+        labels[f"object{number}"] = number
+        description[f"object{number}"] = _object(mi, f"object{number}", thing)
+    if scene["mirror_x"] is not None:
+        labels["mirror"] = -1
+        description["mirror"] = {
+            "type": "cube",
+            "to_world": transform().translate([scene["mirror_x"], 5.0, 2.5])
+            .rotate([0, 0, 1], math.degrees(MIRROR_TURN)).scale(list(MIRROR_HALF_EXTENTS)),
+            "bsdf": _metal((0.5, 0.5, 0.5)),
+        }
+    # Without `optimize=False` Mitsuba merges meshes, and a shape's index no longer tells which object it is.
+    built = mi.load_dict(description, optimize=False)
+    return built, np.array([labels.get(shape.id(), 0) for shape in built.shapes()])
+
+
+def _object(mi, name: str, thing: dict):
+    radius, center = RADII[thing["size"]], np.array(thing["3d_coords"])
+    color = tuple(channel / 255 for channel in COLORS[thing["color"]])  # used as linear values, as the generator does
+    bsdf = {"rubber": _rubber, "metal": _metal}[thing["material"]](color)
+    if thing["shape"] == "sphere":
+        return {"type": "sphere", "center": center.tolist(), "radius": radius, "bsdf": bsdf}
+    angle = thing["rotation"]  # radians, see scenes.py
+    turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
+    vertices, normals, faces = _MESHES[thing["shape"]]
+    return _mesh(mi, name, (radius * vertices @ turn.T + center, normals @ turn.T, faces), bsdf)
+
+
+def _mesh(mi, name: str, mesh: geometry.Mesh, bsdf: dict):
+    vertices, normals, faces = mesh
+    properties = mi.Properties()
+    properties["bsdf"] = mi.load_dict(bsdf)
+    made = mi.Mesh(name, len(vertices), len(faces), has_vertex_normals=True, props=properties)
+    parameters = mi.traverse(made)
+    parameters["vertex_positions"] = vertices.ravel().astype(np.float32)
+    parameters["vertex_normals"] = normals.ravel().astype(np.float32)
+    parameters["faces"] = faces.ravel().astype(np.uint32)
+    parameters.update()
+    return made
+
+
+def _rgb(values) -> dict:
+    return {"type": "rgb", "value": list(values)}
+
+
+def _diffuse(albedo: float) -> dict:
+    return {"type": "diffuse", "reflectance": _rgb([albedo] * 3)}
+
+
+def _rubber(color) -> dict:
+    """Diffuse under a rough gloss of IOR 1.2; the generator's Fresnel velvet is left out."""
+    return {"type": "roughplastic", "diffuse_reflectance": _rgb(color), "int_ior": 1.2, "alpha": 0.35}
+
+
+def _metal(color) -> dict:
+    """Two glossy lobes tinted by the colour; Mitsuba's alpha is Blender's roughness squared."""
+    def lobe(roughness: float) -> dict:
+        return {"type": "roughconductor", "material": "none", "distribution": "ggx", "alpha": roughness**2,
+                "specular_reflectance": _rgb(color)}
+    return {"type": "blendbsdf", "weight": 0.4, "smooth": lobe(0.1), "rough": lobe(0.447)}
+
+
+def _lamp(transform, lamp: Lamp, location) -> dict:
+    radiance = lamp.watts / (math.pi * lamp.side**2)
+    return {
+        "type": "rectangle",
+        "to_world": transform().look_at(origin=location, target=[0, 0, 0], up=[0, 0, 1]).scale(lamp.side / 2),
+        "emitter": {"type": "area", "radiance": _rgb(radiance * channel for channel in lamp.color)},
+        "bsdf": {"type": "null"},  # else lamps would cast shadows
+    }
+
+
+def _sun_direction() -> list[float]:
+    """Blender's lamps shine along their -z axis, turned by x, then y, then z."""
+    x, y, z = SUN_EULER
+    turn_x = np.array([[1, 0, 0], [0, math.cos(x), -math.sin(x)], [0, math.sin(x), math.cos(x)]])
+    turn_y = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
+    turn_z = np.array([[math.cos(z), -math.sin(z), 0], [math.sin(z), math.cos(z), 0], [0, 0, 1]])
+    return (turn_z @ turn_y @ turn_x @ np.array([0.0, 0.0, -1.0])).tolist()

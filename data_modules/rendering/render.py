@@ -1,0 +1,70 @@
+"""From a scene description to its picture and its masks."""
+
+import numpy as np
+
+from data_modules.rendering import mitsuba_scene
+from data_modules.rendering.scenes import MAX_OBJECTS, MIN_OBJECTS, Scene, min_pixels, sample_scene
+
+PASSES = 4  # independent renderings of a picture, between which fireflies are told from light
+FIREFLY = 1.2  # a pass may exceed the (lower) median of its pixel by this factor
+MASK_SUPERSAMPLING = 4
+
+
+def sample_visible_scene(mi, rng: np.random.Generator, size: int, mirror: bool) -> tuple[Scene, np.ndarray]:
+    """A scene in which every object, and the mirror, is seen in enough pixels; and its mask, uint8 (size, size).
+
+    The number of objects is drawn once: scenes that fail are drawn anew with the same number, so that crowded scenes
+    are not rarer.
+    """
+    num_objects = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
+    wanted = np.array([*range(1, num_objects + 1), *([-1] if mirror else [])])
+    while True:
+        scene = sample_scene(rng, num_objects, mirror)
+        labels = render_labels(mi, scene, size)
+        if all((labels == label).sum() >= min_pixels(size) for label in wanted):
+            return scene, to_mask(labels)
+
+
+def render_labels(mi, scene: Scene, size: int) -> np.ndarray:
+    """What is directly seen in each pixel, int (size, size): 0 background, i the i-th object, -1 the mirror.
+
+    Each pixel takes the label that most of its 4 × 4 subpixels show.
+    """
+    fine = size * MASK_SUPERSAMPLING
+    built, labels = mitsuba_scene.build(mi, scene, fine, lit=False)
+    integrator = mi.load_dict({"type": "aov", "aovs": "shape:shape_index"})
+    # Mitsuba writes the index plus one, and 0 where a ray leaves the scene.
+    index = np.array(mi.render(built, integrator=integrator, spp=1, seed=0))[..., -1].round().astype(int)
+    seen = np.concatenate([[0], labels])[index].reshape(size, MASK_SUPERSAMPLING, size, MASK_SUPERSAMPLING)
+    values = np.unique(seen)
+    votes = np.stack([(seen == value).sum(axis=(1, 3)) for value in values])
+    return values[votes.argmax(axis=0)]
+
+
+def to_mask(labels: np.ndarray) -> np.ndarray:
+    """Labels as they are stored: uint8, with the mirror as background."""
+    return labels.clip(0).astype(np.uint8)
+
+
+def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.ndarray:
+    """The picture, uint8 (size, size, 3) in sRGB, from `samples` paths a pixel.
+
+    Lamps seen through glossy metal give fireflies, single paths of enormous brightness. So the picture is rendered
+    in independent passes, and a pass that is above the median of its pixel is cut before the mean is taken.
+    """
+    built, _ = mitsuba_scene.build(mi, scene, size)
+    integrator = mi.load_dict({"type": "volpath", "max_depth": mitsuba_scene.MAX_DEPTH, "hide_emitters": True})
+    spp = max(1, samples // PASSES)
+    passes = np.stack([
+        np.array(mi.render(built, integrator=integrator, spp=spp, seed=(seed * PASSES + number) % 2**32))
+        for number in range(PASSES)
+    ])
+    lower_median = np.sort(passes, axis=0)[(PASSES - 1) // 2]
+    linear = np.minimum(passes, FIREFLY * lower_median).mean(axis=0)
+    return (to_srgb(linear) * 255).round().astype(np.uint8)
+
+
+def to_srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear light, clipped to [0, 1], in the sRGB transfer curve (IEC 61966-2-1)."""
+    linear = linear.clip(0.0, 1.0)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

@@ -1,0 +1,161 @@
+"""Scene descriptions: what stands where in a CLEVR-Mirror scene, by the rules of its public generator.
+
+A scene is the dictionary that is written as `scenes/<stem>.json`: the keys of CLEVR's own scene files (`split`,
+`image_index`, `image_filename`, `objects`, `directions`) and what else it takes to make the same picture again
+(`camera`, `lamps`, `mirror_x`, which is None in a scene without a mirror). Lengths are Blender units. `rotation` is
+the generator's: 360 times a uniform number, which Blender then took as *radians*.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from implicit_slate.errors import UserError
+
+Scene = dict[str, Any]
+
+SHAPES = ("cube", "sphere", "cylinder")
+MATERIALS = ("rubber", "metal")
+RADII = {"large": 0.7, "small": 0.55}  # half-extents
+COLORS = {
+    "gray": (87, 87, 87), "red": (173, 35, 35), "blue": (42, 75, 215), "green": (29, 105, 20),
+    "brown": (129, 74, 25), "purple": (129, 38, 192), "cyan": (41, 208, 208), "yellow": (255, 238, 51),
+}
+
+MIN_OBJECTS, MAX_OBJECTS = 3, 6
+MIN_GAP = 0.25  # between the circles around two objects
+MIN_MARGIN = 0.25  # along each of left, right, front and behind, so that these words are never in doubt
+MAX_TRIES = 50  # for one object, before the scene starts again
+MIN_PIXELS = 100  # of every object and of the mirror, at 128 × 128
+CAMERA, CAMERA_JITTER = (7.481, -6.508, 5.344), 0.5
+LAMP_JITTER = 1.0
+MIRROR_X = (-7.0, 0.0)
+
+
+class Lamp(NamedTuple):
+    """A square area light that looks at the origin."""
+
+    location: tuple[float, float, float]
+    side: float
+    watts: float
+    color: tuple[float, float, float]
+
+
+LAMPS = {
+    "Lamp_Key": Lamp((6.447, -2.905, 4.258), 0.5, 78.5, (1.0, 0.932, 0.817)),
+    "Lamp_Fill": Lamp((-4.671, -4.014, 3.011), 0.5, 23.6, (0.762, 0.818, 1.0)),
+    "Lamp_Back": Lamp((-1.169, 2.646, 5.816), 1.0, 39.3, (1.0, 1.0, 1.0)),
+}
+
+
+def min_pixels(size: int) -> int:
+    """How many pixels of every object, and of the mirror, must be seen in a `size` × `size` picture."""
+    return math.ceil(MIN_PIXELS * (size / 128) ** 2)
+
+
+def sample_scene(rng: np.random.Generator, num_objects: int, mirror: bool) -> Scene:
+    """A scene that keeps the rules of placement. Visibility needs a renderer: `render.sample_visible_scene` adds it."""
+    camera = np.array(CAMERA) + rng.uniform(-CAMERA_JITTER, CAMERA_JITTER, 3)
+    directions = ground_directions(camera)
+    lamps = {name: np.array(lamp.location) + rng.uniform(-LAMP_JITTER, LAMP_JITTER, 3) for name, lamp in LAMPS.items()}
+    mirror_x = rng.uniform(*MIRROR_X) if mirror else None
+    objects = None
+    while objects is None:
+        objects = _place_objects(rng, num_objects, directions)
+    return {
+        "split": "new",
+        "objects": objects,
+        "directions": {name: _rounded(direction) for name, direction in directions.items()},
+        "camera": {"location": _rounded(camera), "rotation_euler": _rounded(_camera_euler(camera))},
+        "lamps": {name: _rounded(location) for name, location in lamps.items()},
+        "mirror_x": None if mirror_x is None else round(mirror_x, 6),
+    }
+
+
+def name_scene(scene: Scene, index: int, size: int) -> Scene:
+    """`scene` with what depends on its number and on the size of its picture: names and pixel coordinates."""
+    objects = [{**thing, "pixel_coords": project(scene, thing["3d_coords"], size)} for thing in scene["objects"]]
+    return {"split": scene["split"], "image_index": index, "image_filename": f"CLEVR_new_{index:010d}.png",
+            "objects": objects, **{key: scene[key] for key in ("directions", "camera", "lamps", "mirror_x")}}
+
+
+def check_scene(scene: Any, path) -> None:
+    """UserError naming `path` and the key when a scene that was read lacks what it takes to render it."""
+    try:
+        for thing in scene["objects"]:
+            RADII[thing["size"]], COLORS[thing["color"]]
+            if thing["shape"] not in SHAPES or thing["material"] not in MATERIALS:
+                raise ValueError(f"shape {thing['shape']!r} of {thing['material']!r}")
+            _check_point(thing["3d_coords"])
+            float(thing["rotation"])
+        _check_point(scene["directions"]["behind"])
+        _check_point(scene["camera"]["location"])
+        for name in LAMPS:
+            _check_point(scene["lamps"][name])
+        if scene["mirror_x"] is not None:
+            float(scene["mirror_x"])
+    except KeyError as error:
+        raise UserError(f"{path}: expected a scene with all of its keys and known names; {error} is not") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a scene that can be rendered ({error})") from None
+
+
+def ground_directions(camera: np.ndarray) -> dict[str, np.ndarray]:
+    """Unit vectors (3,) on the ground for behind, front, left and right, as seen from `camera` looking at the origin."""
+    behind = -np.array([camera[0], camera[1], 0.0]) / np.hypot(camera[0], camera[1])
+    left = np.array([-behind[1], behind[0], 0.0])
+    return {"behind": behind, "front": -behind, "left": left, "right": -left}
+
+
+def project(scene: Scene, point, size: int) -> list:
+    """Where `point` (3,) is seen in a `size` × `size` picture: [x, y, depth along the optical axis]; y grows downwards."""
+    camera = np.array(scene["camera"]["location"])
+    forward = -camera / np.linalg.norm(camera)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    ray = np.array(point) - camera
+    depth = ray @ forward
+    zoom = 35 / 32 / depth  # lens over sensor
+    x, y = 0.5 + zoom * (ray @ right), 0.5 - zoom * (ray @ np.cross(right, forward))
+    return [round(float(x * size)), round(float(y * size)), round(float(depth), 6)]
+
+
+def _place_objects(rng: np.random.Generator, num_objects: int, directions: dict) -> list[dict] | None:
+    """Objects that keep their distances, or None when one of them found no place."""
+    objects: list[dict] = []
+    for _ in range(num_objects):
+        size = str(rng.choice(list(RADII)))
+        for _ in range(MAX_TRIES):
+            center = np.array([*rng.uniform(-3.0, 3.0, 2), RADII[size]])
+            if all(_apart(center, size, older, directions) for older in objects):
+                break
+        else:
+            return None
+        objects.append({
+            "shape": str(rng.choice(SHAPES)), "size": size, "material": str(rng.choice(MATERIALS)),
+            "color": str(rng.choice(list(COLORS))), "rotation": round(360.0 * rng.random(), 6),
+            "3d_coords": _rounded(center),
+        })
+    return objects
+
+
+def _apart(center: np.ndarray, size: str, older: dict, directions: dict) -> bool:
+    offset = center - np.array(older["3d_coords"])
+    if np.hypot(offset[0], offset[1]) - RADII[size] - RADII[older["size"]] < MIN_GAP:
+        return False
+    return not any(0 < offset[:2] @ direction[:2] < MIN_MARGIN for direction in directions.values())
+
+
+def _check_point(values) -> None:
+    if np.asarray(values, dtype=float).shape != (3,):
+        raise ValueError(f"expected three coordinates, found {values}")
+
+
+def _camera_euler(camera: np.ndarray) -> list[float]:
+    """Blender's Euler angles of a camera at `camera` that looks at the origin, z up."""
+    return [math.atan2(np.hypot(camera[0], camera[1]), camera[2]), 0.0, math.atan2(camera[0], -camera[1])]
+
+
+def _rounded(values) -> list[float]:
+    return [round(float(value), 6) + 0.0 for value in values]  # + 0.0: no -0.0
