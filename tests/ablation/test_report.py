@@ -277,6 +277,14 @@ def test_values_that_are_not_finite_leave_the_curve(tmp_path):
     assert cell.curves["grad_norm"].steps.tolist() == [0, 2] and cell.curves["grad_norm"].values.tolist() == [1.0, 3.0]
 
 
+def test_events_that_are_being_written_are_read_as_far_as_they_go(tmp_path):
+    write_cell(tmp_path)
+    [events] = tmp_path.glob("cells/*/events*")
+    events.write_bytes(events.read_bytes()[:-30])
+    [cell] = read_run(tmp_path).cells
+    assert cell.curves["val/cross_entropy"].steps.tolist() == [0, 10, 20, 30, 40]
+
+
 @pytest.mark.parametrize(
     "name, content, complaint",
     [

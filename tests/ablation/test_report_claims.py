@@ -121,6 +121,17 @@ def test_gradients_that_explode_with_clipping_too_are_not_laid_to_its_removal():
     )
 
 
+def test_larger_is_not_yet_an_explosion():
+    def make(gradient, axes, seed):
+        return {"gradient_norm": 50.0 + seed if gradient == "unrolled" else 20.0}
+
+    claim = judge(grid(make))[CLIP_GRADIENT]
+    assert claim.verdict == "shown in part"
+    assert (
+        "50 to 51 unrolled, 20 implicit (the ranges over seeds are apart, but by less than 10 times)" in claim.sentence
+    )
+
+
 def test_diverged_cells_lie_above_every_number():
     def make(gradient, axes, seed):
         return {"status": "diverged" if gradient == "unrolled" and axes["warmup"] == "off" else "complete"}
