@@ -1,0 +1,96 @@
+"""The transformer decoder: what a position may see, its cache, its two ways to attend, its initial weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from implicit_slate.errors import UserError
+from implicit_slate.models.layers import Dropout
+from implicit_slate.models.transformer import Attention, TransformerDecoder
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def make(dropout: float = 0.0, num_blocks: int = 2) -> tuple[TransformerDecoder, torch.Tensor, torch.Tensor]:
+    """A decoder, an input (B, N, D) and slots (B, K, D)."""
+    return TransformerDecoder(16, num_blocks, 4, dropout), torch.randn(2, 9, 16), torch.randn(2, 3, 16)
+
+
+@pytest.fixture
+def without_dropping(monkeypatch):
+    """Training mode with the code path of dropout, and nothing dropped."""
+    monkeypatch.setattr(Dropout, "forward", lambda self, x: x)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_position_sees_no_later_one(dropout, without_dropping):
+    decoder, x, slots = make(dropout)
+    later = x.clone()
+    later[:, 5:] += torch.randn(2, 4, 16)
+    before, after = decoder(x, slots), decoder(later, slots)
+    assert torch.allclose(before[:, :5], after[:, :5], atol=1e-6)
+    assert ((before - after)[:, 5:].abs().amax(-1) > 1e-3).all()
+
+
+def test_every_position_sees_itself_and_every_slot():
+    decoder, x, slots = make()
+    x.requires_grad_(), slots.requires_grad_()
+    decoder(x, slots)[0, 4, 0].backward()  # one feature: the sum of a LayerNorm's outputs is constant
+    assert (x.grad[0, :5].abs().amax(-1) > 0).all() and not x.grad[0, 5:].any()
+    assert (slots.grad[0].abs().amax(-1) > 0).all() and not slots.grad[1].any()
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_attention_spelled_out_for_dropout_is_scaled_dot_product_attention(is_causal, without_dropping):
+    attention, x = Attention(16, 4, dropout=0.1, gain=1.0), torch.randn(2, 9, 16)
+    x.requires_grad_()
+    results = []
+    for training in (True, False):
+        attention.train(training)
+        y = attention(x, *attention.keys_and_values(x), is_causal)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *attention.parameters()])))
+    for spelled_out, fused in zip(*results, strict=True):
+        assert torch.allclose(spelled_out, fused, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_on_attention_weights_is_unbiased_and_there():
+    attention, x = Attention(16, 4, dropout=0.3, gain=1.0), torch.randn(1, 9, 16)
+    with torch.no_grad():
+        expected = attention.eval()(x, *attention.keys_and_values(x))
+        x = x.expand(20_000, 9, 16)
+        samples = attention.train()(x, *attention.keys_and_values(x))
+    error = samples.std(0) / len(samples) ** 0.5
+    assert ((samples.mean(0) - expected[0]).abs() < 5 * error).all()
+    # Weights are dropped before outputs are: without that, a kept output would always be the same.
+    kept = samples[:, 0, 0][samples[:, 0, 0] != 0]
+    assert kept.std() > 0.01
+
+
+def test_stepping_through_the_cache_is_the_whole_sequence_at_once():
+    decoder, x, slots = make(num_blocks=3)
+    cache = decoder.make_cache(slots, 9)
+    steps = [decoder.step(x[:, i : i + 1], cache, i) for i in range(9)]
+    assert torch.allclose(torch.cat(steps, dim=1), decoder(x, slots), atol=1e-5)
+
+
+def test_width_must_divide_by_heads():
+    with pytest.raises(UserError, match="d_model=16 is not divisible by num_heads=3"):
+        TransformerDecoder(16, 1, 3, 0.0)
+
+
+def test_initialisation():
+    decoder = TransformerDecoder(64, 4, 4, 0.0)
+    xavier, gain = (6 / 128) ** 0.5, 12**-0.5
+    for block in decoder.blocks:
+        bounds = {block.ffn[0]: (6 / 64) ** 0.5, block.ffn[2]: gain * (6 / (64 + 256)) ** 0.5}
+        for attention in (block.self_attention, block.cross_attention):
+            bounds |= {attention.project_q: xavier, attention.project_k: xavier, attention.project_v: xavier}
+            bounds[attention.project_out] = gain * xavier
+        for layer, bound in bounds.items():
+            assert 0.97 * bound < layer.weight.abs().max() <= bound
+            assert (layer.bias is None) == (layer not in (block.ffn[0], block.ffn[2]))
+            assert layer.bias is None or not layer.bias.any()
+    assert sum(isinstance(module, nn.LayerNorm) for module in decoder.modules()) == 3 * 4 + 1
