@@ -305,6 +305,11 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path, name, content, complain
     assert not (tmp_path / "report").exists()
 
 
+def test_the_command_without_a_folder_is_refused_in_one_line():
+    with pytest.raises(UserError, match="RUN_DIR"):
+        main([])
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         write_report(tmp_path / "missing")

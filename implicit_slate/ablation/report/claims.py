@@ -3,8 +3,8 @@
 No verdict is written down beforehand. A claim is taken apart into comparisons of two groups of seeds, one of which the
 claim says lies above the other. A comparison goes *as claimed* where every value of the one group lies above every
 value of the other (*by less* where it falls short of a factor that the claim needs), *opposite* where every value lies
-below, and stays *open* where the ranges overlap. A group of *one seed* has no range and decides nothing. A diverged cell
-counts as above every number.
+below, and stays *open* where the ranges overlap. A group of *one seed* has no range and decides nothing. A diverged
+cell counts as above every number.
 """
 
 import math
