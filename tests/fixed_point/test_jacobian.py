@@ -1,0 +1,111 @@
+"""Jacobian measurements against dense linear algebra."""
+
+import math
+
+import pytest
+import torch
+
+from implicit_slate.fixed_point import dense_jacobian, largest_singular_value, spectral_norm, spectral_radius
+
+
+def linear_map(*matrices):
+    """One matrix an image: z -> A z."""
+    stacked = torch.stack([torch.as_tensor(m, dtype=torch.float64) for m in matrices])
+    return stacked, lambda z: torch.einsum("bij,bj->bi", stacked, z)
+
+
+def random_matrices(count, size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, size, size, generator=generator, dtype=torch.float64)
+
+
+def rotation(angle, radius=0.9):
+    return radius * torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+
+def test_dense_jacobian_of_a_linear_map_is_its_matrix():
+    matrices, f = linear_map(*random_matrices(3, 6))
+    assert torch.allclose(dense_jacobian(f, torch.ones(3, 6, dtype=torch.float64)), matrices)
+
+
+@pytest.mark.parametrize("method", ["power", "lanczos"])
+def test_spectral_norm_of_random_matrices(method):
+    matrices, f = linear_map(*random_matrices(4, 12))
+    norm = spectral_norm(f, torch.zeros(4, 12, dtype=torch.float64), max_iterations=5000, tol=1e-8, method=method)
+    assert torch.allclose(norm, torch.linalg.matrix_norm(matrices, 2), rtol=1e-6)
+
+
+def test_spectral_norm_with_nearly_equal_singular_values():
+    left, _ = torch.linalg.qr(random_matrices(1, 40)[0])
+    right, _ = torch.linalg.qr(random_matrices(1, 40, seed=1)[0])
+    values = torch.cat([torch.tensor([1.0, 0.9999, 0.994]), torch.linspace(0.98, 0.1, 37)]).double()
+    _, f = linear_map(left * values @ right)
+    assert abs(spectral_norm(f, torch.zeros(1, 40, dtype=torch.float64)).item() - 1) < 1e-4
+
+
+def test_lanczos_takes_far_fewer_rounds_than_power_iteration():
+    _, f = linear_map(*random_matrices(2, 60))
+    z = torch.zeros(2, 60, dtype=torch.float64)
+    rounds = {m: largest_singular_value(f, z, 2000, 1e-5, method=m).iterations for m in ("power", "lanczos")}
+    assert rounds["lanczos"] * 3 < rounds["power"]
+
+
+def test_a_warm_start_saves_rounds():
+    matrices = random_matrices(2, 60)
+    _, f = linear_map(*matrices)
+    _, similar = linear_map(*(matrices + 1e-4 * random_matrices(2, 60, seed=5)))
+    z = torch.zeros(2, 60, dtype=torch.float64)
+    cold = largest_singular_value(similar, z)
+    warm = largest_singular_value(similar, z, v0=largest_singular_value(f, z).vector)
+    assert warm.iterations < cold.iterations
+    assert torch.allclose(warm.value, cold.value, rtol=1e-5)
+
+
+def test_images_that_converge_early_keep_their_answer():
+    easy = torch.diag(torch.tensor([3.0] + [1e-9] * 29))
+    _, f = linear_map(easy, random_matrices(1, 30)[0], torch.zeros(30, 30))
+    norm = spectral_norm(f, torch.zeros(3, 30, dtype=torch.float64))
+    assert norm[0].item() == pytest.approx(3.0, rel=1e-6)
+    assert norm[2].item() == 0
+    assert torch.isfinite(norm).all()
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 2, 2.5, math.pi])
+def test_spectral_radius_of_a_rotation(angle):
+    _, f = linear_map(rotation(angle))
+    assert spectral_radius(f, torch.zeros(1, 2, dtype=torch.float64)).item() == pytest.approx(0.9, rel=1e-6)
+
+
+def test_spectral_radius_of_random_and_non_normal_matrices():
+    matrices = random_matrices(4, 20)
+    matrices[0] = 0.3 * torch.triu(matrices[0], 1) + torch.diag(torch.linspace(0.1, 0.9, 20))
+    _, f = linear_map(*matrices)
+    expected = torch.linalg.eigvals(matrices).abs().amax(1)
+    assert torch.allclose(spectral_radius(f, torch.zeros(4, 20, dtype=torch.float64)), expected, rtol=1e-4)
+
+
+def test_a_map_that_ignores_its_state_has_no_norm():
+    z = torch.ones(2, 3)
+    assert torch.equal(spectral_norm(lambda z: torch.ones(2, 3), z), torch.zeros(2))
+    assert torch.equal(spectral_radius(lambda z: torch.ones(2, 3), z), torch.zeros(2))
+
+
+def test_tuple_states_are_one_vector_an_image():
+    def f(z):
+        a, b = z
+        return b.flatten(1), 2 * a.view(2, 2, 1)
+
+    z = (torch.ones(2, 2), torch.ones(2, 2, 1))
+    assert torch.allclose(spectral_norm(f, z), torch.full((2,), 2.0))
+    assert torch.allclose(spectral_radius(f, z), torch.full((2,), math.sqrt(2)), rtol=1e-4)
+
+
+def test_measuring_leaves_gradients_and_random_numbers_alone():
+    weight = torch.randn(3, 3, requires_grad=True)
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    spectral_norm(lambda z: torch.tanh(z @ weight), torch.zeros(2, 3))
+    spectral_radius(lambda z: torch.tanh(z @ weight), torch.zeros(2, 3))
+    assert weight.grad is None
+    assert torch.equal(torch.rand(1), expected)
