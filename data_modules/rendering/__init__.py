@@ -4,3 +4,7 @@
 and mask; `generate` writes whole folders and is the command `implicit-slate data render`; `pack` puts a folder into
 one file; `compare` holds one folder against another.
 """
+
+from data_modules.rendering.generate import main
+
+__all__ = ["main"]

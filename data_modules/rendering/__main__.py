@@ -2,12 +2,12 @@
 
 import sys
 
-from data_modules.rendering.generate import main
+from data_modules.rendering import main
 from implicit_slate.errors import UserError
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

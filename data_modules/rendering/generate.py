@@ -14,6 +14,7 @@ import io
 import json
 import multiprocessing
 import os
+import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -34,8 +35,8 @@ from implicit_slate.files import write_atomically
 DEFAULT_SAMPLES = 144
 
 
-def main(argv: list[str] | None = None) -> None:
-    """`implicit-slate data render`; raises UserError on bad input."""
+def main(argv: list[str] | None = None) -> int:
+    """`implicit-slate data render`: exit status 0, or UserError on bad input."""
     parser = argparse.ArgumentParser(prog="implicit-slate data render", description="Render CLEVR-Mirror-like scenes.")
     parser.add_argument("--scenes", type=int, metavar="N", help="how many scenes to make")
     parser.add_argument("--from-scenes", type=Path, metavar="DIR", help="render the scene files in DIR instead")
@@ -71,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
                    seed=args.seed)
     _run(work, waiting, args.workers, done=len(given) - len(waiting))
     print(f"{len(given)} scenes in {args.out}")
+    return 0
 
 
 def render_to_files(stem: str, scene_or_index: Scene | int, out: Path, size: int, mirror: bool, samples: int,
@@ -138,6 +140,15 @@ def _is_whole(out: Path, stem: str) -> bool:
     return all((out / name).exists() for name in names)
 
 
+def _end_with_parent() -> None:
+    """Lets a worker end when the process that started it is killed, rather than wait for work for ever."""
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _run(work: Callable, waiting: dict, workers: int, done: int) -> None:
     """Calls work(stem, scene) for all that is waiting, with a progress bar, or plain lines where there is no terminal."""
     console = Console(stderr=True)
@@ -158,7 +169,7 @@ def _results(work: Callable, waiting: dict, workers: int):
         return
     # spawn: a fork of a process that has loaded Mitsuba inherits locks held by its threads
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(work, *item) for item in waiting.items()]
         try:
             for future in as_completed(futures):

@@ -5,6 +5,7 @@ fitted: those were fitted to renderings of the same scenes in Cycles.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def build(mi, scene: Scene, size: int, lit: bool = True):
             "sampler": {"type": "multijitter"},
         },
         "ground": _mesh(mi, "ground", geometry.ground(away, GROUND_FRONT, WALL_START, WALL_RADIUS, WALL_HEIGHT),
-                        {"type": "twosided", "bsdf": _diffuse(GROUND_ALBEDO)}),
+                        mi.load_dict({"type": "twosided", "bsdf": _diffuse(GROUND_ALBEDO)})),
     }
     if lit:
         description["sun"] = {"type": "directional", "direction": _sun_direction(), "irradiance": SUN_IRRADIANCE}
@@ -81,7 +82,7 @@ def build(mi, scene: Scene, size: int, lit: bool = True):
             "type": "cube",
             "to_world": transform().translate([scene["mirror_x"], 5.0, 2.5])
             .rotate([0, 0, 1], math.degrees(MIRROR_TURN)).scale(list(MIRROR_HALF_EXTENTS)),
-            "bsdf": _metal((0.5, 0.5, 0.5)),
+            "bsdf": _material("metal", (0.5, 0.5, 0.5)),
         }
     # Without `optimize=False` Mitsuba merges meshes, and a shape's index no longer tells which object it is.
     built = mi.load_dict(description, optimize=False)
@@ -91,7 +92,7 @@ def build(mi, scene: Scene, size: int, lit: bool = True):
 def _object(mi, name: str, thing: dict):
     radius, center = RADII[thing["size"]], np.array(thing["3d_coords"])
     color = tuple(channel / 255 for channel in COLORS[thing["color"]])  # used as linear values, as the generator does
-    bsdf = {"rubber": _rubber, "metal": _metal}[thing["material"]](color)
+    bsdf = _material(thing["material"], color)
     if thing["shape"] == "sphere":
         return {"type": "sphere", "center": center.tolist(), "radius": radius, "bsdf": bsdf}
     angle = thing["rotation"]  # radians, see scenes.py
@@ -100,10 +101,17 @@ def _object(mi, name: str, thing: dict):
     return _mesh(mi, name, (radius * vertices @ turn.T + center, normals @ turn.T, faces), bsdf)
 
 
-def _mesh(mi, name: str, mesh: geometry.Mesh, bsdf: dict):
+@cache  # Mitsuba integrates tables for each new rough plastic, which takes longer than all else in a scene
+def _material(material: str, color: tuple[float, float, float]):
+    import mitsuba
+
+    return mitsuba.load_dict({"rubber": _rubber, "metal": _metal}[material](color))
+
+
+def _mesh(mi, name: str, mesh: geometry.Mesh, bsdf):
     vertices, normals, faces = mesh
     properties = mi.Properties()
-    properties["bsdf"] = mi.load_dict(bsdf)
+    properties["bsdf"] = bsdf
     made = mi.Mesh(name, len(vertices), len(faces), has_vertex_normals=True, props=properties)
     parameters = mi.traverse(made)
     parameters["vertex_positions"] = vertices.ravel().astype(np.float32)
