@@ -49,7 +49,8 @@ class SlotJacobian(Callback):
             self._measure(trainer, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx) -> None:
-        if trainer.is_global_zero and trainer.global_step % self.every_n_steps == 0:
+        is_last = trainer.global_step == trainer.max_steps  # measured in `on_train_end`
+        if trainer.is_global_zero and trainer.global_step % self.every_n_steps == 0 and not is_last:
             self._measure(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:

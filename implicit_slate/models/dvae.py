@@ -82,7 +82,7 @@ def gumbel_softmax(logits: Tensor, tau: float, hard: bool = False, noise: Tensor
     """
     if noise is None:
         noise = gumbel_noise(logits)
-    soft = (logits + noise).div_(tau).softmax(-1)
+    soft = (logits + noise).div_(tau).softmax(-1).to(logits.dtype)
     if not hard:
         return soft
     one_hot = torch.zeros_like(soft).scatter_(-1, soft.argmax(-1, keepdim=True), 1.0)

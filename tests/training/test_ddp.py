@@ -1,0 +1,56 @@
+"""Two CPU processes under Lightning's DDP, without `find_unused_parameters`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+MODES = ["unrolled", "implicit"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    out = tmp_path_factory.mktemp("ddp")
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.training.ddp_fit", out]
+    run = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("gradient", MODES)
+def test_both_ranks_end_with_the_same_weights(out, gradient):
+    first, second = (torch.load(out / f"{gradient}-{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("gradient", MODES)
+def test_ranks_draw_different_noise(out, gradient):
+    first, second = (torch.load(out / f"{gradient}-{rank}-noise.pt") for rank in (0, 1))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("gradient", MODES)
+def test_every_metric_is_logged_once_a_step(out, gradient):
+    events = EventAccumulator(str(out / gradient)).Reload()
+    for tag in ("val/cross_entropy", "val/codes_in_use", "jacobian/spectral_norm", "grad_norm", "train/loss"):
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps and len(steps) == len(set(steps)), tag
+
+
+@pytest.mark.parametrize("gradient", MODES)
+def test_validation_averages_over_the_images_of_all_ranks(out, gradient):
+    """Six images over two ranks give the mean over the six."""
+    from implicit_slate.training import SLATEModule
+    from tests.tiny import SLATE_SIZES, TinyImages
+
+    model = SLATEModule(**{**SLATE_SIZES, "gradient": gradient})
+    model.load_state_dict(torch.load(out / f"{gradient}-0.pt"))
+    images = torch.stack([TinyImages().image(1000 + i) for i in range(6)])
+    events = EventAccumulator(str(out / gradient)).Reload()
+    mse = model.eval().model.losses(images).mse.item()
+    assert events.Scalars("val/mse")[-1].value == pytest.approx(mse, rel=1e-4)
