@@ -1,0 +1,14 @@
+"""One LightningDataModule a data set, and the renderer of CLEVR-Mirror-like scenes (`data_modules.rendering`)."""
+
+import importlib
+
+_HOMES = {"CLEVRMirror": "clevr_mirror", "ImageDataModule": "base", "MirrorScenes": "mirror_scenes"}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    # Imported when first asked for: the renderer's worker processes need none of them, nor torch and Lightning.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

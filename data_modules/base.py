@@ -1,0 +1,145 @@
+"""What all image data modules share: splits by sorted name, loaders that are the same run after run, probe images."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from data_modules.sampling import SequentialShard, StepBatchSampler
+from implicit_slate.errors import UserError
+
+Batch = dict[str, Tensor]
+Item = TypeVar("Item")
+
+
+class Images(Protocol):
+    """Images that are read a batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        """`image`: float32 (B, 3, H, W) in [0, 1]; `mask`, where there is one: int64 (B, H, W), 0 = background."""
+
+
+class ArrayImages:
+    """Images held in memory.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        masks: uint8 (N, H, W), or None.
+    """
+
+    def __init__(self, images: np.ndarray, masks: np.ndarray | None = None):
+        self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        self.masks = None if masks is None else torch.from_numpy(np.ascontiguousarray(masks))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        batch = {"image": self.images[indices].float().div_(255)}
+        if self.masks is not None:
+            batch["mask"] = self.masks[indices].long()
+        return batch
+
+
+class Splits(NamedTuple):
+    """The three parts of a data set."""
+
+    train: Images
+    val: Images
+    test: Images
+
+
+def split_70_15_15(items: Sequence[Item], place: object) -> tuple[Sequence[Item], Sequence[Item], Sequence[Item]]:
+    """First 70%, next 15%, last 15% of `items` (sorted by name). UserError naming `place` if a part would be empty."""
+    n = len(items)
+    first, second = n * 70 // 100, n * 85 // 100
+    parts = items[:first], items[first:second], items[second:]
+    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+        if len(part) == 0:
+            raise UserError(f"{place}: the {name} split is empty, with {n} images in all (70/15/15 by sorted name)")
+    return parts
+
+
+class _Loader(DataLoader):
+    """A DataLoader that passes on a worker's UserError as the one line that it was, not as a traceback in a message."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _OneLineErrors(super().__iter__())
+
+
+class _OneLineErrors(Iterator[Batch]):
+    def __init__(self, batches: Iterator[Batch]):
+        self.batches = batches
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self.batches)
+        except UserError as error:
+            name = f"{UserError.__module__}.{UserError.__qualname__}"
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix(f"{name}: ")) from None
+
+
+class ImageDataModule(LightningDataModule):
+    """Base of the data modules: a subclass says what its splits are.
+
+    Args:
+        image_size: side H = W in pixels; a multiple of 4, since a token stands for 4 × 4 pixels.
+        batch_size: of each process.
+        num_workers: processes that load; 0 for data in memory.
+        seed: of the order of training examples; None: the run's own (`seed_everything`).
+    """
+
+    def __init__(self, image_size: int, batch_size: int, num_workers: int = 0, seed: int | None = None):
+        super().__init__()
+        if image_size < 4 or image_size % 4:
+            raise UserError(f"image_size {image_size}: must be a multiple of 4, since a token stands for 4 × 4 pixels")
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size}: must be at least 1")
+        self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
+        self.splits: Splits | None = None
+
+    def load(self) -> Splits:
+        """Reads, or gets ready to read, the data. UserError names what is missing or wrong."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.splits is None:
+            self.splits = self.load()
+
+    def probe(self, num_images: int) -> Tensor:
+        """The first `num_images` images of the validation split, float32 (B, 3, H, W): the same in every run."""
+        return self.splits.val[list(range(min(num_images, len(self.splits.val))))]["image"]
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless batches, which go on from the trainer's step."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+        start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
+        return self._loader(
+            self.splits.train, StepBatchSampler(len(self.splits.train), self.batch_size, seed, start, *self._place())
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self._sequential(self.splits.val)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._sequential(self.splits.test)
+
+    def _sequential(self, images: Images) -> DataLoader:
+        return self._loader(images, SequentialShard(len(images), self.batch_size, *self._place()))
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, images: Images, sampler: StepBatchSampler | SequentialShard) -> DataLoader:
+        # batch_size=None: the sampler gives whole batches of indices, and the images are read a batch at a time.
+        return _Loader(
+            images, batch_size=None, sampler=sampler, num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0, pin_memory=torch.cuda.is_available(),
+        )

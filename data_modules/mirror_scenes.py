@@ -1,0 +1,53 @@
+"""The embedded data set: small mirror scenes with instance masks. `embedded/CARD.md` says how they were made."""
+
+import io
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from data_modules.base import ArrayImages, ImageDataModule, Splits, split_70_15_15
+from data_modules.image_files import open_image, open_mask, resize_image, resize_mask
+from implicit_slate.errors import UserError
+
+EMBEDDED = Path(__file__).parent / "embedded" / "mirror_scenes.zip"
+
+
+class MirrorScenes(ImageDataModule):
+    """Rendered scenes of 3 to 6 objects before a mirror, 64 × 64, held in memory at `image_size`.
+
+    By sorted name the first 70% train, the next 15% validate, the last 15% test.
+    """
+
+    def __init__(self, image_size: int = 64, batch_size: int = 50, num_workers: int = 0, seed: int | None = None):
+        super().__init__(image_size, batch_size, num_workers, seed)
+
+    def load(self) -> Splits:
+        images, masks = read_zip(EMBEDDED, self.image_size)
+        parts = split_70_15_15(range(len(images)), EMBEDDED)
+        return Splits(*(ArrayImages(images[part.start : part.stop], masks[part.start : part.stop]) for part in parts))
+
+
+def read_zip(file: Path, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """All images and masks of a zip file in the authors' layout, sorted by name.
+
+    Returns:
+        uint8 (N, image_size, image_size, 3) and uint8 (N, image_size, image_size).
+    """
+    images, masks = [], []
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = sorted(name for name in archive.namelist() if name.startswith("images/"))
+            for name in names:
+                mask_name = f"masks/{PurePosixPath(name).name}"
+                image = open_image(io.BytesIO(archive.read(name)), f"{file}: {name}")
+                mask = open_mask(io.BytesIO(archive.read(mask_name)), f"{file}: {mask_name}", image.size)
+                images.append(resize_image(image, image_size))
+                masks.append(resize_mask(mask, image_size))
+    except FileNotFoundError:
+        raise UserError(f"{file}: expected the embedded scenes there, found nothing") from None
+    except (OSError, zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise UserError(f"{file}: expected a zip file of scenes, but it cannot be read ({error})") from None
+    if not images:
+        raise UserError(f"{file}: expected images/*.png in it, found none")
+    return np.stack(images), np.stack(masks)
