@@ -1,16 +1,18 @@
 """`python -m benchmarks.training_step`: a training step of ours beside one of the plain model, time and peak memory.
 
 Both models are trained in one process, step about, so that whatever else the machine does meets both alike. Memory is
-measured before that, each model in a process of its own.
+measured in a process of its own for each model.
 """
 
 import argparse
 import math
 import multiprocessing
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -86,15 +88,18 @@ def peak_memory(name: str, sizes: dict, batch_size: int, device: str) -> int:
 
 
 def _peak_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if sys.platform == "darwin":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux hands getrusage's peak on from parent to child; this one is the process's own.
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
 
 
 def peak_memory_apart(*arguments) -> int:
-    """`peak_memory` in a fresh process.
-
-    A new process starts with its parent's peak (Linux keeps it over exec), so call this before the parent has grown.
-    """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    """`peak_memory` in a process of its own, forked from a server that has only imported this module."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__spec__.name])
+    with context.Pool(1) as pool:
         return pool.apply(peak_memory, arguments)
 
 

@@ -1,0 +1,108 @@
+"""Checkpoints of the public code as files: both layouts, and every way in which they can be wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from implicit_slate import load_public_checkpoint
+from implicit_slate.errors import UserError
+
+NOT_IN_THE_STATE = dict(num_slots=3, num_iterations=3, num_slot_heads=1, num_heads=2)
+
+
+@pytest.fixture
+def state():
+    with np.load(Path(__file__).parents[1] / "data" / "public_slate_small.npz") as file:
+        return {
+            name.removeprefix("state/"): torch.from_numpy(file[name]) for name in file.files if name.startswith("state/")
+        }
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "public.pt"
+
+
+def load(source, **changed):
+    return load_public_checkpoint(source, **NOT_IN_THE_STATE | changed)
+
+
+def refused(source, message: str, **changed):
+    """The source raises a `UserError` of one line that has `message` in it; it is returned."""
+    with pytest.raises(UserError) as error:
+        load(source, **changed)
+    line = str(error.value)
+    assert message in line and "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"epoch": 3, "optimizer": {}, "model": state}])
+def test_a_file_gives_the_model_of_its_state(state, path, wrap):
+    torch.save(wrap(state), path)
+    from_file, from_state = load(path), load(state)
+    assert not from_file.training
+    for (name, a), b in zip(from_file.state_dict().items(), from_state.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_sizes_are_read_from_the_state(state):
+    model = load(state, num_slots=5, num_iterations=2, num_heads=4, gradient="unrolled")
+    assert (model.vocab_size, model.num_tokens) == (48, (model.image_size // 4) ** 2)
+    assert model.sample_slots(2).shape[1] == 5
+    assert model.solve(torch.zeros(1, model.num_tokens, dtype=torch.long)).evaluations == 2
+
+
+def test_a_missing_file(path):
+    assert str(path) in refused(path, "no such file")
+
+
+def test_a_truncated_file(state, path):
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert str(path) in refused(path, "not a PyTorch checkpoint")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint\n", b"PK\x03\x04"])
+def test_a_file_of_another_kind(path, content):
+    path.write_bytes(content)
+    assert str(path) in refused(path, "not a PyTorch checkpoint")
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3)])
+def test_a_file_that_holds_something_else(path, content):
+    torch.save(content, path)
+    assert str(path) in refused(path, "not a state dict")
+
+
+def test_code_in_a_file_is_not_run(path):
+    torch.save({"model": Path("x")}, path)  # an object of a class: unpickling it would run its constructor
+    refused(path, "not a PyTorch checkpoint")
+
+
+def test_an_empty_state():
+    refused({}, "positions")
+
+
+def test_a_name_that_is_not_public(state):
+    refused(state | {"resnet.layer1.weight": torch.zeros(2)}, "'resnet.layer1.weight'")
+
+
+def test_a_missing_name(state):
+    del state["tf_dec.layer_norm.bias"]
+    refused(state, "transformer.norm.bias")
+
+
+def test_a_tensor_of_another_shape(state):
+    state["dictionary.dictionary.weight"] = state["dictionary.dictionary.weight"][:-3]
+    refused(state, "dictionary.weight")
+
+
+def test_a_value_that_is_no_tensor(state):
+    refused(state | {"out.weight": "lost"}, "no state of the public SLATE")
+
+
+@pytest.mark.parametrize("heads", ["num_heads", "num_slot_heads"])
+def test_heads_that_do_not_divide_the_width(state, heads):
+    refused(state, f"{heads}=7", **{heads: 7})

@@ -1,0 +1,285 @@
+"""SLATE as a whole: shapes, losses beside a plain model's, where gradients go, generation, memory, symmetry."""
+
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks.plain_slate import PlainSLATE
+from benchmarks.plain_slate import gumbel_noise as exponential_gumbel_noise
+from implicit_slate import SLATE
+from implicit_slate.errors import UserError
+from implicit_slate.models import slate as slate_module
+from implicit_slate.models.dvae import gumbel_softmax
+
+TINY = dict(
+    image_size=16, vocab_size=12, d_model=16, num_slots=3, slot_size=24, slot_mlp_size=20,
+    num_slot_heads=1, num_iterations=3, num_blocks=2, num_heads=2, dropout=0.0,
+)  # fmt: skip
+CONFIGURATIONS = {  # what differs from TINY
+    "tiny": {},
+    "several slot heads": dict(num_slot_heads=4),
+    "grey, wide, shallow": dict(image_channels=1, d_model=40, num_heads=5, num_blocks=1),
+    "small slots, many": dict(slot_size=6, num_slots=9, num_slot_heads=2, slot_mlp_size=50),
+    "larger image, deep": dict(image_size=36, vocab_size=33, num_blocks=4),
+}
+MODES = ["unrolled", "implicit"]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    return request.param
+
+
+@pytest.fixture(params=CONFIGURATIONS)
+def sizes(request):
+    return TINY | CONFIGURATIONS[request.param]
+
+
+def random_images(sizes: dict, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, sizes.get("image_channels", 3), sizes["image_size"], sizes["image_size"])
+
+
+def random_tokens(sizes: dict, batch: int = 2) -> torch.Tensor:
+    return torch.randint(sizes["vocab_size"], (batch, (sizes["image_size"] // 4) ** 2))
+
+
+def number_of_parameters(sizes: dict) -> int:
+    """As METHOD §1 adds up."""
+    c, v, d, s = sizes.get("image_channels", 3), sizes["vocab_size"], sizes["d_model"], sizes["slot_size"]
+    n, m = (sizes["image_size"] // 4) ** 2, sizes["slot_mlp_size"]
+    block1x1, block3x3, up = 64 * 64 + 128, 9 * 64 * 64 + 128, 64 * 256 + 512
+    encoder = (16 * c * 64 + 128) + 6 * block1x1 + (64 * v + v)
+    decoder = (64 * v + 128) + 2 * block3x3 + 4 * block1x1 + 2 * up + (64 * c + c)
+    embedding = (v + 1) * d + (n + 1) * d
+    slots = (2 * d + 2 * (d * d + d)) + 2 * s + (2 * d + 2 * s + 2 * s) + (s * s + 2 * d * s)
+    slots += (6 * s * s + 6 * s) + (s * m + m + m * s + s)
+    transformer = sizes["num_blocks"] * (3 * 2 * d + 8 * d * d + (8 * d * d + 5 * d)) + 2 * d
+    return encoder + decoder + embedding + slots + s * d + transformer + d * v
+
+
+def test_number_of_parameters(sizes):
+    assert sum(p.numel() for p in SLATE(**sizes).parameters()) == number_of_parameters(sizes)
+
+
+def test_number_of_parameters_of_the_defaults():
+    assert sum(p.numel() for p in SLATE().parameters()) == 3_616_451
+
+
+def test_shapes(sizes, mode):
+    model, image, tokens = SLATE(**sizes, gradient=mode).eval(), random_images(sizes), random_tokens(sizes)
+    num_tokens, num_slots = tokens.shape[1], sizes["num_slots"]
+    assert model.tokenize(image).shape == tokens.shape
+    slots, attention = model.encode(tokens)
+    assert slots.shape == (2, num_slots, sizes["slot_size"]) == model.sample_slots(2).shape
+    assert attention.shape == (2, num_tokens, num_slots)
+    assert torch.allclose(attention.sum(-1), torch.ones(2, num_tokens), atol=1e-5) and (attention >= 0).all()
+    assert model.decode(tokens, slots).shape == (2, num_tokens, sizes["vocab_size"])
+    generated = model.generate(slots)
+    assert generated.shape == tokens.shape and generated.max() < sizes["vocab_size"]
+    rendered = model.render(tokens)
+    assert rendered.shape == image.shape and 0 <= rendered.min() and rendered.max() <= 1
+    for losses in (model.losses(image), model.train().losses(image)):
+        assert losses.cross_entropy.shape == losses.mse.shape == () and losses.tokens.shape == tokens.shape
+    assert model.solve(tokens).evaluations == sizes["num_iterations"] + (mode == "implicit")
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_losses_and_gradients_are_those_of_the_plain_model(sizes, mode, hard, monkeypatch):
+    ours, plain = SLATE(**sizes, gradient=mode), PlainSLATE(**sizes, gradient=mode)
+    plain.load_state_dict(ours.state_dict())
+    image = random_images(sizes)
+    noise = [exponential_gumbel_noise(plain.dvae.encoder(image)) for _ in range(2)]
+    soft, target = (x.permute(0, 2, 3, 1).flatten(1, 2) for x in noise)
+    monkeypatch.setattr(slate_module, "gumbel_softmax", partial(gumbel_softmax, noise=soft))
+    monkeypatch.setattr(slate_module, "sample_tokens", lambda logits: (logits + target).argmax(-1))
+
+    torch.manual_seed(1)  # the initial slots are all that is drawn now
+    actual = ours.losses(image, tau=0.7, hard=hard)
+    torch.manual_seed(1)
+    expected = plain.losses(image, tau=0.7, hard=hard, noise=tuple(noise))
+    assert torch.equal(actual.tokens, expected.tokens)
+    for loss, plain_loss in zip(actual[:2], expected[:2], strict=True):
+        assert loss.item() == pytest.approx(plain_loss.item(), rel=1e-5)
+
+    for losses in (actual, expected):
+        (losses.cross_entropy + losses.mse).backward()
+    whole = torch.cat([p.grad.flatten() for p in plain.parameters() if p.grad is not None]).norm()
+    for (name, p), q in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), name
+        if p.grad is not None:
+            assert (p.grad - q.grad).norm() <= 1e-4 * q.grad.norm() + 1e-6 * whole, name
+
+
+def test_no_gradient_crosses_between_the_dvae_and_the_rest():
+    model = SLATE(**TINY)
+    parts = {"dvae": [], "rest": []}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            parts["dvae" if name.startswith("dvae.") else "rest"].append(p)
+    for loss, reached in (("cross_entropy", "rest"), ("mse", "dvae")):
+        value = getattr(model.losses(random_images(TINY), hard=True), loss)
+        for part, parameters in parts.items():
+            gradients = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
+            if part == reached:  # every parameter: DDP stops at one without a gradient
+                assert all(gradient is not None for gradient in gradients)
+            else:
+                assert all(gradient is None for gradient in gradients)
+
+
+def test_the_start_is_trained_when_unrolled_and_frozen_when_implicit(mode):
+    model = SLATE(**TINY, gradient=mode)
+    model.cross_entropy(random_tokens(TINY)).backward()
+    for parameter in (model.slot_attention.slot_mu, model.slot_attention.slot_log_sigma):
+        assert parameter.requires_grad == (mode == "unrolled")
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == (mode == "unrolled")
+
+
+@contextmanager
+def count_saved_tensors():
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield saved
+
+
+def test_what_a_training_step_saves_grows_with_n_only_when_unrolled(mode):
+    saved = {}
+    for n in (1, 2, 32):
+        model = SLATE(**TINY | dict(num_iterations=n), gradient=mode)
+        with count_saved_tensors() as sizes:
+            model.losses(random_images(TINY))
+        saved[n] = len(sizes), sum(sizes)
+    if mode == "implicit":
+        assert saved[1] == saved[2] == saved[32]
+    else:
+        for kind in (0, 1):  # tensors, and numbers in them: the same more for each iteration
+            one = saved[2][kind] - saved[1][kind]
+            assert one > 0 and saved[32][kind] == saved[1][kind] + 31 * one
+
+
+def test_generation_through_the_cache_is_generation_from_scratch(sizes):
+    model = SLATE(**sizes).eval()
+    slots = model.sample_slots(2)
+    tokens = torch.zeros(2, model.num_tokens, dtype=torch.long)
+    with torch.no_grad():
+        for i in range(model.num_tokens):
+            tokens[:, i] = model.decode(tokens, slots)[:, i].argmax(-1)
+        assert torch.equal(model.generate(slots), tokens)
+
+        cache = model.transformer.make_cache(model.slot_projection(slots), model.num_tokens)
+        embedded = model._embed(tokens)
+        steps = [model.transformer.step(embedded[:, i : i + 1], cache, i) for i in range(model.num_tokens)]
+        assert torch.allclose(model.to_logits(torch.cat(steps, 1)), model.decode(tokens, slots), atol=1e-4)
+
+
+def test_evaluation_has_no_noise_and_training_has():
+    model, image = SLATE(**TINY | dict(dropout=0.1, num_iterations=1)), random_images(TINY)
+    slots_init = model.sample_slots(2)
+    model.sample_slots = lambda batch_size: slots_init  # initial slots stay random in both modes
+    model.slot_attention.sample_slots = model.sample_slots
+    first, second = model.losses(image), model.losses(image)
+    assert first.mse != second.mse and first.cross_entropy != second.cross_entropy
+    model.eval()
+    first, second = model.losses(image), model.losses(image, tau=0.1, hard=True)
+    assert first.mse == second.mse and first.cross_entropy == second.cross_entropy
+    assert torch.equal(first.tokens, model.tokenize(image))
+    assert first.cross_entropy.item() == pytest.approx(model.cross_entropy(first.tokens, slots_init).item(), rel=1e-6)
+    reconstruction = model.dvae.decode(F.one_hot(first.tokens, 12).float())
+    assert first.mse.item() == pytest.approx(((reconstruction - image) ** 2).sum().item() / 2, rel=1e-5)
+
+
+def test_losses_are_means_over_images_and_sums_over_the_rest():
+    model, image = SLATE(**TINY).eval(), random_images(TINY, batch=4)
+    slots_init = model.sample_slots(4)
+    tokens = model.tokenize(image)
+    apart = [model.cross_entropy(tokens[i : i + 1], slots_init[i : i + 1]) for i in range(4)]
+    assert model.cross_entropy(tokens, slots_init).item() == pytest.approx(sum(apart).item() / 4, rel=1e-5)
+    logits = model.decode(tokens, model.encode(tokens, slots_init)[0])
+    by_hand = -logits.log_softmax(-1).gather(-1, tokens[..., None]).sum() / 4
+    assert model.cross_entropy(tokens, slots_init).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("num_slot_heads", [1, 4])
+def test_slots_are_equivariant_under_permutation(num_slot_heads, mode):
+    model = SLATE(**TINY | dict(num_slot_heads=num_slot_heads), gradient=mode).eval()
+    tokens, slots_init, order = random_tokens(TINY), model.sample_slots(2), torch.tensor([2, 0, 1])
+    slots, attention = model.encode(tokens, slots_init)
+    permuted_slots, permuted_attention = model.encode(tokens, slots_init[:, order])
+    assert torch.allclose(permuted_slots, slots[:, order], atol=1e-5)
+    assert torch.allclose(permuted_attention, attention[:, :, order], atol=1e-5)
+    assert not torch.allclose(permuted_slots, slots, atol=1e-3)
+    assert torch.allclose(model.decode(tokens, permuted_slots), model.decode(tokens, slots), atol=1e-4)
+
+
+def test_images_of_a_batch_do_not_see_one_another(mode):
+    model = SLATE(**TINY, gradient=mode).eval()
+    tokens, slots_init = random_tokens(TINY, batch=3), model.sample_slots(3)
+    slots, _ = model.encode(tokens, slots_init)
+    alone, _ = model.encode(tokens[1:2], slots_init[1:2])
+    assert torch.allclose(slots[1:2], alone, atol=1e-5)
+
+
+def test_slot_update_is_the_step_that_was_iterated():
+    model, tokens = SLATE(**TINY, gradient="unrolled").eval(), random_tokens(TINY)
+    slots_init = model.sample_slots(2)
+    f = model.slot_update(tokens)
+    assert torch.allclose(f(f(f(slots_init))), model.encode(tokens, slots_init)[0], atol=1e-5)
+
+
+def test_initial_slots_come_from_mu_and_sigma_and_a_given_generator():
+    model = SLATE(**TINY)
+    attention = model.slot_attention
+    slots = model.sample_slots(20_000).detach()
+    sigma = attention.slot_log_sigma.exp().squeeze()
+    error = sigma / slots[..., 0].numel() ** 0.5
+    assert ((slots.mean((0, 1)) - attention.slot_mu.squeeze()).abs() < 5 * error).all()
+    assert ((slots.std((0, 1)) - sigma).abs() < 5 * error).all()
+    again = [model.sample_slots(2, torch.Generator().manual_seed(3)) for _ in range(2)]
+    assert torch.equal(*again)
+
+
+def test_initialisation():
+    model = SLATE(**TINY | dict(d_model=64, slot_size=64, slot_mlp_size=96, num_heads=4, vocab_size=256, image_size=64))
+    assert model.dictionary.weight.std().item() == pytest.approx(1, abs=0.03)
+    assert model.positions.std().item() == pytest.approx(0.88, abs=0.12)  # the normal cut at ±2 has 0.88
+    assert model.positions.abs().max() <= 2
+    attention, xavier = model.slot_attention, (6 / 128) ** 0.5
+    bounds = {attention.slot_mu: xavier, attention.slot_log_sigma: xavier}
+    bounds |= {attention.gru.weight_ih: (6 / (64 + 192)) ** 0.5, model.to_logits.weight: (6 / 320) ** 0.5}
+    bounds |= {layer.weight: xavier for layer in (attention.project_q, attention.project_k, attention.project_v)}
+    bounds |= {model.slot_projection.weight: xavier, model.slot_encoder[1][2].weight: xavier}
+    bounds |= {model.slot_encoder[1][0].weight: (6 / 64) ** 0.5, attention.mlp[0].weight: (6 / 64) ** 0.5}
+    bounds |= {attention.mlp[2].weight: (6 / 160) ** 0.5}
+    for weight, bound in bounds.items():
+        assert 0.85 * bound < weight.abs().max() <= bound
+    recurrent = attention.gru.weight_hh
+    assert torch.allclose(recurrent.T @ recurrent, torch.eye(64), atol=1e-5)
+    biases = [p for name, p in model.named_parameters() if name.endswith(("bias", "bias_ih", "bias_hh"))]
+    assert biases and not any(bias.any() for bias in biases)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(image_size=18), "image_size=18 is not a multiple of 4"),
+        (dict(num_heads=3), "d_model=16 is not divisible by num_heads=3"),
+        (dict(num_slot_heads=5), "slot_size=24 is not divisible by num_slot_heads=5"),
+        (dict(num_iterations=0), "num_iterations=0"),
+        (dict(gradient="implict"), "did you mean 'implicit'"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(wrong, message):
+    with pytest.raises(UserError, match=message):
+        SLATE(**TINY | wrong)
