@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from lightning.pytorch.cli import LightningCLI
 
 from implicit_slate.ablation.experiment import Experiment, Machine, dotted_keys
 from implicit_slate.errors import UserError, nearest
+
+warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we do run it from within Python
 
 
 class _Parser(LightningCLI):
@@ -29,8 +32,11 @@ def check(experiments: Sequence[Experiment], parsed_only: Sequence[Experiment] =
         clis.append(build(config, experiment.origin))
         if config.get("data") not in seen and clis[-1].datamodule is not None:
             seen.append(config.get("data"))
-            clis[-1].datamodule.prepare_data()
-            clis[-1].datamodule.setup("fit")
+            try:
+                clis[-1].datamodule.prepare_data()
+                clis[-1].datamodule.setup("fit")
+            except (UserError, OSError) as error:
+                raise UserError(f"{experiment.origin}: {error}") from None
     accelerator = clis[0].trainer.accelerator
     on_cpu = type(accelerator).__name__ == "CPUAccelerator"
     return Machine(0 if on_cpu else accelerator.auto_device_count(), clis[0].trainer.max_steps)

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import optuna
 import sqlalchemy
@@ -121,18 +122,27 @@ class Queue:
 def check_storage(url: str) -> None:
     """`UserError` if the URL is no good or nobody answers within seconds."""
     with _user_errors(url):
-        sqlalchemy.create_engine(url, connect_args=_timeouts(url)).connect().close()
+        engine = sqlalchemy.create_engine(_driven(url), connect_args=_timeouts(url), poolclass=sqlalchemy.NullPool)
+        engine.connect().close()
 
 
 def _open(url: str, folder: RunFolder) -> optuna.storages.RDBStorage:
     """The database at `url`, its tables made if need be."""
     with _user_errors(url), folder.lock():  # two that make the tables at once disturb each other
         return optuna.storages.RDBStorage(
-            url,
+            _driven(url),
             engine_kwargs={"connect_args": _timeouts(url), "pool_pre_ping": True},
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=GRACE_SECONDS,
         )
+
+
+def _driven(url: str) -> str:
+    """`postgresql://…` with the driver that is installed: SQLAlchemy takes psycopg, most have psycopg2 as yet."""
+    scheme, separator, rest = url.partition("://")
+    if scheme == "postgresql" and not find_spec("psycopg") and find_spec("psycopg2"):
+        scheme = "postgresql+psycopg2"
+    return scheme + separator + rest
 
 
 def _timeouts(url: str) -> dict[str, int]:
@@ -153,4 +163,6 @@ def _user_errors(url: str) -> Iterator[None]:
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, RuntimeError, TypeError) as error:
         name = sqlalchemy.make_url(url).render_as_string(hide_password=True)
         cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        if isinstance(error, ImportError):
+            cause += " (the driver of this database is not installed)"
         raise UserError(f"--storage {name}: {cause}") from None

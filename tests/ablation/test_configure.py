@@ -1,0 +1,72 @@
+"""Mistakes in experiments are found before anything runs, and told in one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from implicit_slate.ablation.command import _to_check
+from implicit_slate.ablation.configure import build, check, complete
+from implicit_slate.ablation.experiment import Experiment, override
+from implicit_slate.ablation.matrix import load_grid, load_yaml
+from implicit_slate.errors import UserError
+from tests.ablation.conftest import EXPERIMENT
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def tiny_is_importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"model.gradeint": "implicit"}, "unknown key 'model.gradeint'; did you mean 'model.gradient'?"),
+        ({"model.optimization.clipnorm": 1}, "unknown key 'model.optimization.clipnorm'; did you mean 'model.optimization.clip_norm'?"),
+        ({"trainer.max_stepz": 3}, "unknown key 'trainer.max_stepz'; did you mean 'trainer.max_steps'?"),
+        ({"modle.gradient": "implicit"}, "unknown key 'modle.gradient'; did you mean 'model.gradient'?"),
+        ({"trainer.max_steps": "many"}, "trainer.max_steps: Expected a int. Got value: many"),
+        ({"model.optimization.clip_norm": "x"}, "model.optimization.clip_norm: Expected a float; Given value: x"),
+        ({"model.class_path": "tiny.TinyModul"}, "module 'tiny' has no attribute 'TinyModul'"),
+        ({"trainer.accelerator": "abacus"}, "abacus"),
+    ],
+)
+def test_a_mistake_is_one_line(overrides, message):
+    with pytest.raises(UserError) as error:
+        build(override(yaml.safe_load(EXPERIMENT), overrides), "experiment.yaml")
+    assert str(error.value).startswith("experiment.yaml: ")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_data_are_found(tmp_path):
+    file = tmp_path / "experiment.yaml"
+    file.write_text(EXPERIMENT)
+    with pytest.raises(UserError, match="nowhere"):
+        check([Experiment(file, {"data.root": "nowhere"}, "here")])
+
+
+def test_a_complete_config_is_read_back_as_itself():
+    text = complete(override(yaml.safe_load(EXPERIMENT), {"model.optimization.clip_norm": None}), "x")
+    assert yaml.safe_load(text)["model"]["init_args"]["optimization"] == {"learning_rate": 0.1, "clip_norm": None}
+    assert complete(yaml.safe_load(text), "x") == text
+
+
+@pytest.mark.parametrize("name", ["demo", "tricks", "tricks_full", "iterations"])
+def test_every_value_of_the_shipped_grids_parses(name, monkeypatch):
+    """All of ablations.yaml against the experiments that it names; the data need not be here."""
+    file = ROOT / "ablations.yaml"
+    built, parsed = _to_check(load_grid(file, name), file)
+    for experiment in [*built, *parsed]:
+        resolved = yaml.safe_load(complete(experiment.config(), experiment.origin))
+        for key, value in experiment.overrides.items():
+            at = resolved
+            for part in key.split("."):
+                at = at["init_args"][part] if part not in at else at[part]
+            assert at == value
+
+
+def test_experiments_are_yaml_that_our_reader_and_lightning_read_alike():
+    for path in sorted((ROOT / "experiments").glob("*.yaml")):
+        assert load_yaml(path) == yaml.safe_load(path.read_text()) or "e-" in path.read_text()

@@ -1,0 +1,174 @@
+"""The language of grids: what an expression stands for, and what a mistake in it is called."""
+
+from pathlib import Path
+
+import pytest
+
+from implicit_slate.ablation.matrix import cell_id, expand, load_grid, load_yaml, make_cells
+from implicit_slate.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+AXES = {
+    "gradient": {"unrolled": {"model.gradient": "unrolled"}, "implicit": {"model.gradient": "implicit"}},
+    "clip": {"on": {}, "off": {"model.clip": None}},
+    "warmup": {"on": {}, "off": {"model.warmup": None}},
+    "iterations": {1: {"model.n": 1}, 3: {"model.n": 3}, 7: {"model.n": 7}},
+}
+
+
+def test_an_axis_is_all_its_values():
+    assert expand(AXES, "clip") == [{"clip": "on"}, {"clip": "off"}]
+
+
+def test_some_values_of_an_axis():
+    assert expand(AXES, {"iterations": [3, 7]}) == [{"iterations": 3}, {"iterations": 7}]
+    assert expand(AXES, {"iterations": 3}) == [{"iterations": 3}]
+
+
+def test_product_varies_the_last_factor_fastest():
+    choices = expand(AXES, {"product": ["gradient", {"seeds": 2}]})
+    assert [tuple(c.values()) for c in choices] == [("unrolled", 0), ("unrolled", 1), ("implicit", 0), ("implicit", 1)]
+
+
+def test_zip_goes_in_step():
+    assert expand(AXES, {"zip": ["clip", "warmup"]}) == [{"clip": "on", "warmup": "on"}, {"clip": "off", "warmup": "off"}]
+
+
+def test_chain_is_one_after_the_other():
+    assert expand(AXES, {"chain": ["clip", {"seeds": [5]}]}) == [{"clip": "on"}, {"clip": "off"}, {"seed": 5}]
+
+
+def test_leave_one_out_is_the_base_and_one_group_an_axis():
+    choices = expand(AXES, {"leave_one_out": ["clip", "warmup", "iterations"]})
+    assert [tuple(choice.values()) for choice in choices] == [
+        ("on", "on", 1),
+        ("off", "on", 1),
+        ("on", "off", 1),
+        ("on", "on", 3),
+        ("on", "on", 7),
+    ]
+
+
+def test_expressions_nest():
+    expression = {"product": ["gradient", {"chain": [{"leave_one_out": ["clip", "warmup"]}, {"zip": ["clip", "warmup"]}]}]}
+    assert len(expand(AXES, expression)) == 2 * (3 + 2)
+    assert len(make_cells(AXES, expression)) == 2 * 4  # all tricks on is in both branches, and is one cell
+
+
+def test_a_cell_has_every_axis_and_a_seed():
+    cells = make_cells(AXES, {"chain": ["clip", {"iterations": [3]}]})
+    assert [cell.axes for cell in cells] == [
+        {"clip": "on", "iterations": 1, "seed": 0},
+        {"clip": "off", "iterations": 1, "seed": 0},
+        {"clip": "on", "iterations": 3, "seed": 0},
+    ]
+
+
+def test_a_cell_sets_what_its_values_set():
+    [cell] = make_cells(AXES, {"product": [{"gradient": "implicit"}, {"clip": "off"}, {"seeds": [4]}]})
+    assert cell.overrides == {"seed_everything": 4, "model.gradient": "implicit", "model.clip": None}
+    assert cell.id == "gradient=implicit,clip=off,seed=4"
+
+
+def test_ids_are_fit_for_folders():
+    assert cell_id({"gradient": "phantom(5, 0.5)", "solver": "a/b"}) == "gradient=phantom-5-0.5,solver=a-b"
+
+
+@pytest.mark.parametrize(
+    "expression, message",
+    [
+        ("gradeint", "unknown axis 'gradeint'; did you mean 'gradient'?"),
+        ({"prodct": ["clip"]}, "unknown axis or operator 'prodct'; did you mean 'product'?"),
+        ({"iterations": [4]}, "axis 'iterations' has no value 4; known: 1, 3, 7"),
+        ({"gradient": "implict"}, "axis 'gradient' has no value 'implict'; did you mean 'implicit'?"),
+        ({"product": ["clip", "clip"]}, "the axis 'clip' is combined with itself"),
+        ({"zip": ["clip", "iterations"]}, "'zip' takes lists of one length, got 2, 3"),
+        ({"seeds": 0}, "'seeds' takes a number of seeds or a list of them, got 0"),
+        ({"seeds": [-1]}, "'seeds' takes"),
+        ({"product": "clip"}, "'product' takes a list, got 'clip'"),
+        ({"leave_one_out": [{"clip": "on"}]}, "'leave_one_out' takes axes"),
+        (["clip"], "expected an axis or one of product, zip"),
+        ({"product": ["clip"], "zip": ["clip"]}, "expected an axis or one of"),
+    ],
+)
+def test_a_wrong_expression_is_named(expression, message):
+    with pytest.raises(UserError) as error:
+        make_cells(AXES, expression)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_two_axes_may_not_set_one_key():
+    axes = {"a": {1: {"model.x": 1}}, "b": {1: {"model.x": 2}}}
+    with pytest.raises(UserError, match="the axes 'a' and 'b' both set 'model.x'"):
+        make_cells(axes, {"product": ["a", "b"]})
+
+
+def test_two_cells_may_not_share_a_folder():
+    with pytest.raises(UserError, match="rename a value"):
+        make_cells({"a": {"x/y": {}, "x y": {}}}, "a")
+
+
+def test_yaml_keeps_on_and_off_and_reads_numbers(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("a: on\nb: no\nc: 5e-3\nd: 1.e-4\ne: true\nf: 7\ng: null\nh: 1e5x\n")
+    values = {"a": "on", "b": "no", "c": 0.005, "d": 1e-4, "e": True, "f": 7, "g": None, "h": "1e5x"}
+    assert load_yaml(file) == values
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: 1\nb: x: y\nc: 2\n", "line 2: malformed YAML"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: malformed YAML: the key 'a' is there twice"),
+        ("- a\n", "expected a mapping"),
+        ("", "expected a mapping"),
+        ("a: !!python/object:os.system x\n", "line 1: malformed YAML"),
+    ],
+)
+def test_malformed_yaml_is_one_line_with_file_and_line(tmp_path, text, message):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_yaml(file)
+    assert str(file) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "grid, message",
+    [
+        ("{experiment: e.yaml, cell: clip}", "grid 'g': unknown key 'cell'; did you mean 'cells'?"),
+        ("{experiment: e.yaml}", "the key 'cells' is missing"),
+        ("{experiment: none.yaml, cells: clip}", "no experiment file"),
+        ("{experiment: e.yaml, cells: clip, pretrain: {experiment: e.yaml}}", "'pretrain': the key 'checkpoint' is missing"),
+        ("{experiment: e.yaml, cells: {clip: [of]}}", "axis 'clip' has no value 'of'; did you mean 'off'?"),
+        ("nothing", "expected a mapping"),
+    ],
+)
+def test_a_wrong_grid_is_named(tmp_path, grid, message):
+    (tmp_path / "e.yaml").write_text("trainer: {}\n")
+    file = tmp_path / "ablations.yaml"
+    file.write_text(f"axes: {{clip: {{on: {{}}, off: {{a: 1}}}}}}\ngrids: {{g: {grid}}}\n")
+    with pytest.raises(UserError) as error:
+        load_grid(file, "g")
+    assert str(file) in str(error.value) and message in str(error.value)
+
+
+def test_an_unknown_grid_is_named():
+    with pytest.raises(UserError, match="unknown grid 'trick'; did you mean 'tricks'?"):
+        load_grid(ROOT / "ablations.yaml", "trick")
+
+
+@pytest.mark.parametrize(
+    "name, count, first",
+    [
+        ("demo", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
+        ("tricks", 2 * 4 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
+        ("tricks_full", 2 * 8 * 2 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,iterations=3,seed=0"),
+        ("iterations", 6 * 2 * 3, "gradient=unrolled,iterations=1,seed=0"),
+    ],
+)
+def test_the_shipped_grids(name, count, first):
+    grid = load_grid(ROOT / "ablations.yaml", name)
+    assert len(grid.cells) == count and grid.cells[0].id == first and grid.description
+    for cell in grid.cells:
+        assert {cell.axes[trick] for trick in ("clip", "warmup", "decay") if trick in cell.axes} <= {"on", "off"}
