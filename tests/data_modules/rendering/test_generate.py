@@ -1,0 +1,136 @@
+"""Whole folders: the same whatever the number of workers, resumable, and never written over."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_modules import CLEVRMirror
+from data_modules.rendering import main
+from data_modules.rendering.pack import pack
+from implicit_slate.errors import UserError
+
+TINY = ("--size", "16", "--samples", "4", "--seed", "3")
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    out = tmp_path_factory.mktemp("rendered") / "out"
+    assert main(["--scenes", "4", "--out", str(out), "--workers", "1", *TINY]) == 0
+    return out
+
+
+def test_layout(rendered):
+    stems = [f"CLEVR_new_{index:010d}" for index in range(4)]
+    assert set(contents(rendered)) == {
+        "render.json", *(f"{kind}/{stem}.{suffix}" for stem in stems
+                         for kind, suffix in (("images", "png"), ("masks", "png"), ("scenes", "json")))
+    }
+    for stem in stems:
+        scene = json.loads((rendered / "scenes" / f"{stem}.json").read_text())
+        assert set(scene) == {"split", "image_index", "image_filename", "objects", "directions", "camera", "lamps",
+                              "mirror_x"}
+        assert set(scene["objects"][0]) == {"shape", "size", "material", "color", "rotation", "3d_coords", "pixel_coords"}
+        image, mask = (Image.open(rendered / kind / f"{stem}.png") for kind in ("images", "masks"))
+        assert (image.size, image.mode, mask.size, mask.mode) == ((16, 16), "RGB", (16, 16), "L")
+        assert sorted(np.unique(mask)) == list(range(len(scene["objects"]) + 1))
+        assert 20 < np.asarray(image).mean() < 160
+
+
+def test_scenes_and_pictures_differ(rendered):
+    assert len({data for name, data in contents(rendered).items() if name.startswith("images/")}) == 4
+
+
+def test_the_number_of_workers_does_not_matter(rendered, tmp_path):
+    assert main(["--scenes", "4", "--out", str(tmp_path / "two"), "--workers", "2", *TINY]) == 0
+    assert contents(tmp_path / "two") == contents(rendered)
+
+
+def test_a_stopped_run_goes_on(rendered, tmp_path):
+    out = tmp_path / "out"
+    main(["--scenes", "2", "--out", str(out), "--workers", "1", *TINY])
+    first = out / "images" / "CLEVR_new_0000000000.png"
+    written = first.stat().st_mtime_ns
+    (out / "images" / "CLEVR_new_0000000001.png").unlink()  # as if it had been stopped there
+    main(["--scenes", "4", "--out", str(out), "--workers", "1", *TINY])
+    assert contents(out) == contents(rendered)
+    assert first.stat().st_mtime_ns == written
+
+
+def test_given_scenes_are_rendered_as_they_are(rendered, tmp_path):
+    out = tmp_path / "again"
+    main(["--from-scenes", str(rendered / "scenes"), "--out", str(out), "--workers", "1", *TINY])
+    again, before = contents(out), contents(rendered)
+    for name in before:
+        if name.startswith(("masks/", "scenes/", "images/")):
+            assert again[name] == before[name], name
+
+
+def test_without_mirror(tmp_path):
+    main(["--scenes", "1", "--out", str(tmp_path / "out"), "--no-mirror", "--workers", "1", *TINY])
+    assert json.loads((tmp_path / "out" / "scenes" / "CLEVR_new_0000000000.json").read_text())["mirror_x"] is None
+
+
+def test_a_rendered_folder_is_a_clevr_mirror_folder(rendered):
+    data = CLEVRMirror(rendered, image_size=16, batch_size=2)
+    data.setup()
+    (batch,) = data.val_dataloader()
+    assert batch["image"].shape == (1, 3, 16, 16) and batch["mask"].max() >= 3
+
+
+def test_packing_is_reproducible(rendered, tmp_path):
+    pack(rendered, tmp_path / "a.zip")
+    pack(rendered, tmp_path / "b.zip")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--seed", "4"], "was made with seed = 3, not 4"),
+    (["--size", "32"], "was made with size = 16, not 32"),
+    (["--no-mirror"], "was made with mirror = True, not False"),
+])
+def test_a_folder_of_other_settings_is_left_alone(rendered, arguments, message):
+    before = contents(rendered)
+    with pytest.raises(UserError, match=message):
+        main(["--scenes", "6", "--out", str(rendered), "--workers", "1", *TINY, *arguments])
+    assert contents(rendered) == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("words")
+    with pytest.raises(UserError, match=f"{tmp_path}: not an empty folder"):
+        main(["--scenes", "1", "--out", str(tmp_path), *TINY])
+    assert list(contents(tmp_path)) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "either --scenes N or --from-scenes DIR"),
+    (["--scenes", "1", "--from-scenes", "x"], "either --scenes N or --from-scenes DIR"),
+    (["--scenes", "0"], "--scenes 0: must be at least 1"),
+    (["--scenes", "1", "--size", "8"], "--size 8: .*at least 16"),
+    (["--scenes", "1", "--seed", "-1"], "--seed -1"),
+    (["--from-scenes", "nowhere"], "nowhere: expected scene files"),
+])
+def test_bad_arguments(tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        main(["--out", str(tmp_path / "out"), *arguments])
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_scene_file(tmp_path):
+    (tmp_path / "a.json").write_text('{"objects": ')
+    with pytest.raises(UserError, match="a.json: not a readable scene file"):
+        main(["--from-scenes", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_missing_mitsuba_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mitsuba", None)
+    with pytest.raises(UserError, match="extra 'render'"):
+        main(["--scenes", "1", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,95 @@
+"""Sampled scenes keep the generator's rules."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from data_modules.rendering import scenes
+from implicit_slate.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    rng = np.random.default_rng(0)
+    return [scenes.sample_scene(rng, 3 + i % 4, mirror=True) for i in range(200)]
+
+
+def test_number_of_objects(sampled):
+    assert [len(scene["objects"]) for scene in sampled] == [3 + i % 4 for i in range(200)]
+
+
+def test_ranges(sampled):
+    for scene in sampled:
+        assert np.abs(np.subtract(scene["camera"]["location"], scenes.CAMERA)).max() <= 0.5 + 1e-6
+        for name, lamp in scenes.LAMPS.items():
+            assert np.abs(np.subtract(scene["lamps"][name], lamp.location)).max() <= 1.0 + 1e-6
+        assert -7 <= scene["mirror_x"] <= 0
+        for thing in scene["objects"]:
+            x, y, z = thing["3d_coords"]
+            assert abs(x) <= 3 and abs(y) <= 3 and z == {"large": 0.7, "small": 0.55}[thing["size"]]
+            assert 0 <= thing["rotation"] <= 360
+
+
+def test_objects_keep_their_distances(sampled):
+    for scene in sampled:
+        for a, b in itertools.combinations(scene["objects"], 2):
+            offset = np.subtract(b["3d_coords"], a["3d_coords"])[:2]
+            assert np.hypot(*offset) - scenes.RADII[a["size"]] - scenes.RADII[b["size"]] >= 0.25 - 1e-5
+            for direction in ("left", "right", "front", "behind"):
+                assert not 1e-5 < offset @ scene["directions"][direction][:2] < 0.25 - 1e-5
+
+
+def test_everything_is_drawn(sampled):
+    things = [thing for scene in sampled for thing in scene["objects"]]
+    for key, known in (("shape", scenes.SHAPES), ("material", scenes.MATERIALS), ("color", scenes.COLORS),
+                       ("size", scenes.RADII)):
+        counts = {name: sum(thing[key] == name for thing in things) for name in known}
+        expected = len(things) / len(known)
+        assert sum(counts.values()) == len(things)
+        # sizes may be uneven: small objects find a place more easily
+        assert all(abs(count - expected) < 5 * math.sqrt(expected) for count in counts.values()), counts
+
+
+def test_without_a_mirror():
+    assert scenes.sample_scene(np.random.default_rng(0), 3, mirror=False)["mirror_x"] is None
+
+
+def test_directions_and_euler_angles_are_blenders():
+    """Against a scene file that was written by Blender for this camera."""
+    camera = np.array([7.61882, -6.46702, 5.63903])
+    directions = scenes.ground_directions(camera)
+    assert directions["behind"] == pytest.approx([-0.7623825669, 0.6471264958, 0.0], abs=1e-6)
+    assert directions["left"] == pytest.approx([-0.6471266150, -0.7623825073, 0.0], abs=1e-6)
+    assert scenes._camera_euler(camera) == pytest.approx([1.05706, 0.0, 0.866987], abs=1e-5)
+
+
+@pytest.mark.parametrize(("point", "seen"), [
+    ([2.856748, 0.227399, 0.55], [94, 72, 9.435717]), ([-1.322195, -1.250317, 0.55], [42, 57, 11.377581]),
+])
+def test_projection_is_blenders(point, seen):
+    scene = {"camera": {"location": [7.61882, -6.46702, 5.63903]}}
+    assert scenes.project(scene, point, 128) == pytest.approx(seen, abs=1e-5)
+
+
+def test_visible_pixels_scale_with_the_area():
+    assert [scenes.min_pixels(size) for size in (128, 64, 32, 16)] == [100, 25, 7, 2]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), [
+    (("objects", 0, "shape"), "cone", "shape 'cone'"),
+    (("objects", 0, "color"), "pink", "'pink'"),
+    (("objects", 0, "3d_coords"), [1, 2], "three coordinates"),
+    (("camera",), {}, "'location'"),
+    (("lamps",), {}, "'Lamp_Key'"),
+    (("mirror_x",), "left", "left"),
+])
+def test_faulty_scene_files_are_named(path, value, message):
+    scene = scenes.sample_scene(np.random.default_rng(0), 3, mirror=True)
+    place = scene
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(UserError, match=f"some.json: .*{message}"):
+        scenes.check_scene(scene, "some.json")

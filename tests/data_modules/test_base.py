@@ -1,0 +1,137 @@
+"""What every image data module does, on a made one: loaders, seeds, Lightning's trainer, bad values."""
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+
+from data_modules.base import ArrayImages, ImageDataModule, Splits, split_70_15_15
+from implicit_slate.errors import UserError
+
+
+class Numbered(ImageDataModule):
+    """40 training images, of which image i has the value i everywhere."""
+
+    def load(self) -> Splits:
+        def images(start: int, stop: int) -> ArrayImages:
+            values = np.arange(start, stop, dtype=np.uint8)[:, None, None, None]
+            return ArrayImages(np.broadcast_to(values, (stop - start, 8, 8, 3)))
+
+        return Splits(images(0, 40), images(40, 50), images(50, 61))
+
+
+class Recorder(L.LightningModule):
+    """Notes which images it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.trained: list[list[int]] = []
+        self.validated: list[list[int]] = []
+
+    def training_step(self, batch, index):
+        self.trained.append(numbers(batch))
+        return self.weight.sum()
+
+    def validation_step(self, batch, index):
+        self.validated.append(numbers(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def numbers(batch) -> list[int]:
+    return (batch["image"][:, 0, 0, 0] * 255).round().int().tolist()
+
+
+def trainer(folder, steps: int, **options) -> L.Trainer:
+    return L.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, default_root_dir=folder, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, check_val_every_n_epoch=None, val_check_interval=10, **options
+    )
+
+
+def test_batch_format():
+    masks = np.zeros((3, 8, 8), np.uint8)
+    masks[1] = 4
+    batch = ArrayImages(np.full((3, 8, 8, 3), 255, np.uint8), masks)[[2, 1]]
+    assert batch["image"].shape == (2, 3, 8, 8) and batch["image"].dtype == torch.float32
+    assert batch["mask"].shape == (2, 8, 8) and batch["mask"].dtype == torch.int64
+    assert batch["image"].max() == 1.0 and batch["mask"].unique().tolist() == [0, 4]
+
+
+def test_images_without_masks_give_none():
+    assert set(ArrayImages(np.zeros((1, 4, 4, 3), np.uint8))[[0]]) == {"image"}
+
+
+def test_probe_is_the_start_of_the_validation_split():
+    module = Numbered(8, 4)
+    module.setup()
+    assert (module.probe(3)[:, 0, 0, 0] * 255).round().tolist() == [40, 41, 42]
+    assert len(module.probe(1000)) == 10
+
+
+def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path):
+    whole = Recorder()
+    trainer(tmp_path, 25).fit(whole, Numbered(8, 6, seed=3))
+    assert len(whole.trained) == 25 and len(whole.validated) == 4
+    assert sum(whole.validated, []) == [*range(40, 50)] * 2
+
+    stopped, resumed = Recorder(), Recorder()
+    first = trainer(tmp_path, 13)
+    first.fit(stopped, Numbered(8, 6, seed=3))
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    trainer(tmp_path, 25).fit(resumed, Numbered(8, 6, seed=3), ckpt_path=tmp_path / "last.ckpt")
+    assert stopped.trained + resumed.trained == whole.trained
+
+
+def test_the_order_follows_the_seed_of_the_run():
+    module = Numbered(8, 6)
+    module.setup()
+    orders = []
+    for seed in (0, 1, 0):
+        L.seed_everything(seed, verbose=False)
+        orders.append(numbers(next(iter(module.train_dataloader()))))
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_lightning_leaves_the_samplers_alone_under_ddp(tmp_path):
+    from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
+
+    module = Numbered(8, 6)
+    module.setup()
+    connector = _DataConnector(trainer(tmp_path, 1, devices=2, strategy="ddp"))
+    assert not connector._requires_distributed_sampler(module.train_dataloader())
+    assert not connector._requires_distributed_sampler(module.val_dataloader())
+
+
+def test_workers_give_the_same_batches():
+    batches = []
+    for num_workers in (0, 2):
+        module = Numbered(8, 6, num_workers=num_workers, seed=0)
+        module.setup()
+        loader = iter(module.train_dataloader())
+        batches.append([numbers(next(loader)) for _ in range(9)])
+    assert batches[0] == batches[1]
+
+
+@pytest.mark.parametrize("image_size", [30, 65, 0, -4])
+def test_image_size_must_be_a_multiple_of_four(image_size):
+    with pytest.raises(UserError, match=f"image_size {image_size}: must be a multiple of 4"):
+        Numbered(image_size, 4)
+
+
+def test_batch_size_must_be_positive():
+    with pytest.raises(UserError, match="batch_size 0"):
+        Numbered(8, 0)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(20, [14, 3, 3]), (24, [16, 4, 4]), (7, [4, 1, 2])])
+def test_split(n, sizes):
+    parts = split_70_15_15(list(range(n)), "here")
+    assert [len(part) for part in parts] == sizes and [i for part in parts for i in part] == list(range(n))
+
+
+def test_an_empty_split_is_an_error():
+    with pytest.raises(UserError, match="here: the validation split is empty"):
+        split_70_15_15([0, 1], "here")
