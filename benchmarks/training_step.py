@@ -96,9 +96,9 @@ def _peak_resident() -> int:
 
 
 def peak_memory_apart(*arguments) -> int:
-    """`peak_memory` in a process of its own, forked from a server that has only imported this module."""
+    """`peak_memory` in a process of its own, forked from a server that has only imported the models."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__spec__.name])
+    context.set_forkserver_preload(["benchmarks.plain_slate"])
     with context.Pool(1) as pool:
         return pool.apply(peak_memory, arguments)
 
@@ -117,7 +117,7 @@ def time_steps(sizes: dict, batch_size: int, rounds: int, device: str) -> dict[s
 
 def table(cells: list[Cell], title: str) -> Table:
     result = Table("V", "gradient", title=title, title_justify="left")
-    for column in ("plain, s", "ours, s", "times faster", "plain, MB", "ours, MB", "times less"):
+    for column in ("plain s", "ours s", "ratio", "plain MB", "ours MB", "ratio"):
         result.add_column(column, justify="right")
     for cell in cells:
         plain, ours = cell.memory["plain"], cell.memory["ours"]
@@ -152,7 +152,7 @@ def main() -> None:
         for sizes, taken, memory in zip(settings, seconds, memories, strict=True)
     ]
 
-    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU thread(s)"
     console.print(table(cells, f"One training step, batch {arguments.batch_size}, 64×64, on {where} (medians)"))
     small, large = (
         median(cell.seconds_a_step("plain") for cell in cells if cell.vocab_size == v) for v in VOCABULARIES
