@@ -42,8 +42,11 @@ def test_peak_memory_holds_the_maps_over_the_vocabulary_and_forgets_its_parent()
 
 
 def test_the_speedup_is_the_median_of_neighbours():
-    cell = training_step.Cell(12, "implicit", {"plain": [2.0, 9.0, 4.0], "ours": [1.0, 3.0, 2.0]}, {"plain": 30, "ours": 10})
+    seconds = {"plain": [2.0, 9.0, 4.0], "ours": [1.0, 3.0, 2.0]}
+    cell = training_step.Cell(12, "implicit", seconds, memory={"plain": 30, "ours": 10})
     assert cell.speedup == 2.0
     assert cell.seconds_a_step("plain") == 4.0
-    console = Console(width=120, record=True, quiet=True)
+    console = Console(width=80, record=True, quiet=True)
     console.print(training_step.table([cell], "title"))
+    row = [field.strip() for field in console.export_text().splitlines()[4].strip("│").split("│")]
+    assert row == ["12", "implicit", "4.000", "2.000", "2.00", "0", "0", "3.00"]
