@@ -127,7 +127,8 @@ def measure(experiment: Experiment, batch_size: int = 16) -> tuple[float, float]
 def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    table = Table("experiment", "gradient", title=f"SlotJacobian every {CADENCE} steps (an experiment's own cadence: own every)", title_justify="left")
+    title = f"What SlotJacobian costs every {CADENCE} steps, and as often as the experiment has it"
+    table = Table("experiment", "gradient", title=title, title_justify="left")
     for column in ("step ms", "measure ms", "% of it", "own every", "% of it"):
         table.add_column(column, justify="right")
     for name, make in {"demo, 32×32": demonstration, "64×64, V=1024": full_size}.items():

@@ -158,8 +158,8 @@ def main() -> None:
         median(cell.seconds_a_step("plain") for cell in cells if cell.vocab_size == v) for v in VOCABULARIES
     )
     public = PUBLIC_SECONDS[4096] / PUBLIC_SECONDS[1024]
-    console.print(f"The plain step takes {large / small:.1f} times as long at V=4096 as at V=1024.", highlight=False)
-    console.print(f"The public code takes {public:.1f} times as long, 3.4 s and 1.4 s on two CPU cores.", highlight=False)
+    console.print(f"The plain step takes {large / small:.1f} times as long at V=4096 as at V=1024;")
+    console.print(f"the public code takes {public:.1f} times as long (3.4 s and 1.4 s on two CPU cores).")
 
 
 if __name__ == "__main__":

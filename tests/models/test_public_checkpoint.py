@@ -15,9 +15,8 @@ NOT_IN_THE_STATE = dict(num_slots=3, num_iterations=3, num_slot_heads=1, num_hea
 @pytest.fixture
 def state():
     with np.load(Path(__file__).parents[1] / "data" / "public_slate_small.npz") as file:
-        return {
-            name.removeprefix("state/"): torch.from_numpy(file[name]) for name in file.files if name.startswith("state/")
-        }
+        names = [name for name in file.files if name.startswith("state/")]
+        return {name.removeprefix("state/"): torch.from_numpy(file[name]) for name in names}
 
 
 @pytest.fixture
