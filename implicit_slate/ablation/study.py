@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 import optuna
 import sqlalchemy
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from implicit_slate.ablation.run_folder import CellLock, RunFolder, is_locked, try_lock
 from implicit_slate.errors import UserError
@@ -26,7 +26,6 @@ SQLITE_BUSY_SECONDS = 60
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats, since Optuna 2.9
-warnings.filterwarnings("ignore", "Heartbeat of storage is supposed")  # we keep the heart beating ourselves
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Claim:
     """A cell that this process, and no other, may run."""
 
     cell: str
-    trial: optuna.Trial
+    trial: FrozenTrial
     lock: CellLock
 
 
@@ -51,27 +50,34 @@ class Queue:
         threading.Thread(target=self._keep_alive, daemon=True).start()
 
     def claim(self) -> Claim | None:
-        """The next cell, locked for us; None if nothing waits (others may still be running).
+        """The next cell, locked for us, begun ones first; None if nothing waits (others may still be running).
 
-        One process at a time asks: Optuna relies on SELECT FOR UPDATE, which SQLite lacks, and `ask` would invent
-        a trial when the queue is empty.
+        One process at a time asks: to make a trial ours Optuna relies on SELECT FOR UPDATE, which SQLite lacks.
+        `Study.ask` is no help, because it invents a trial when none waits.
         """
         with self.folder.lock():
             self._mend()
-            while self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                trial = self.study.ask()
+            waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+            for trial in sorted(waiting, key=lambda trial: not self._is_begun(trial)):
                 cell = trial.user_attrs.get("cell")
                 lock = try_lock(self.folder.cell(cell)) if cell in self.folder.cells else None
-                if lock is None or self.folder.result(cell) is not None:
-                    self.study.tell(trial, state=TrialState.FAIL)
-                    if lock is not None:
-                        lock.release()
+                if lock is None:
                     continue
-                trial.set_user_attr("host", socket.gethostname())
+                if self.folder.result(cell) is not None:
+                    self._end(trial, TrialState.FAIL)
+                    lock.release()
+                    continue
+                if not self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                    lock.release()
+                    continue
+                self.storage.set_trial_user_attr(trial._trial_id, "host", socket.gethostname())
                 self.storage.record_heartbeat(trial._trial_id)
                 self._mine[cell] = Claim(cell, trial, lock)
                 return self._mine[cell]
         return None
+
+    def _is_begun(self, trial: FrozenTrial) -> bool:
+        return (self.folder.cell(str(trial.user_attrs.get("cell"))) / "checkpoints" / "last.ckpt").exists()
 
     def finish(self, claim: Claim) -> None:
         """Give a claim back. Its cell is done if it has a result by now, else it goes back into the queue."""
@@ -83,12 +89,7 @@ class Queue:
         with self.folder.lock():
             del self._mine[claim.cell]
             claim.lock.release()
-            self.study.tell(
-                claim.trial.number,
-                value if state == TrialState.COMPLETE else None,
-                state=state,
-                skip_if_finished=True,
-            )
+            self._end(claim.trial, state, value)
 
     def close(self) -> None:
         self._closed.set()
@@ -105,12 +106,17 @@ class Queue:
             cell, host = trial.user_attrs.get("cell"), trial.user_attrs.get("host")
             here = host is None or host == socket.gethostname()
             if trial.state == TrialState.RUNNING and here and not is_locked(self.folder.cell(str(cell))):
-                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                self._end(trial, TrialState.FAIL)
             else:
                 queued.add(cell)
         for cell in self.folder.cells.values():
             if cell.id not in queued and self.folder.status(cell.id) == "waiting":
                 self.study.enqueue_trial({}, user_attrs={"cell": cell.id, **cell.axes})
+
+    def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None) -> None:
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # its heart was thought to have stopped
+            values = [value] if state == TrialState.COMPLETE else None
+            self.storage.set_trial_state_values(trial._trial_id, state, values)
 
     def _keep_alive(self) -> None:
         while not self._closed.wait(HEARTBEAT_SECONDS):

@@ -33,8 +33,8 @@ def open_run(path):
 
 @pytest.fixture
 def many(grids):
-    """A grid of 24 cells."""
-    values = ", ".join(f"{n}: {{model.pause: {n}}}" for n in range(24))
+    """A grid of 12 cells."""
+    values = ", ".join(f"{n}: {{model.pause: {n}}}" for n in range(12))
     (grids.path / "ablations.yaml").write_text(MANY.format(values=values))
     return grids.path
 
@@ -93,12 +93,32 @@ def test_a_cell_is_nobody_elses_until_it_is_given_back(many):
     queue.close()
 
 
+def test_what_was_begun_comes_first(many):
+    folder, study = open_run(many)
+    begun = list(folder.cells)[8]
+    write_atomically(folder.cell(begun) / "checkpoints" / "last.ckpt", b"")
+    queue = Queue(folder, study)
+    assert queue.claim().cell == begun and queue.claim().cell == list(folder.cells)[0]
+    queue.close()
+
+
+def test_optuna_knows_how_cells_ended(many):
+    folder, study = open_run(many)
+    queue = Queue(folder, study)
+    for status in ("complete", "diverged", "failed"):
+        finish(queue, queue.claim(), status)
+    trials = queue.study.trials
+    assert [trial.state.name for trial in trials[:4]] == ["COMPLETE", "PRUNED", "FAIL", "WAITING"]
+    assert trials[0].value == 1.0 and trials[0].user_attrs["n"] == 0
+    queue.close()
+
+
 def test_nothing_is_run_that_has_a_result(many):
     folder, study = open_run(many)
-    for cell in list(folder.cells)[:23]:
+    for cell in list(folder.cells)[:11]:
         write_atomically(folder.cell(cell) / "result.json", json.dumps({"cell": cell, "status": "diverged"}))
     queue = Queue(folder, study)
-    assert queue.claim().cell == list(folder.cells)[23] and queue.claim() is None
+    assert queue.claim().cell == list(folder.cells)[11] and queue.claim() is None
     queue.close()
 
 
@@ -110,7 +130,7 @@ def test_a_killed_workers_cell_is_claimed_again_at_once(many):
         time.sleep(0.05)
     folder, study = open_run(many)
     queue = Queue(folder, study)
-    others = [queue.claim().cell for _ in range(23)]
+    others = [queue.claim().cell for _ in range(11)]
     assert queue.claim() is None and (many / "claimed").read_text() not in others
     process.kill()
     process.join()
@@ -126,7 +146,7 @@ def test_another_hosts_cell_is_claimed_again_when_its_heart_stops(many, monkeypa
         lost = queue.claim()
     lost.lock.release()  # as a lock looks that this host cannot see
     queue._mine.clear()
-    assert lost.cell not in [queue.claim().cell for _ in range(23)] and queue.claim() is None
+    assert lost.cell not in [queue.claim().cell for _ in range(11)] and queue.claim() is None
     monkeypatch.setattr(queue.storage, "grace_period", 1)
     time.sleep(2.5)
     assert queue.claim().cell == lost.cell
