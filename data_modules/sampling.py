@@ -1,4 +1,4 @@
-"""Which examples a batch holds: a function of the seed and the step alone, so that a resumed run sees what it would have."""
+"""Which examples a batch holds: a function of seed and step alone, so that a resumed run sees what it would have."""
 
 from collections.abc import Iterator
 

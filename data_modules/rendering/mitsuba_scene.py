@@ -46,11 +46,11 @@ def build(mi, scene: Scene, size: int, lit: bool = True):
     """The mitsuba.Scene of `scene` for `size` × `size` images, and what its shapes are.
 
     Args:
-        lit: with lamps and sun; without, only shapes are there, and nothing but a scene's things hides them.
+        lit: with sun and lamps, whose squares would else be seen as shapes.
 
     Returns:
-        (mitsuba_scene, labels): labels[i] is 0 for background and mirror, k for the k-th object (from 1), and -1
-        for the mirror, where i is what Mitsuba calls shape_index.
+        (mitsuba_scene, labels): labels[i] is k for the k-th object (from 1), -1 for the mirror and 0 for all else,
+        where i is the shape's index in the scene.
     """
     transform = mi.ScalarTransform4f
     away = np.array(scene["directions"]["behind"][:2])
@@ -135,15 +135,16 @@ def _rubber(color) -> dict:
 
 
 def _metal(color) -> dict:
-    """Two glossy lobes tinted by the colour; Mitsuba's alpha is Blender's roughness squared."""
+    """Two glossy lobes tinted by the colour, without the generator's slight anisotropy. alpha = Blender's roughness²."""
     def lobe(roughness: float) -> dict:
         return {"type": "roughconductor", "material": "none", "distribution": "ggx", "alpha": roughness**2,
                 "specular_reflectance": _rgb(color)}
+
     return {"type": "blendbsdf", "weight": 0.4, "smooth": lobe(0.1), "rough": lobe(0.447)}
 
 
 def _lamp(transform, lamp: Lamp, location) -> dict:
-    radiance = lamp.watts / (math.pi * lamp.side**2)
+    radiance = lamp.watts / (math.pi * lamp.side**2)  # of a square that shines on one side, by Lambert's law
     return {
         "type": "rectangle",
         "to_world": transform().look_at(origin=location, target=[0, 0, 0], up=[0, 0, 1]).scale(lamp.side / 2),
