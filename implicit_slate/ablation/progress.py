@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from implicit_slate.ablation.run_folder import FINISHED, RunFolder, read_json
+from implicit_slate.ablation.run_folder import FINISHED, RunFolder, is_locked, read_json
 
 PLAIN_SECONDS = 30.0
 STYLES = {"complete": "green", "diverged": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
@@ -52,6 +52,8 @@ class ProgressDisplay:
         rows = self._rows()
         counts = Counter(row["status"] for row in rows)
         title = ", ".join(f"{counts[status]} {status}" for status in STYLES if counts[status])
+        if pretraining := self._pretraining():
+            title += f"; {pretraining}"
         table = Table(title=f"{title}{self._time_left(rows)}", title_justify="left", box=None)
         table.add_column("cell", no_wrap=True)
         for heading in ("state", "step", "steps/s", "val CE", "spectral norm"):
@@ -72,7 +74,9 @@ class ProgressDisplay:
     def _say_now_and_then(self) -> None:
         while not self._over.wait(PLAIN_SECONDS):
             rows = self._rows()
-            running = [f"{row['cell']} at {row['step'] or 0}" for row in rows if row["status"] == "running"]
+            running = [f"{row['cell']} at step {row['step'] or 0}" for row in rows if row["status"] == "running"]
+            if pretraining := self._pretraining():
+                running = [pretraining]
             done = sum(row["status"] in FINISHED for row in rows)
             self._say(f"{done} of {len(rows)} cells done{self._time_left(rows)}; running: {'; '.join(running) or 'none'}")
 
@@ -97,6 +101,10 @@ class ProgressDisplay:
         else:
             found = read_json(self.folder.cell(cell) / "progress.json") or {}
         return row | {key: found.get(key) for key in keys}
+
+    def _pretraining(self) -> str:
+        progress = read_json(self.folder.pretrain / "progress.json") if is_locked(self.folder.pretrain) else None
+        return f"pretraining at step {progress['step']} of {progress['max_steps']}" if progress else ""
 
     def _time_left(self, rows: list[dict[str, Any]]) -> str:
         open_rows = [row for row in rows if row["status"] not in FINISHED]

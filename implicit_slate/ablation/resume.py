@@ -29,10 +29,13 @@ class ResumePoint(Checkpoint):
     def on_train_start(self, trainer, pl_module) -> None:
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
 
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        # Here, and not at the end of a batch, all is done that the steps so far call for, validation included.
-        if trainer.global_step == self._last_step or trainer.global_step % CHECK_EVERY_STEPS:
-            return  # the ranks agree by a collective operation, which is not for every step
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        # Validation and the logging of a step come after this hook, and Lightning takes them as done when it resumes
+        # from here: so not at the end of an epoch, nor at the round numbers that are intervals. And not at every
+        # step, because the ranks agree by a collective operation.
+        step = trainer.global_step
+        if step == self._last_step or step % CHECK_EVERY_STEPS != 1 or trainer.is_last_batch:
+            return
         due = time.monotonic() - self._last_time >= max(self.every_seconds, self._cost / LARGEST_SHARE)
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save(trainer)
