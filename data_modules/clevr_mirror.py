@@ -17,7 +17,12 @@ class CLEVRMirror(ImageDataModule):
     """
 
     def __init__(
-        self, root: str | Path, image_size: int = 64, batch_size: int = 50, num_workers: int = 0, seed: int | None = None
+        self,
+        root: str | Path,
+        image_size: int = 64,
+        batch_size: int = 50,
+        num_workers: int = 0,
+        seed: int | None = None,
     ):
         super().__init__(image_size, batch_size, num_workers, seed)
         self.root = Path(root)

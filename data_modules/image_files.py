@@ -34,7 +34,7 @@ def open_mask(file: Path | BinaryIO, name: object, image_size: tuple[int, int]) 
 
 
 def resize_image(image: Image.Image, size: int) -> np.ndarray:
-    """uint8 (size, size, 3). Whole factors average areas, as larger pixels would; others go by an antialiasing filter."""
+    """uint8 (size, size, 3). A whole factor averages areas, as larger pixels would; another is bicubic."""
     if image.width % size == 0:
         return np.asarray(image.reduce(image.width // size))
     return np.asarray(image.resize((size, size), Image.BICUBIC))

@@ -34,7 +34,8 @@ class StepBatchSampler(DistributedSampler):
             while len(batch) < self.batch_size:
                 wanted, offset = divmod(position + len(batch), self.num_examples)
                 if wanted != epoch:
-                    epoch, permutation = wanted, np.random.default_rng((self.seed, wanted)).permutation(self.num_examples)
+                    epoch = wanted
+                    permutation = np.random.default_rng((self.seed, epoch)).permutation(self.num_examples)
                 batch += permutation[offset : offset + self.batch_size - len(batch)].tolist()
             yield batch
             position += run

@@ -150,7 +150,7 @@ def _end_with_parent() -> None:
 
 
 def _run(work: Callable, waiting: dict, workers: int, done: int) -> None:
-    """Calls work(stem, scene) for all that is waiting, with a progress bar, or plain lines where there is no terminal."""
+    """Calls work(stem, scene) for all that is waiting, with a progress bar, or plain lines without a terminal."""
     console = Console(stderr=True)
     total = done + len(waiting)
     columns = ("scenes", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -135,7 +135,7 @@ def _rubber(color) -> dict:
 
 
 def _metal(color) -> dict:
-    """Two glossy lobes tinted by the colour, without the generator's slight anisotropy. alpha = Blender's roughness²."""
+    """Two glossy lobes tinted by the colour; alpha is Blender's roughness². Its slight anisotropy is left out."""
     def lobe(roughness: float) -> dict:
         return {"type": "roughconductor", "material": "none", "distribution": "ggx", "alpha": roughness**2,
                 "specular_reflectance": _rgb(color)}

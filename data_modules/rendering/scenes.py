@@ -102,14 +102,14 @@ def check_scene(scene: Any, path) -> None:
 
 
 def ground_directions(camera: np.ndarray) -> dict[str, np.ndarray]:
-    """Unit vectors (3,) on the ground for behind, front, left and right, as seen from `camera` looking at the origin."""
+    """Unit vectors (3,) on the ground for behind, front, left and right, seen from `camera`, which faces the origin."""
     behind = -np.array([camera[0], camera[1], 0.0]) / np.hypot(camera[0], camera[1])
     left = np.array([-behind[1], behind[0], 0.0])
     return {"behind": behind, "front": -behind, "left": left, "right": -left}
 
 
 def project(scene: Scene, point, size: int) -> list:
-    """Where `point` (3,) is seen in a `size` × `size` picture: [x, y, depth along the optical axis]; y grows downwards."""
+    """Where `point` (3,) is seen in a `size` × `size` picture: [x, y (downwards), depth along the optical axis]."""
     camera = np.array(scene["camera"]["location"])
     forward = -camera / np.linalg.norm(camera)
     right = np.cross(forward, [0.0, 0.0, 1.0])

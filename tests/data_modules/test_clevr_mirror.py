@@ -90,7 +90,7 @@ def test_truncated_image(folder, num_workers):
 def test_mask_of_another_size(folder):
     path = folder / "masks" / "CLEVR_new_0000000015.png"
     Image.fromarray(np.zeros((16, 16), np.uint8)).save(path)
-    with pytest.raises(UserError, match=f"{path}: expected a mask as large as its image, 32 × 32 pixels, found 16 × 16"):
+    with pytest.raises(UserError, match=f"{path}: expected a mask as large as its image, 32 × 32 pixels"):
         everything(module(folder).val_dataloader())
 
 

@@ -36,7 +36,8 @@ def test_layout(rendered):
         scene = json.loads((rendered / "scenes" / f"{stem}.json").read_text())
         assert set(scene) == {"split", "image_index", "image_filename", "objects", "directions", "camera", "lamps",
                               "mirror_x"}
-        assert set(scene["objects"][0]) == {"shape", "size", "material", "color", "rotation", "3d_coords", "pixel_coords"}
+        assert set(scene["objects"][0]) == {"shape", "size", "material", "color", "rotation", "3d_coords",
+                                            "pixel_coords"}
         image, mask = (Image.open(rendered / kind / f"{stem}.png") for kind in ("images", "masks"))
         assert (image.size, image.mode, mask.size, mask.mode) == ((16, 16), "RGB", (16, 16), "L")
         assert sorted(np.unique(mask)) == list(range(len(scene["objects"]) + 1))
