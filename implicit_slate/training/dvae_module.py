@@ -15,6 +15,8 @@ from implicit_slate.training.optimization import Optimization, cosine
 
 PATCHES_PER_CODE = 200
 """Patches that k-means sees for each code of the warm start."""
+CHROMA_WEIGHT = 2.0
+"""How much more than grey colour counts in that k-means: most patches are background, and have none."""
 
 
 class DVAEModule(TrainingModule):
@@ -65,7 +67,7 @@ class DVAEModule(TrainingModule):
 
         wanted, patches = PATCHES_PER_CODE * len(self.centroids), []
         for batch in self.trainer.datamodule.train_dataloader():
-            patches.append(patchify(batch["image"]).flatten(0, 1))
+            patches.append(colourful_patches(batch["image"]).flatten(0, 1))
             if sum(map(len, patches)) >= wanted:
                 break
         data = torch.cat(patches)[:wanted].cpu().numpy()
@@ -77,7 +79,7 @@ class DVAEModule(TrainingModule):
         image = batch["image"]
         logits = self.dvae.logits(image)
         if self.global_step < self.warm_start_steps:
-            labels = torch.cdist(patchify(image), self.centroids.expand(len(image), -1, -1)).argmin(-1)
+            labels = torch.cdist(colourful_patches(image), self.centroids.expand(len(image), -1, -1)).argmin(-1)
             cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / len(image)
             mse = F.mse_loss(self.dvae.decode_tokens(labels), image, reduction="sum") / len(image)
             loss = cross_entropy + mse
@@ -111,9 +113,10 @@ class DVAEModule(TrainingModule):
             )
 
 
-def patchify(image: Tensor) -> Tensor:
-    """The 4×4 patches behind the tokens: (B, C, H, W) -> (B, N, 16 C), row by row."""
-    return F.pixel_unshuffle(image, 4).flatten(2).mT
+def colourful_patches(image: Tensor) -> Tensor:
+    """The 4×4 patches behind the tokens, colour enhanced: (B, C, H, W) -> (B, N, 16 C), row by row."""
+    grey = image.mean(1, keepdim=True)
+    return F.pixel_unshuffle(grey + CHROMA_WEIGHT * (image - grey), 4).flatten(2).mT
 
 
 def load_dvae(dvae: DiscreteVAE, path: str) -> None:
