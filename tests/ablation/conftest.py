@@ -26,6 +26,7 @@ axes:
   end: {well: {}, diverged: {model.diverge_at: 17}, failed: {model.fail_at: 13}}
   pause: {0: {}, 40: {model.pause: 0.04}}
 grids:
+  one: {experiment: experiment.yaml, cells: {gradient: implicit}}
   pair: {experiment: experiment.yaml, cells: gradient}
   slow:
     experiment: experiment.yaml

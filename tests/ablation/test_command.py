@@ -1,9 +1,7 @@
 """`implicit-slate ablate` from outside: tiny cells, real processes, real kills."""
 
 import json
-import os
 import signal
-import subprocess
 
 from implicit_slate.ablation.run_folder import is_locked
 from tests.ablation.conftest import wait_until
@@ -82,9 +80,10 @@ def test_list_prints_and_makes_nothing(grids):
 
 def test_two_devices(grids):
     """Lightning's DDP on two CPU processes."""
-    status, out, err = grids.run("pair", "--devices", "2", "--workers", "1")
+    status, out, err = grids.run("one", "--devices", "2", "--workers", "1")
     assert status == 0, (out, err)
-    rows = json.loads((grids.path / "runs" / "pair" / "results.json").read_text())
-    assert [(row["status"], row["step"]) for row in rows] == [("complete", 60)] * 2
-    status, out, err = grids.run("pair")
+    [row] = json.loads((grids.path / "runs" / "one" / "results.json").read_text())
+    assert (row["status"], row["step"]) == ("complete", 60)
+    assert "MEMBER: 2/2" in (grids.path / "runs" / "one" / "cells" / row["cell"] / "log.txt").read_text()
+    status, out, err = grids.run("one")
     assert status == 2 and "devices differs" in err
