@@ -15,7 +15,7 @@ from implicit_slate.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 every cell has a result, diverged ones included; 1 a cell or the pretraining failed; 130 stopped."""
+    """Exit status: 0 all done, diverged cells included; 1 a cell or the pretraining failed; 130 stopped."""
     arguments = _parser().parse_args(argv)
     grid = load_grid(arguments.file, arguments.grid)
     folder = RunFolder(arguments.out or Path("runs") / grid.name, grid.cells)
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
-        raise UserError(f"{self.prog}: {message}")
+        raise UserError(message.removeprefix("argument "))
 
 
 def _count(text: str) -> int:

@@ -90,7 +90,8 @@ def _explain(message: str, config: Mapping[str, Any]) -> str:
         facts = [fact for fact in facts if fact != "Expected a <class 'NoneType'>"]
     given = [line for line in lines if line.startswith("Given value:") and "{" not in line and len(line) < 80]
     text = "; ".join([*facts[:2], *given[:1]]) or message
-    return f"{'.'.join(path)}: " * bool(path) + re.sub(r"<class '(?:builtins\.)?([^']+)'>", r"\1", " ".join(text.split()))
+    text = re.sub(r"<class '([^']+)'>", r"\1", " ".join(text.split()))
+    return f"{'.'.join(path)}: {text}" if path else text
 
 
 def _known_keys(config: Mapping[str, Any], unknown: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Processes that start quickly: forks of one process that has imported everything a cell needs.
 
-That process imports for seconds, once, and never trains: it is forked before it has threads or an accelerator's context.
+That process imports for seconds, once, and never trains, so it has no threads and no accelerator's context to lose.
 This module is imported by every fork, so it must stay light.
 """
 

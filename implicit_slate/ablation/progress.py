@@ -78,7 +78,8 @@ class ProgressDisplay:
             if pretraining := self._pretraining():
                 running = [pretraining]
             done = sum(row["status"] in FINISHED for row in rows)
-            self._say(f"{done} of {len(rows)} cells done{self._time_left(rows)}; running: {'; '.join(running) or 'none'}")
+            now = "; ".join(running) or "none"
+            self._say(f"{done} of {len(rows)} cells done{self._time_left(rows)}; running: {now}")
 
     def _say(self, text: str) -> None:
         self.console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)

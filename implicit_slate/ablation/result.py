@@ -21,7 +21,7 @@ def read_scalars(folder: Path) -> Scalars:
     from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader  # 1 s to import
 
     scalars: Scalars = {}
-    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.name):  # the names begin with the time
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.name):  # by time
         for event in LegacyEventFileLoader(str(path)).Load():
             for value in event.summary.value:
                 if value.WhichOneof("value") == "simple_value":

@@ -22,6 +22,7 @@ POLL_SECONDS = 1.0
 MOST_KILLS = 3
 """So many times a cell's process may die without a word (out of memory, say) before the cell counts as failed."""
 
+
 @dataclass(frozen=True)
 class Resources:
     """How this machine is shared out: every worker has its own devices or threads."""

@@ -1,6 +1,9 @@
 from implicit_slate.ablation.experiment import dotted_keys, override
 
-CONFIG = {"model": {"class_path": "M", "init_args": {"a": 1, "optimization": {"clip": 1.0}}}, "trainer": {"max_steps": 3}}
+CONFIG = {
+    "model": {"class_path": "M", "init_args": {"a": 1, "optimization": {"clip": 1.0}}},
+    "trainer": {"max_steps": 3},
+}
 
 
 def test_override_reaches_through_init_args():

@@ -31,7 +31,8 @@ def test_product_varies_the_last_factor_fastest():
 
 
 def test_zip_goes_in_step():
-    assert expand(AXES, {"zip": ["clip", "warmup"]}) == [{"clip": "on", "warmup": "on"}, {"clip": "off", "warmup": "off"}]
+    choices = expand(AXES, {"zip": ["clip", "warmup"]})
+    assert choices == [{"clip": "on", "warmup": "on"}, {"clip": "off", "warmup": "off"}]
 
 
 def test_chain_is_one_after_the_other():
@@ -50,7 +51,8 @@ def test_leave_one_out_is_the_base_and_one_group_an_axis():
 
 
 def test_expressions_nest():
-    expression = {"product": ["gradient", {"chain": [{"leave_one_out": ["clip", "warmup"]}, {"zip": ["clip", "warmup"]}]}]}
+    tricks = {"chain": [{"leave_one_out": ["clip", "warmup"]}, {"zip": ["clip", "warmup"]}]}
+    expression = {"product": ["gradient", tricks]}
     assert len(expand(AXES, expression)) == 2 * (3 + 2)
     assert len(make_cells(AXES, expression)) == 2 * 4  # all tricks on is in both branches, and is one cell
 
@@ -139,7 +141,7 @@ def test_malformed_yaml_is_one_line_with_file_and_line(tmp_path, text, message):
         ("{experiment: e.yaml, cell: clip}", "grid 'g': unknown key 'cell'; did you mean 'cells'?"),
         ("{experiment: e.yaml}", "the key 'cells' is missing"),
         ("{experiment: none.yaml, cells: clip}", "no experiment file"),
-        ("{experiment: e.yaml, cells: clip, pretrain: {experiment: e.yaml}}", "'pretrain': the key 'checkpoint' is missing"),
+        ("{experiment: e.yaml, cells: clip, pretrain: {experiment: e.yaml}}", "the key 'checkpoint' is missing"),
         ("{experiment: e.yaml, cells: {clip: [of]}}", "axis 'clip' has no value 'of'; did you mean 'off'?"),
         ("nothing", "expected a mapping"),
     ],

@@ -12,7 +12,10 @@ def eight_cores(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-@pytest.mark.parametrize("workers, devices, expected", [(None, 1, (8, 1)), (None, 2, (4, 1)), (2, 1, (2, 4)), (16, 1, (16, 1))])
+@pytest.mark.parametrize(
+    "workers, devices, expected",
+    [(None, 1, (8, 1)), (None, 2, (4, 1)), (2, 1, (2, 4)), (16, 1, (16, 1))],
+)
 def test_a_cpu_is_shared_by_threads(workers, devices, expected):
     shared = Resources.share_out(workers, devices, accelerators=0)
     assert (shared.workers, shared.threads) == expected and shared.visible_devices(0) is None
