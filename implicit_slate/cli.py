@@ -38,9 +38,8 @@ def report(argv: list[str]) -> int:
 
 
 def data(argv: list[str]) -> int:
-    actions = {"render"}
-    if len(argv) < 2 or argv[1] not in actions:
-        raise UserError(f"data: {'an action' if len(argv) < 2 else argv[1]!r}: known actions: {', '.join(actions)}")
+    if len(argv) < 2 or argv[1] != "render":
+        raise UserError(f"data: unknown action {' '.join(argv[1:2])!r}; did you mean 'render'?")
     from data_modules.rendering import main
 
     return main(argv[2:])

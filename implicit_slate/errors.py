@@ -1,11 +1,12 @@
 """Mistakes in what the user gave, told apart from faults of the program."""
 
+import argparse
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Bad usage or input. The message is one line that names the file, key or value; the command exits with status 2."""
+    """Bad usage or input. The message is one line that names the file, key or value; the command exits with 2."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -13,3 +14,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser whose complaint is a `UserError`, where argparse prints its usage and exits."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{self.prog.partition(' ')[2]}: {message.removeprefix('argument ')} (see --help)")

@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from data_modules.rendering import render
 from data_modules.rendering.mitsuba_scene import load_mitsuba
 from data_modules.rendering.scenes import Scene, check_scene, name_scene
-from implicit_slate.errors import UserError
+from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.files import write_atomically
 
 DEFAULT_SAMPLES = 144
@@ -37,7 +37,7 @@ DEFAULT_SAMPLES = 144
 
 def main(argv: list[str] | None = None) -> int:
     """`implicit-slate data render`: exit status 0, or UserError on bad input."""
-    parser = argparse.ArgumentParser(prog="implicit-slate data render", description="Render CLEVR-Mirror-like scenes.")
+    parser = ArgumentParser(prog="implicit-slate data render", description="Render CLEVR-Mirror-like scenes.")
     parser.add_argument("--scenes", type=int, metavar="N", help="how many scenes to make")
     parser.add_argument("--from-scenes", type=Path, metavar="DIR", help="render the scene files in DIR instead")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, or to go on with")

@@ -22,10 +22,10 @@ from lightning.pytorch import Trainer
 from torch.utils.tensorboard.summary import hparams, scalar
 
 import callbacks  # noqa: F401  (what experiments name is imported before the fork)
-import data_modules  # noqa: F401
 import implicit_slate.training  # noqa: F401
 from callbacks import Diverged
 from callbacks.progress import Progress
+from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.configure import build, complete
 from implicit_slate.ablation.experiment import Experiment, override
 from implicit_slate.ablation.matrix import load_yaml

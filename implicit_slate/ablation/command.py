@@ -11,7 +11,7 @@ from pathlib import Path
 from implicit_slate.ablation.experiment import Experiment
 from implicit_slate.ablation.matrix import Grid, load_grid, load_yaml
 from implicit_slate.ablation.run_folder import RunFolder
-from implicit_slate.errors import UserError
+from implicit_slate.errors import ArgumentParser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("implicit-slate ablate", description=__doc__)
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate ablate", description=__doc__)
     parser.add_argument("grid", metavar="GRID", help="its name in ablations.yaml")
     parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="where grids are defined")
     parser.add_argument("--out", type=Path, help="the folder of the run; default: runs/GRID")
@@ -42,11 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--storage", help="database URL of the Optuna study; default: SQLite in the run's folder")
     parser.add_argument("--list", action="store_true", help="print the cells and their state, and run nothing")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(message.removeprefix("argument "))
 
 
 def _count(text: str) -> int:

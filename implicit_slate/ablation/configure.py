@@ -2,7 +2,6 @@
 
 import copy
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,12 +9,11 @@ from lightning.pytorch.cli import LightningCLI
 
 from implicit_slate.ablation.experiment import Experiment, Machine, dotted_keys
 from implicit_slate.errors import UserError, nearest
+from implicit_slate.training.experiment_cli import ExperimentCLI
 
-warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we do run it from within Python
 
-
-class _Parser(LightningCLI):
-    """LightningCLI that parses only."""
+class _Parser(ExperimentCLI):
+    """Parses only."""
 
     def instantiate_classes(self) -> None:
         pass
@@ -44,7 +42,7 @@ def check(experiments: Sequence[Experiment], parsed_only: Sequence[Experiment] =
 
 def build(config: Mapping[str, Any], origin: str) -> LightningCLI:
     """Trainer, model and data of a config; `UserError`, one line beginning with `origin`, for what is wrong with it."""
-    return _cli(LightningCLI, config, origin)
+    return _cli(ExperimentCLI, config, origin)
 
 
 def complete(config: Mapping[str, Any], origin: str) -> str:
@@ -53,7 +51,7 @@ def complete(config: Mapping[str, Any], origin: str) -> str:
     return cli.parser.dump(cli.config, skip_unset=False)
 
 
-def _cli(kind: type[LightningCLI], config: Mapping[str, Any], origin: str) -> LightningCLI:
+def _cli(kind: type[ExperimentCLI], config: Mapping[str, Any], origin: str) -> LightningCLI:
     try:
         return kind(
             run=False,

@@ -191,7 +191,8 @@ def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1
         last = vectors[torch.arange(batch), k, dominant].abs()
         open_ = residual > tol  # as in Lanczos: a converged image keeps its answer
         radius = torch.where(open_, largest, radius)
-        residual = torch.where(open_, norm.double().cpu() * last / largest.clamp_min(torch.finfo(q.dtype).tiny), residual)
+        relative = norm.double().cpu() * last / largest.clamp_min(torch.finfo(q.dtype).tiny)
+        residual = torch.where(open_, relative, residual)
         if (residual <= tol).all():
             break
     return radius.to(q)

@@ -39,11 +39,16 @@ def picard(f: Step, z0: State, *, max_iterations: int, tol: float | None = None)
             best, lowest = z, trace[-1]
             continue
         better = trace[-1] < lowest if lowest is not None else torch.ones_like(trace[-1], dtype=torch.bool)
-        best = each(lambda new, old: torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old), z, best)
+        best = _select(better, z, best)
         lowest = torch.where(better, trace[-1], lowest) if lowest is not None else trace[-1]
         if (lowest <= tol).all():
             break
     return Solution(best, lowest, len(trace), torch.stack(trace))
+
+
+def _select(images: Tensor, state: State, other: State) -> State:
+    """`state` where `images` (B,) is true, `other` elsewhere."""
+    return each(lambda new, old: torch.where(images.view(-1, *[1] * (new.ndim - 1)), new, old), state, other)
 
 
 SOLVERS = {"picard": picard}

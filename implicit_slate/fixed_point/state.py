@@ -28,7 +28,8 @@ def flatten(z: State) -> Tensor:
 def unflatten(flat: Tensor, like: State) -> State:
     """The inverse of `flatten`: (B, D) in the form of `like`."""
     pieces = flat.split([tensor[0].numel() for tensor in parts(like)], dim=1)
-    return each(lambda piece, tensor: piece.reshape(tensor.shape), pieces if isinstance(like, tuple) else pieces[0], like)
+    in_form = pieces if isinstance(like, tuple) else pieces[0]
+    return each(lambda piece, tensor: piece.reshape(tensor.shape), in_form, like)
 
 
 def detach(z: State) -> State:

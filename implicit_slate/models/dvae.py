@@ -1,4 +1,4 @@
-"""The discrete VAE: an image as a grid of N = (H/4)² tokens out of V, and back (METHOD §1.1, 1.2; Ramesh et al. 2021)."""
+"""The discrete VAE: an image as a grid of N = (H/4)² tokens out of V, and back (Ramesh et al. 2021)."""
 
 import math
 
@@ -10,7 +10,7 @@ WIDTH = 64
 """Channels of every hidden layer."""
 
 
-def conv_block(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
+def conv_block(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
     """Convolution without bias, GroupNorm with one group, ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
     nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")

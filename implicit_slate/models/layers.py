@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 
-def linear(in_features: int, out_features: int, bias: bool = True, gain: float = 1.0, before_relu: bool = False) -> nn.Linear:
+def linear(
+    in_features: int, out_features: int, bias: bool = True, gain: float = 1.0, before_relu: bool = False
+) -> nn.Linear:
     """A linear layer: Xavier-uniform times `gain`, or Kaiming-uniform where a ReLU follows; zero bias."""
     layer = nn.Linear(in_features, out_features, bias)
     if before_relu:

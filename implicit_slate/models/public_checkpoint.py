@@ -26,7 +26,10 @@ _NAMES = [  # public name -> ours, tried in turn
     (r"tf_dec\.blocks\.(\d+)\.encoder_decoder_attn_layer_norm\.(\w+)", r"transformer.blocks.\1.norm_cross.\2"),
     (r"tf_dec\.blocks\.(\d+)\.ffn_layer_norm\.(\w+)", r"transformer.blocks.\1.norm_ffn.\2"),
     (r"tf_dec\.blocks\.(\d+)\.ffn\.(\d)\.(\w+)", r"transformer.blocks.\1.ffn.\2.\3"),
-    (r"tf_dec\.blocks\.(\d+)\.self_attn\.proj_([qkv])\.weight", r"transformer.blocks.\1.self_attention.project_\2.weight"),
+    (
+        r"tf_dec\.blocks\.(\d+)\.self_attn\.proj_([qkv])\.weight",
+        r"transformer.blocks.\1.self_attention.project_\2.weight",
+    ),
     (r"tf_dec\.blocks\.(\d+)\.self_attn\.proj_o\.weight", r"transformer.blocks.\1.self_attention.project_out.weight"),
     (
         r"tf_dec\.blocks\.(\d+)\.encoder_decoder_attn\.proj_([qkv])\.weight",
@@ -41,7 +44,7 @@ _NAMES = [  # public name -> ours, tried in turn
 
 
 def rename(public_name: str, state: Mapping[str, Tensor]) -> str | None:
-    """Our name of a public parameter; None for buffers that hold no knowledge. `state` tells blocks from plain convs."""
+    """Our name of a public parameter; None for masks. `state` tells blocks from plain convolutions."""
     if public_name.endswith("self_attn_mask"):
         return None
     block = re.fullmatch(r"(dvae\.(?:encoder|decoder)\.\d+)\.(weight|bias)", public_name)

@@ -43,7 +43,8 @@ class TrainingModule(L.LightningModule):
         halving = self.plateau.factor if self.optimization.decay == "plateau" else 1.0
         for group in self.optimizers().param_groups:
             if group["name"] == "main":
-                group["lr"] = self.optimization.learning_rate * halving * self.optimization.main_factor(self.global_step)
+                factor = halving * self.optimization.main_factor(self.global_step)
+                group["lr"] = self.optimization.learning_rate * factor
             else:
                 group["lr"] = self.optimization.dvae_learning_rate * halving
 

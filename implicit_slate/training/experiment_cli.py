@@ -4,6 +4,8 @@ import dataclasses
 import inspect
 import logging
 import re
+import warnings
+from typing import Any
 
 import lightning as L
 from jsonargparse import ActionConfigFile
@@ -12,6 +14,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from implicit_slate.errors import UserError, nearest
 
 logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
+warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we do run it from within Python
+warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
 
 
 class _Parser(LightningArgumentParser):
@@ -20,9 +24,9 @@ class _Parser(LightningArgumentParser):
 
 
 class ExperimentCLI(LightningCLI):
-    """A trainer, a model and its data from one YAML file and overrides. Raises `UserError` for what is wrong in them."""
+    """A trainer, a model and its data from one YAML file and overrides; `UserError` for what is wrong in them."""
 
-    def __init__(self, args: list[str] | None = None, run: bool = True):
+    def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True, **options):
         super().__init__(
             model_class=L.LightningModule,
             datamodule_class=L.LightningDataModule,
@@ -33,8 +37,9 @@ class ExperimentCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},  # a run's own folder, made for it
             # Our data modules split their batches over processes themselves, as a function of the step.
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
-            args=args,
+            args=_nulls_as_mappings(args) if isinstance(args, list) else args,
             run=run,
+            **options,
         )
 
     def init_parser(self, **kwargs) -> LightningArgumentParser:
@@ -49,14 +54,27 @@ class ExperimentCLI(LightningCLI):
             raise UserError(fold(str(error))) from error
 
 
+def _nulls_as_mappings(args: list[str]) -> list[str]:
+    """`--model.optimization.clip_norm null` as `--model.optimization={"clip_norm": null}`.
+
+    jsonargparse 4.53 parses such a nested value twice, the second time from the first one's `str()`, where null has
+    become the word None; a mapping gets through, and leaves its neighbours as they are.
+    """
+    joined = re.sub(r"(--[\w.]+)\0null(?=\0|$)", r"\1=null", "\0".join(args))
+    rewritten = re.sub(r"(--\w+(?:\.\w+)+)\.(\w+)=null(?=\0|$)", r'\1={"\2": null}', joined)
+    return rewritten.split("\0") if args else args
+
+
 def fold(message: str) -> str:
-    """jsonargparse's message, many lines long, as the one that tells; with the nearest known key for an unknown one."""
+    """jsonargparse's message of many lines as the one that tells, with the nearest known key for an unknown one."""
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    nested = re.search(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)", message)  # an override as the command line gave it
+    # An override as the command line gave it:
+    nested = re.search(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)", message)
     if "Errors:" in lines:  # of the alternatives that a value was tried against, the first is the one meant
         lines = lines[lines.index("Errors:") + 1 :]
     unknown = re.search(
-        r"[Oo]ption '([\w.]+)' is not accepted|not accept option '([\w.]+)'|nrecognized arguments: --([\w.]+)", lines[0]
+        r"[Oo]ption '([\w.]+)' is not accepted|not accept option '([\w.]+)'|nrecognized arguments: --([\w.]+)",
+        lines[0],
     )
     if unknown:
         name = next(filter(None, unknown.groups()))

@@ -1,24 +1,18 @@
 """`implicit-slate import-checkpoint`: a checkpoint of the public SLATE code as one of ours."""
 
-import argparse
 import io
 from pathlib import Path
 
 import lightning as L
 import torch
 
-from implicit_slate.errors import UserError
+from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.files import write_atomically
 from implicit_slate.models.public_checkpoint import load_public_state
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(f"import-checkpoint: {message} (see --help)")
-
-
 def main(argv: list[str]) -> int:
-    parser = _Parser(prog="implicit-slate import-checkpoint", description=__doc__)
+    parser = ArgumentParser(prog="implicit-slate import-checkpoint", description=__doc__)
     parser.add_argument("public", type=Path, help="a bare state dict, or a training checkpoint with it under 'model'")
     parser.add_argument("out", type=Path, help="the checkpoint to write")
     parser.add_argument("--num-slots", type=int, required=True)

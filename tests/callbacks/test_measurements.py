@@ -93,7 +93,8 @@ def test_under_mixed_precision_it_measures_in_float32():
 def test_weights_of_sixteen_bits_are_measured_in_float32():
     model, callback = module(), SlotJacobian(every_n_steps=100, num_images=3)
     scalars = fit(model, [callback], 2, precision="bf16-true")
-    assert scalars["jacobian/spectral_norm"][2] == pytest.approx(dense_norm(model.float(), callback).mean().item(), rel=1e-4)
+    expected = dense_norm(model.float(), callback).mean().item()
+    assert scalars["jacobian/spectral_norm"][2] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_compiled_module_is_measured_as_well():
@@ -135,7 +136,8 @@ def test_divergence_names_the_step_and_keeps_the_window(factor):
     model = module()
     trainer = L.Trainer(
         accelerator="cpu", max_steps=9, logger=memory, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[Spike(4, factor), GradientNorm(100), Divergence()],
+        enable_model_summary=False, num_sanity_val_steps=0,
+        callbacks=[Spike(4, factor), GradientNorm(100), Divergence()],
     )
     with pytest.raises(Diverged) as diverged:
         trainer.fit(model, TinyImages())

@@ -85,7 +85,7 @@ def test_shapes(sizes, mode):
     generated = model.generate(slots)
     assert generated.shape == tokens.shape and generated.max() < sizes["vocab_size"]
     rendered = model.render(tokens)
-    assert rendered.shape == image.shape and 0 <= rendered.min() and rendered.max() <= 1
+    assert rendered.shape == image.shape and rendered.min() >= 0 and rendered.max() <= 1
     for losses in (model.losses(image), model.train().losses(image)):
         assert losses.cross_entropy.shape == losses.mse.shape == () and losses.tokens.shape == tokens.shape
     assert model.solve(tokens).evaluations == sizes["num_iterations"] + (mode == "implicit")

@@ -86,7 +86,7 @@ def test_validation_logs_and_is_the_same_twice(tmp_path):
 
 
 def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path):
-    """Noise, schedules and Adam's state continue where they were: dropout, Gumbel noise and slots are functions of the step."""
+    """Schedules and Adam's state continue where they were; dropout, Gumbel noise and slots are functions of the step."""
     tricks = Optimization(warmup_steps=4, decay="half_life", half_life=5)
     data = dict(num_images=4)  # one batch, so that the order of images does not matter here
     whole = module(optimization=tricks, dropout=0.1)
@@ -95,7 +95,8 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path):
     half.fit(module(optimization=tricks, dropout=0.1), TinyImages(**data))
     half.save_checkpoint(tmp_path / "half.ckpt")
     resumed = module(seed=99, optimization=tricks, dropout=0.1)
-    trainer(tmp_path, 6, max_epochs=-1).fit(resumed, TinyImages(**data), ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    rest = trainer(tmp_path, 6, max_epochs=-1)
+    rest.fit(resumed, TinyImages(**data), ckpt_path=tmp_path / "half.ckpt", weights_only=False)
     for (name, a), b in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b), name
 

@@ -1,6 +1,5 @@
 """The report of a grid, rebuilt at any moment from the files that the grid left: `implicit-slate report RUN_DIR`."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from implicit_slate.ablation.report.figures import draw_all
 from implicit_slate.ablation.report.run import read_run
 from implicit_slate.ablation.report.sections import contents
 from implicit_slate.ablation.report.summary import summarise, to_csv
-from implicit_slate.errors import UserError
+from implicit_slate.errors import ArgumentParser
 from implicit_slate.files import write_atomically
 
 __all__ = ["main", "write_report"]
@@ -36,12 +35,7 @@ def write_report(run_dir: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `implicit-slate report RUN_DIR`; returns its exit status."""
-    parser = _Parser("implicit-slate report", description=__doc__)
+    parser = ArgumentParser("implicit-slate report", description=__doc__)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo")
     print(write_report(parser.parse_args(argv).run_dir))
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"{self.prog}: {message}; see --help")

@@ -1,0 +1,51 @@
+"""The command `implicit-slate` as a person meets it."""
+
+import pytest
+import torch
+
+from implicit_slate.cli import COMMANDS, main
+from implicit_slate.training import SLATEModule
+from tests.models.test_reference import reference, state  # noqa: F401 (fixtures)
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["fti"], "unknown command 'fti'; did you mean 'fit'?"),
+        (["data", "rendr"], "did you mean 'render'"),
+        (["ablate", "demoo"], "unknown grid 'demoo'; did you mean 'demo'?"),
+        (["ablate", "demo", "--devices", "0"], "--devices: expected a positive number, got '0'"),
+        (["report", "/nowhere"], "/nowhere"),
+        (["import-checkpoint", "a.pt"], "import-checkpoint: the following arguments are required"),
+        (["fit", "--config", "/nowhere.yaml"], "/nowhere.yaml: No such file or directory"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_two(argv, message, capsys):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_malformed_yaml_is_named_by_file_and_line(tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text("model:\n  a: [1,\nb: }")
+    assert main(["fit", "--config", str(tmp_path / "bad.yaml")]) == 2
+    assert f"{tmp_path / 'bad.yaml'}, line 3" in capsys.readouterr().err
+
+
+def test_a_public_checkpoint_is_imported_once(tmp_path, state, capsys):  # noqa: F811
+    torch.save({"model": state}, tmp_path / "public.pt")
+    command = ["import-checkpoint", str(tmp_path / "public.pt"), str(tmp_path / "ours.ckpt"), "--num-slots=3",
+               "--num-iterations=3", "--num-slot-heads=1", "--num-heads=2"]
+    assert main(command) == 0
+    module = SLATEModule.load_from_checkpoint(tmp_path / "ours.ckpt", weights_only=True)
+    assert torch.equal(module.model.to_logits.weight, state["out.weight"])
+    before = (tmp_path / "ours.ckpt").read_bytes()
+    assert main(command) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "ours.ckpt").read_bytes() == before

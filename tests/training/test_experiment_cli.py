@@ -1,0 +1,55 @@
+"""Experiment files, overrides, and what is said of mistakes in them."""
+
+from pathlib import Path
+
+import pytest
+
+from implicit_slate.errors import UserError
+from implicit_slate.training.experiment_cli import ExperimentCLI
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
+DEMO = Path(__file__).parents[2] / "experiments" / "demo_joint.yaml"
+
+
+def build(config, *overrides):
+    return ExperimentCLI(args=["--config", str(config), "--trainer.logger=false", *overrides], run=False)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_is_built_and_says_what_it_is_for(path):
+    assert path.read_text().startswith("# ")
+    cli = build(path, "--trainer.accelerator=cpu")
+    assert cli.trainer.max_steps > 0 and cli.model is not None and cli.datamodule is not None
+
+
+def test_null_turns_a_trick_off_and_leaves_the_others():
+    model = build(DEMO, "--model.optimization.clip_norm=null", "--model.optimization.decay", "null").model
+    settings = model.optimization
+    assert settings.clip_norm is None and settings.decay is None
+    assert settings.warmup_steps == 500 and settings.learning_rate == 1e-3
+
+
+def test_an_override_reaches_the_model():
+    model = build(DEMO, "--model.gradient=unrolled", "--model.num_iterations=3").model.model
+    assert model.slot_attention.num_iterations == 3 and model.slot_attention.gradient.reaches_start
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--model.gradient=impliict", "unknown gradient mode 'impliict'; did you mean 'implicit'"),
+        ("--model.gradeint=implicit", "unknown option 'gradeint'; did you mean 'gradient'"),
+        ("--model.optimization.clip_nrm=1", "did you mean 'optimization.clip_norm'"),
+        ("--model.optimization.clip_norm=-1", "optimization.clip_norm=-1.0: a positive number is needed"),
+        ("--model.optimization.decay=linear", "optimization.decay=linear: .*plateau"),
+        ("--trainer.max_stepz=3", "did you mean 'trainer.max_steps'"),
+        ("--model.image_size=30", "image_size=30 is not a multiple of 4"),
+        ("--model.num_heads=3", "d_model=64 is not divisible by num_heads=3"),
+        ("--model.dvae_checkpoint=/nowhere.ckpt", "/nowhere.ckpt: no such file"),
+        ("--model.num_iterations=x", "num_iterations=x: .*int"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(override, message):
+    with pytest.raises(UserError, match=message) as error:
+        build(DEMO, override)
+    assert "\n" not in str(error.value)
