@@ -1,5 +1,6 @@
 """Which examples a batch holds: a function of seed and step alone, so that a resumed run sees what it would have."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -52,7 +53,7 @@ class SequentialShard(DistributedSampler):
 
     def __init__(self, num_examples: int, batch_size: int, rank: int = 0, world_size: int = 1):
         super().__init__(range(num_examples), num_replicas=world_size, rank=rank, shuffle=False)
-        num_batches = -(-(-(-num_examples // world_size)) // batch_size)
+        num_batches = math.ceil(math.ceil(num_examples / world_size) / batch_size)
         share = np.arange(rank, num_examples, world_size)
         self.batches = [batch.tolist() for batch in np.array_split(share, num_batches) if len(batch)]
 

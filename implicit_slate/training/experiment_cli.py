@@ -19,7 +19,9 @@ warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning
 
 
 class _Parser(LightningArgumentParser):
-    def error(self, message, ex=None):  # jsonargparse prints its usage and exits
+    def error(self, message, ex=None):
+        if not self.exit_on_error:  # the caller wants the exception
+            return super().error(message, ex)
         raise UserError(fold(str(message)))
 
 

@@ -86,7 +86,7 @@ def test_validation_logs_and_is_the_same_twice(tmp_path):
 
 
 def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path):
-    """Schedules and Adam's state continue where they were; dropout, Gumbel noise and slots are functions of the step."""
+    """Schedules and Adam continue where they were; dropout, Gumbel noise and slots are functions of the step."""
     tricks = Optimization(warmup_steps=4, decay="half_life", half_life=5)
     data = dict(num_images=4)  # one batch, so that the order of images does not matter here
     whole = module(optimization=tricks, dropout=0.1)
