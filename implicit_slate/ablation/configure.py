@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from implicit_slate.ablation.experiment import Experiment, Machine, dotted_keys
 from implicit_slate.errors import UserError, nearest
-from implicit_slate.training.experiment_cli import ExperimentCLI
+from implicit_slate.training.experiment_cli import ExperimentCLI, cause
 
 
 class _Parser(ExperimentCLI):
@@ -81,15 +81,7 @@ def _explain(message: str, config: Mapping[str, Any]) -> str:
         key = ".".join([*path, *filter(None, unknown.groups())])
         known = _known_keys(config, key)
         return f"unknown key {key!r}{nearest(key, known) if known else ''}"
-    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given", "Given value")
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
-    facts = [line for line in lines if not line.startswith(noise)]
-    if len(facts) > 1:
-        facts = [fact for fact in facts if fact != "Expected a <class 'NoneType'>"]
-    given = [line for line in lines if line.startswith("Given value:") and "{" not in line and len(line) < 80]
-    text = "; ".join([*facts[:2], *given[:1]]) or message
-    text = re.sub(r"<class '([^']+)'>", r"\1", " ".join(text.split()))
-    return f"{'.'.join(path)}: {text}" if path else text
+    return f"{'.'.join(path)}: " * bool(path) + cause(message)
 
 
 def _known_keys(config: Mapping[str, Any], unknown: str) -> list[str]:

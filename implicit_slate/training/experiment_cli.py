@@ -69,24 +69,26 @@ def _nulls_as_mappings(args: list[str]) -> list[str]:
 
 def fold(message: str) -> str:
     """jsonargparse's message of many lines as the one that tells, with the nearest known key for an unknown one."""
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    # An override as the command line gave it:
-    nested = re.search(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)", message)
-    if "Errors:" in lines:  # of the alternatives that a value was tried against, the first is the one meant
-        lines = lines[lines.index("Errors:") + 1 :]
     unknown = re.search(
-        r"[Oo]ption '([\w.]+)' is not accepted|not accept option '([\w.]+)'|nrecognized arguments: --([\w.]+)",
-        lines[0],
+        r"[Oo]ption '([\w.]+)' is not accepted|not accept option '([\w.]+)'|nrecognized arguments: --([\w.]+)", message
     )
     if unknown:
         name = next(filter(None, unknown.groups()))
         return f"unknown option {name!r}{nearest(name, _options())} (see --help)"
-    text = re.sub(r"\s*\(see --help\)", "", lines[0])
-    if text.endswith(":") and len(lines) > 1:
-        text += " " + lines[1]
-    if nested:
-        text = f"{nested[1]}={nested[2]}: {text}"
-    return re.sub(r"<class '(\w+)'>|typing\.", r"\1", text) + " (see --help)"
+    override = re.search(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)", message)  # as the command line gave it
+    return (f"{override[1]}={override[2]}: " if override else "") + cause(message) + " (see --help)"
+
+
+def cause(message: str) -> str:
+    """What is wrong with a value, from jsonargparse's account of all that it tried."""
+    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given class_path", "Given value")
+    lines = [line.strip().removeprefix("- ").removesuffix("(see --help)").strip() for line in message.splitlines()]
+    facts = [line for line in lines if line and not line.startswith(noise)]
+    if len(facts) > 1:  # that the value is not null either needs no saying
+        facts = [fact for fact in facts if fact != "Expected a <class 'NoneType'>"]
+    given = [line for line in lines if line.startswith("Given value:") and "(" not in line and "{" not in line]
+    text = "; ".join([*facts[:2], *given[:1]]) or " ".join(message.split())
+    return re.sub(r"<class '(?:builtins\.)?([^']+)'>|typing\.", lambda match: match[1] or "", " ".join(text.split()))
 
 
 def _options() -> list[str]:
