@@ -1,7 +1,5 @@
 """The discrete VAE trained alone, with a warm start against collapse."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
@@ -11,6 +9,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax
 from implicit_slate.training.base import TrainingModule
+from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.optimization import Optimization, cosine
 
 PATCHES_PER_CODE = 200
@@ -121,12 +120,10 @@ def colourful_patches(image: Tensor) -> Tensor:
 
 def load_dvae(dvae: DiscreteVAE, path: str) -> None:
     """Fill `dvae` with the weights of one inside a checkpoint of `DVAEModule` or `SLATEModule`. Raises `UserError`."""
-    if not Path(path).is_file():
-        raise UserError(f"dvae_checkpoint: {path}: no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise UserError(f"dvae_checkpoint: {path}: not a checkpoint of ours ({type(error).__name__})") from None
+        state = read_checkpoint(path)["state_dict"]
+    except UserError as error:
+        raise UserError(f"dvae_checkpoint: {error}") from None
     for prefix in ("dvae.", "model.dvae."):
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if part:

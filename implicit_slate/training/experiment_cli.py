@@ -12,6 +12,7 @@ from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from implicit_slate.errors import UserError, nearest
+from implicit_slate.training.checkpoints import read_checkpoint
 
 logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
 warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we do run it from within Python
@@ -54,6 +55,30 @@ class ExperimentCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
             raise UserError(fold(str(error))) from error
+        model_size = getattr(getattr(self.model, "model", None), "image_size", None)
+        data_size = getattr(self.datamodule, "image_size", None)
+        if None not in (model_size, data_size) and model_size != data_size:
+            raise UserError(f"model.image_size={model_size} but data.image_size={data_size}: they must be the same")
+
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would replace the options given by those of the checkpoint, without a word; we keep them."""
+
+    def before_fit(self) -> None:
+        self._check_checkpoint()
+
+    before_validate = before_test = before_fit
+
+    def _check_checkpoint(self) -> None:
+        """`UserError` if the checkpoint that `--ckpt_path` names is not there, damaged, or of another model."""
+        path = self.config[self.subcommand].ckpt_path
+        if path is None or path in ("last", "best", "hpc", "registry"):
+            return
+        state = read_checkpoint(path)["state_dict"]
+        for name, value in self.model.state_dict().items():
+            if name not in state or state[name].shape != value.shape:
+                found = f"of shape {tuple(state[name].shape)}" if name in state else "not there"
+                raise UserError(f"{path}: of another model: {name} is {found}, {tuple(value.shape)} expected")
 
 
 def _nulls_as_mappings(args: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 
 from implicit_slate.errors import UserError
 from implicit_slate.training.experiment_cli import ExperimentCLI
+from tests.tiny import SLATE_SIZES
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 DEMO = Path(__file__).parents[2] / "experiments" / "demo_joint.yaml"
@@ -44,6 +45,7 @@ def test_an_override_reaches_the_model():
         ("--model.optimization.decay=linear", "optimization.decay=linear: .*plateau"),
         ("--trainer.max_stepz=3", "did you mean 'trainer.max_steps'"),
         ("--model.image_size=30", "image_size=30 is not a multiple of 4"),
+        ("--model.image_size=64", "model.image_size=64 but data.image_size=32"),
         ("--model.num_heads=3", "d_model=64 is not divisible by num_heads=3"),
         ("--model.dvae_checkpoint=/nowhere.ckpt", "/nowhere.ckpt: no such file"),
         ("--model.num_iterations=x", "num_iterations=x: .*int"),
@@ -53,3 +55,24 @@ def test_a_mistake_is_one_line_that_names_it(override, message):
     with pytest.raises(UserError, match=message) as error:
         build(DEMO, override)
     assert "\n" not in str(error.value)
+
+
+def tiny_run(tmp_path, *more):
+    sizes = [f"--model.{name}={value}" for name, value in SLATE_SIZES.items()]
+    options = ["--data=tests.tiny.TinyImages", "--data.image_size=16", "--trainer.max_steps=1", "--trainer.accelerator=cpu", *sizes]
+    options += ["--trainer.callbacks=null", "--trainer.val_check_interval=1", "--trainer.enable_progress_bar=false"]
+    folder = f"--trainer.default_root_dir={tmp_path}"
+    return ["fit", "--config", str(DEMO), *options, folder, *more]
+
+
+def test_a_checkpoint_goes_on_and_one_of_another_model_is_refused(tmp_path):
+    ExperimentCLI(args=tiny_run(tmp_path))
+    checkpoint = next(tmp_path.rglob("*.ckpt"))
+    ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}", "--trainer.max_steps=2"))
+    with pytest.raises(UserError, match="of another model: .* expected"):
+        ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}", "--model.d_model=32"))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    with pytest.raises(UserError, match="not a checkpoint, or a damaged one"):
+        ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}"))
+    with pytest.raises(UserError, match="nowhere.ckpt: no such file"):
+        ExperimentCLI(args=tiny_run(tmp_path, "--ckpt_path=/nowhere.ckpt"))
