@@ -34,7 +34,7 @@ CURVE_FIGURES = {
     "spectral_norm": (SPECTRAL_NORM, "The largest singular value, mean over the probe images."),
     "grad_norm": (
         GRADIENT_NORM,
-        "L2 over its parameters before clipping; a point is the largest of the steps since the last.",
+        "L2 norm over its parameters, before clipping; a point is the largest value since the point before.",
     ),
     "cross_entropy": (CROSS_ENTROPY, "Summed over the tokens, mean over the validation images; lower is better."),
     "residual": (RESIDUAL, "‖f(z) − z‖ / ‖f(z)‖ of the last forward step, mean over the probe images."),
@@ -135,7 +135,9 @@ def draw_overview(run: Run, folder: Path) -> Picture | None:
     _save_curves(run, folder, "overview", tags)
     pooled = f"All {len(run.settings)} settings together. " if len(run.settings) > 1 else ""
     return Picture(
-        "overview", "Overview", f"{pooled}A thin line a cell, a thick line the median, a band from least to largest."
+        "overview",
+        "Overview",
+        f"{pooled}A thin line is a cell (one training run), a thick line their median; the band spans the cells.",
     )
 
 
@@ -193,7 +195,7 @@ def draw_sweep(run: Run, folder: Path, axis: str) -> Picture | None:
     return Picture(
         name,
         f"Results over {label}",
-        "A dot a finished cell, a line through the medians, a band from least to largest.",
+        "A dot is a finished cell (one training run), the line joins the medians; the band spans the cells.",
     )
 
 
@@ -247,7 +249,7 @@ def _make_log(ax) -> None:
 
 
 def _tick(value: float, _position: int) -> str:
-    return f"{value:g}" if 0.001 <= value < 10_000 else f"$10^{{{round(np.log10(value))}}}$"
+    return f"{value:,g}" if 0.001 <= value < 1e6 else f"$10^{{{round(np.log10(value))}}}$"
 
 
 def _thin(curve: Curve, log: bool) -> Curve:
@@ -291,7 +293,7 @@ def _legend(figure, run: Run, *tags: str) -> None:
 
 def _lines_note(run: Run, tag: str) -> str:
     seeds = max(len(run.of(setting, mode)) for setting in run.settings for mode in run.gradients)
-    note = "A line a seed, a band from least to largest." if seeds > 1 else "One seed."
+    note = "A line is a seed; the band spans the seeds." if seeds > 1 else "One seed."
     if any(len(cell.curves[tag].steps) > MAX_POINTS for cell in run.cells if tag in cell.curves):
         note += f" Drawn as the largest value of each of {MAX_POINTS} windows; the CSV has every point."
     return note

@@ -1,21 +1,27 @@
 """Numbers as people read them."""
 
+import math
 from collections.abc import Sequence
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def short(value: float | None, digits: int = 3) -> str:
-    """Some significant digits, as `78.3`, `1.8e6`, `4.1e-5`; `–` for what is not there."""
+    """Some significant digits, as `78.3`, `11,400`, `1.84·10⁶`, `4.12·10⁻⁵`; `–` for what is not there."""
     if value is None:
         return "–"
     if value == float("inf"):
         return "∞"
     if value == 0:
         return "0"
-    if not 1e-3 <= abs(value) < 1e4:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    text = f"{value:.{digits}g}"
-    return f"{value:.0f}" if "e" in text else text  # 1234 is 1.23e+03 in %g
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = int(exponent)
+    if not -4 < power < 6:
+        return f"{mantissa}·10{str(power).translate(_SUPERSCRIPTS)}"
+    rounded = float(f"{mantissa}e{exponent}")
+    if math.isclose(value, round(value), rel_tol=1e-9):  # a count, as 7 evaluations
+        return f"{rounded:,.0f}"
+    return f"{rounded:,.{max(digits - 1 - power, 0)}f}"
 
 
 def span(values: Sequence[float]) -> str:

@@ -24,15 +24,24 @@ from implicit_slate.ablation.report.summary import MEASUREMENTS, Line
 from implicit_slate.files import write_atomically
 
 
+_MEASURED = (
+    "The **spectral norm** is the largest singular value of the Jacobian of one slot attention step at the slots where "
+    "the iterations end, mean over fixed validation images. The **gradient norm** is the L2 norm over slot attention's "
+    "parameters before clipping. Largest and last refer to the steps of training. The **cross-entropy** is that of "
+    "the transformer, summed over an image's tokens, mean over the validation images."
+)
+
+
 def contents(run: Run, pictures: dict[str, Picture], lines: Sequence[Line], folder: Path) -> list[Block]:
     """The whole report on `run`; the panels that it shows are copied into `folder`, beside the pictures."""
     blocks: list[Block] = []
     if run.description:
-        blocks.append(Paragraph(" ".join(run.description.split())))
+        blocks.append(Paragraph(_sentence(run.description)))
     blocks.append(Paragraph(_state(run)))
     if "overview" in pictures:
         blocks.append(Images([_image(pictures["overview"])]))
-    blocks += [Heading("The paper's claims, and what this grid shows"), Paragraph(_how_judged(run))]
+    blocks.append(Heading("The paper's claims, and what this grid shows"))
+    blocks += [Paragraph(_how_judged(run)), Paragraph(_MEASURED)]
     blocks.append(Verdicts([(claim.claim, claim.verdict, claim.sentence) for claim in judge(run)]))
     blocks.append(Heading("Over training"))
     curves = [_image(picture) for name, picture in pictures.items() if name != "overview"]
@@ -72,11 +81,18 @@ def _at(run: Run, cell: Cell) -> str:
     return place if step is None else f"{place}, at step {int(step)}"
 
 
+def _sentence(text: str) -> str:
+    """A description in YAML, as a paragraph."""
+    text = capitalised(" ".join(text.split()))
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
 def _how_judged(run: Run) -> str:
     return (
-        "Each verdict is computed from the finished cells. A comparison shows something where the values of all seeds "
-        "of one group lie above those of all seeds of the other, so that their ranges are apart; where the ranges "
-        f"overlap, this grid cannot separate them. A diverged cell counts as above every number. {chance_note(run)}"
+        "Each verdict is computed from the finished cells. Two groups of cells are compared in one setting at a time; "
+        "“every seed is higher” says that the lowest seed of the one group is above the highest of the other. Where "
+        f"the seeds overlap, this grid cannot tell. A diverged cell counts as above every number. {chance_note(run)} "
+        "The ranges that are printed span all seeds and settings."
     )
 
 
@@ -92,11 +108,12 @@ def _results(lines: Sequence[Line]) -> list[Block]:
     for line in lines:
         finished = f"{line.finished} of {line.cells}" + (f"\n{line.diverged} diverged" if line.diverged else "")
         rows.append([line.setting, line.gradient, finished, *(str(line.spreads.get(key, "–")) for key in keys)])
-    note = "Mean ± standard deviation over seeds, and least – largest."
+    note = "Mean ± standard deviation over seeds; below it the least and the largest seed."
     if geometric:
-        names = " and ".join(MEASUREMENTS[key] for key in geometric)
+        names = " and the ".join(MEASUREMENTS[key] for key in geometric)
         note += (
-            f" {capitalised(names)} spread over orders of magnitude: geometric mean ×÷ geometric standard deviation."
+            f" For the {names}, which varies over orders of magnitude, the mean is geometric, and ×÷ stands before the "
+            "factor of one standard deviation."
         )
     note += " Diverged cells count in the largest norms (up to where they ended) and in nothing else."
     header = ["setting", "gradient", "finished", *(MEASUREMENTS[key] for key in keys)]
@@ -120,12 +137,16 @@ def _panels(run: Run, folder: Path) -> list[Block]:
             write_atomically(folder / name, (cell.folder / "panels.png").read_bytes())
             images.append(Image(name, f"Panels of {cell.name}", f"**{mode}**, {run.setting(cell)}, seed {cell.seed}."))
     first = {cell.name for cell in chosen.values()}
-    others = [link(name, f"../cells/{name}/panels.png") for name in pictured if name not in first]
+    others = [
+        link(f"{cell.gradient}, {run.setting(cell)}, seed {cell.seed}", f"../cells/{name}/panels.png")
+        for name, cell in pictured.items()
+        if name not in first
+    ]
     blocks: list[Block] = [
         Heading("Reconstructions and slot masks"),
         Paragraph(
-            "A row a validation image: the truth, the dVAE's reconstruction, the reconstruction through the slots, "
-            "and the attention mask of each slot."
+            "Each row is a validation image: the truth, the dVAE's reconstruction, the reconstruction through the "
+            "slots, and the image where each slot attends."
         ),
         Images(images),
     ]

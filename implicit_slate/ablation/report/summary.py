@@ -14,10 +14,10 @@ from implicit_slate.ablation.report.run import Run
 MEASUREMENTS = {
     "val/cross_entropy": "validation cross-entropy",
     "val/mse": "validation MSE of the dVAE",
-    "jacobian/spectral_norm_final": "spectral norm, last",
-    "jacobian/spectral_norm_max": "spectral norm, largest",
-    "grad_norm_max": "gradient norm, largest",
-    "residual_final": "residual, last",
+    "jacobian/spectral_norm_final": "last spectral norm",
+    "jacobian/spectral_norm_max": "largest spectral norm",
+    "grad_norm_max": "largest gradient norm",
+    "residual_final": "last residual",
     "evaluations": "evaluations a step",
     "steps_per_second": "steps a second",
 }
@@ -48,7 +48,7 @@ class Spread:
         return cls(len(values), mean, deviation, min(values), max(values), geometric)
 
     def __str__(self) -> str:
-        """`78.3 ± 1.2` over `76.1 – 80.2`, or `3.1e4 ×÷ 5.2` where the mean is geometric; one number if all agree."""
+        """`78.3 ± 1.2` over `76.1 – 80.2`, or `31,000 ×÷ 5.2` where the mean is geometric; one number if all agree."""
         if self.deviation is None or self.least == self.largest:
             return short(self.mean)
         text = f"{short(self.mean)} {'×÷' if self.geometric else '±'} {short(self.deviation, digits=2)}"
