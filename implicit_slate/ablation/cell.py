@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from torch.utils.tensorboard.summary import hparams, scalar
 
 import callbacks  # noqa: F401  (what experiments name is imported before the fork)
 import implicit_slate.training  # noqa: F401
@@ -28,6 +26,7 @@ from callbacks.progress import Progress
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.configure import build, complete
 from implicit_slate.ablation.experiment import Experiment, override
+from implicit_slate.ablation.hparams import log_hparams
 from implicit_slate.ablation.matrix import load_yaml
 from implicit_slate.ablation.result import write_result
 from implicit_slate.ablation.run_folder import CellLock
@@ -76,8 +75,9 @@ def run(folder: Path) -> str:
             trainer.logger.save()
             trainer.logger.experiment.flush()
         result = write_result(folder, status, step, seconds, error)
-        if trainer is not None and status != "failed":
-            _log_hparams(trainer, json.loads((folder / "cell.json").read_text())["axes"], result)
+        axes = json.loads((folder / "cell.json").read_text())["axes"]
+        if trainer is not None and status != "failed" and axes:  # what trains before the grid has no place on it
+            log_hparams(trainer.logger.experiment, axes, result)
         (folder / "progress.json").unlink(missing_ok=True)
     return status
 
@@ -116,21 +116,6 @@ def _in_folder(config: dict[str, Any], folder: Path, devices: int) -> dict[str, 
     if devices > 1:
         settings["trainer.strategy"] = "ddp"
     return override(config, settings)
-
-
-def _log_hparams(trainer: Trainer, axes: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Axes and final measures for TensorBoard's HPARAMS tab, in the cell's own run."""
-    measures = {
-        f"final/{key}": value
-        for key, value in result.items()
-        if isinstance(value, float) and key not in ("seconds", *axes)
-    }
-    writer = trainer.logger.experiment._get_file_writer()
-    for summary in hparams(dict(axes) | {"status": result["status"]}, measures):
-        writer.add_summary(summary)
-    for key, value in measures.items():
-        writer.add_summary(scalar(key, value), trainer.global_step)
-    writer.flush()
 
 
 def _redirect_output(path: Path) -> None:

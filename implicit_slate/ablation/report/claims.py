@@ -74,7 +74,7 @@ def judge(run: Run) -> list[Claim]:
     return [
         _claim(
             "The Jacobian norm of slot attention grows over training when unrolled, and stays stable when implicit.",
-            _modes(run, "the spectral norm in the last quarter of training, relative to the one before training:", growth),
+            _modes(run, "spectral norm in the last quarter of training, relative to the one before training:", growth),
             _doubling(run),
             _modes(run, "relative to the second quarter of training:", late_growth),
         ),
@@ -91,7 +91,7 @@ def judge(run: Run) -> list[Claim]:
             *_without(run, "clip", "largest gradient norm", _of("grad_norm_max"), EXPLODED),
         ),
         _claim(
-            "Without warmup training becomes unstable when unrolled, and seldom when implicit (paper: one seed of three).",
+            "Without warmup training becomes unstable when unrolled, and seldom when implicit (paper: 1 of 3 seeds).",
             *_without(run, "warmup", "largest spectral norm", _of("jacobian/spectral_norm_max")),
         ),
         _claim(
