@@ -51,4 +51,5 @@ def test_the_speedup_is_the_median_of_neighbours():
     printed = io.StringIO()
     Console(file=printed, width=80).print(training_step.table([cell], "title"))
     row = next(line for line in printed.getvalue().splitlines() if "implicit" in line)
-    assert [field.strip() for field in row.strip("│").split("│")] == ["12", "implicit", "4.000", "2.000", "2.00", "0", "0", "3.00"]
+    fields = [field.strip() for field in row.strip("│").split("│")]
+    assert fields == ["12", "implicit", "4.000", "2.000", "2.00", "0", "0", "3.00"]

@@ -23,7 +23,6 @@ from implicit_slate.ablation.report.run import Cell, Run
 from implicit_slate.ablation.report.summary import MEASUREMENTS, Line
 from implicit_slate.files import write_atomically
 
-
 _MEASURED = (
     "The **spectral norm** is the largest singular value of the Jacobian of one slot attention step at the slots where "
     "the iterations end, mean over fixed validation images. The **gradient norm** is the L2 norm over slot attention's "

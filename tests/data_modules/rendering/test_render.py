@@ -56,7 +56,7 @@ def test_the_mirror_is_seen_in_the_picture(mi, visible):
 
 def test_no_fireflies(mi, visible):
     """Few samples, and yet no pixel of the ground is far brighter than those around it."""
-    for scene, mask in visible[:2]:
+    for scene, _ in visible[:2]:
         image = render.render_image(mi, scene, 32, 64, 0).astype(int).max(axis=2)
         labels = render.render_labels(mi, scene, 32)
         for y, x in np.argwhere(labels[1:-1, 1:-1] == 0) + 1:
