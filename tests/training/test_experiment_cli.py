@@ -60,7 +60,8 @@ def test_a_mistake_is_one_line_that_names_it(override, message):
 def tiny_run(tmp_path, *more):
     sizes = [f"--model.{name}={value}" for name, value in SLATE_SIZES.items()]
     options = ["--data=tests.tiny.TinyImages", "--data.image_size=16", "--trainer.max_steps=1", *sizes]
-    options += ["--trainer.accelerator=cpu", "--trainer.callbacks=null", "--trainer.val_check_interval=1", "--trainer.enable_progress_bar=false"]
+    options += ["--trainer.accelerator=cpu", "--trainer.callbacks=null", "--trainer.val_check_interval=1"]
+    options += ["--trainer.enable_progress_bar=false"]
     folder = f"--trainer.default_root_dir={tmp_path}"
     return ["fit", "--config", str(DEMO), *options, folder, *more]
 
