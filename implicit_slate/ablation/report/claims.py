@@ -125,7 +125,7 @@ def chance_note(run: Run) -> str:
     if seeds < 2:
         return "A setting with one seed has no spread to judge by, so it can show nothing."
     return (
-        f"With {seeds} seeds a group this also happens by pure chance, in 1 of {math.comb(2 * seeds, seeds)} settings; "
+        f"With {seeds} seeds a group, pure chance puts every seed higher in 1 of {math.comb(2 * seeds, seeds)} settings; "
         "the more settings agree, the less it is chance."
     )
 
