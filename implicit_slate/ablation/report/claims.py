@@ -124,8 +124,9 @@ def chance_note(run: Run) -> str:
     seeds = min((count for count in counts if count), default=0)
     if seeds < 2:
         return "A setting with one seed has no spread to judge by, so it can show nothing."
+    odds = math.comb(2 * seeds, seeds)
     return (
-        f"With {seeds} seeds a group, pure chance puts every seed higher in 1 of {math.comb(2 * seeds, seeds)} settings; "
+        f"With {seeds} seeds a group, pure chance puts every seed higher in 1 of {odds} settings; "
         "the more settings agree, the less it is chance."
     )
 
