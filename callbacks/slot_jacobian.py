@@ -33,10 +33,10 @@ class SlotJacobian(Callback):
         self._vector: Tensor | None = None
 
     def state_dict(self) -> dict:
-        return {"slots_init": self._slots_init}
+        return {"slots_init": self._slots_init, "vector": self._vector}
 
     def load_state_dict(self, state: dict) -> None:
-        self._slots_init = state["slots_init"]
+        self._slots_init, self._vector = state["slots_init"], state["vector"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -70,7 +70,7 @@ class SlotJacobian(Callback):
                 f = model.slot_update(tokens)
                 solution = picard(f, slots_init, max_iterations=model.slot_attention.num_iterations)
             norm = largest_singular_value(f, solution.z, tol=self.tol, v0=self._warm_start())
-            self._vector = norm.vector
+            self._vector = norm.vector.cpu()
             values = {"jacobian/spectral_norm": norm.value, "residual": solution.residual}
             if with_radius:
                 values["jacobian/spectral_radius"] = spectral_radius(f, solution.z, tol=self.tol)
@@ -89,5 +89,6 @@ class SlotJacobian(Callback):
         if self._vector is None:
             return None
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(self._vector.shape, generator=generator).to(self._vector)
-        return self._vector + 0.1 * noise / noise.norm(dim=1, keepdim=True)
+        noise = torch.randn(self._vector.shape, generator=generator, dtype=self._vector.dtype)
+        vector = self._vector + 0.1 * noise / noise.norm(dim=1, keepdim=True)
+        return vector.to(self._images.device)
