@@ -79,10 +79,11 @@ class SlotJacobian(Callback):
                     values["evaluations"] = torch.tensor([float(model.solve(tokens, slots_init).evaluations)])
         model.train(was_training)
 
-        self.latest |= {name: float(value.mean()) for name, value in values.items()}
-        log = {name: float(value.mean()) for name, value in values.items()}
-        log |= {f"{name}_image_max": float(value.max()) for name, value in values.items() if name != "evaluations"}
-        trainer.loggers and trainer.logger.log_metrics(log, step=trainer.global_step)
+        means = {name: float(value.mean()) for name, value in values.items()}
+        largest = {f"{name}_image_max": float(value.max()) for name, value in values.items() if name != "evaluations"}
+        self.latest |= means
+        if trainer.loggers:
+            trainer.logger.log_metrics(means | largest, step=trainer.global_step)
 
     def _warm_start(self) -> Tensor | None:
         """The last vector, a little off: should two singular values have crossed, an exact start would miss it."""

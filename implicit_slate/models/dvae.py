@@ -72,6 +72,11 @@ class DiscreteVAE(nn.Module):
         return self.decoder[1:](relu(norm(features)))
 
 
+def squared_error(reconstruction: Tensor, image: Tensor) -> Tensor:
+    """The dVAE's loss on images (B, C, H, W): summed over C, H, W, mean over B."""
+    return F.mse_loss(reconstruction, image, reduction="sum") / len(image)
+
+
 def gumbel_softmax(logits: Tensor, tau: float, hard: bool = False, noise: Tensor | None = None) -> Tensor:
     """A sample of the relaxed categorical distribution over the last dimension (Jang et al. 2017), like `logits`.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
-from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, sample_tokens
+from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, sample_tokens, squared_error
 from implicit_slate.models.layers import Dropout, linear, mlp
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.transformer import TransformerDecoder
@@ -141,8 +141,7 @@ class SLATE(nn.Module):
         else:
             tokens = logits.argmax(-1)
             reconstruction = self.dvae.decode_tokens(tokens)
-        mse = F.mse_loss(reconstruction, image, reduction="sum") / len(image)
-        return Losses(self.cross_entropy(tokens), mse, tokens)
+        return Losses(self.cross_entropy(tokens), squared_error(reconstruction, image), tokens)
 
     def cross_entropy(self, tokens: Tensor, slots_init: Tensor | None = None) -> Tensor:
         """Of predicting tokens (B, N) from slots that were inferred from them: summed over N, mean over B."""

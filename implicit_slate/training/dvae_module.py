@@ -7,7 +7,7 @@ from torch import Tensor
 
 from implicit_slate.errors import UserError
 from implicit_slate.metrics import CodeUsage
-from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax
+from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, squared_error
 from implicit_slate.training.base import TrainingModule
 from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.optimization import Optimization, cosine
@@ -80,12 +80,12 @@ class DVAEModule(TrainingModule):
         if self.global_step < self.warm_start_steps:
             labels = torch.cdist(colourful_patches(image), self.centroids.expand(len(image), -1, -1)).argmin(-1)
             cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / len(image)
-            mse = F.mse_loss(self.dvae.decode_tokens(labels), image, reduction="sum") / len(image)
+            mse = squared_error(self.dvae.decode_tokens(labels), image)
             loss = cross_entropy + mse
         else:
             tau = cosine(self.global_step, self.tau_start, self.tau_final, self.tau_steps)
             reconstruction = self.dvae.decode(gumbel_softmax(logits, tau))
-            loss = mse = F.mse_loss(reconstruction, image, reduction="sum") / len(image)
+            loss = mse = squared_error(reconstruction, image)
             self.log("train/tau", tau)
         self.log_dict({"train/loss": loss, "train/mse": mse})
         self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])
@@ -94,7 +94,7 @@ class DVAEModule(TrainingModule):
     def validation_step(self, batch, batch_idx) -> None:
         image = batch["image"]
         tokens = self.dvae.logits(image).argmax(-1)
-        mse = F.mse_loss(self.dvae.decode_tokens(tokens), image, reduction="sum") / len(image)
+        mse = squared_error(self.dvae.decode_tokens(tokens), image)
         self.log_dict({"val/mse": mse, "val/loss": mse}, batch_size=len(image), sync_dist=True)
         self.code_usage.update(tokens)
 
