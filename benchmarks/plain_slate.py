@@ -101,7 +101,7 @@ def refine(module: SlotAttention, inputs: Tensor) -> Tensor:
         return slots + module.mlp(module.norm_mlp(slots))
 
     slots = module.sample_slots(len(inputs))
-    with torch.set_grad_enabled(torch.is_grad_enabled() and module.gradient.reaches_start):
-        for _ in range(module.num_iterations):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and module.gradient.reaches_start(module.solver)):
+        for _ in range(module.solver.max_iterations):
             slots = step(slots)
-    return slots if module.gradient.reaches_start else step(slots)
+    return slots if module.gradient.reaches_start(module.solver) else step(slots)

@@ -6,7 +6,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from implicit_slate.fixed_point import largest_singular_value, picard, spectral_radius
+from implicit_slate.fixed_point import largest_singular_value, spectral_radius
 from implicit_slate.models import SLATE
 
 
@@ -68,7 +68,7 @@ class SlotJacobian(Callback):
             tokens = model.tokenize(images)
             with torch.no_grad():
                 f = model.slot_update(tokens)
-                solution = picard(f, slots_init, max_iterations=model.slot_attention.num_iterations)
+                solution = model.slot_attention.solver(f, slots_init)
             norm = largest_singular_value(f, solution.z, tol=self.tol, v0=self._warm_start())
             self._vector = norm.vector.cpu()
             values = {"jacobian/spectral_norm": norm.value, "residual": solution.residual}

@@ -1,70 +1,198 @@
 """How a loss reaches the weights through z* = f(z*).
 
-A gradient mode is a value with one call, `mode(f, z0, solve) -> Solution`, so that models never branch on it. Its
-spelling (`unrolled`, `implicit`, …) is the same in Python, YAML and on the command line.
+A gradient mode is a value with one call, `mode(f, z0, solver) -> Solution`, so that models never branch on it. Its
+spelling (`unrolled`, `neumann(3)`, …) is the same in Python, YAML and on the command line. Below, J = ∂f/∂z at z*.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from implicit_slate.errors import UserError, nearest
-from implicit_slate.fixed_point.solvers import SOLVERS, Solution
-from implicit_slate.fixed_point.state import State, Step, detach
+from implicit_slate.fixed_point.adjoint import METHODS, replace_cotangent
+from implicit_slate.fixed_point.solvers import Adjoint, Solution, Solver
+from implicit_slate.fixed_point.state import State, Step, detach, each, flatten, unflatten
 
-Solve = Callable[[Step, State], Solution]
 
+class Gradient:
+    """What every gradient mode is: a frozen dataclass of its settings with this call."""
 
-class Gradient(Protocol):
-    """What every gradient mode is."""
+    def __call__(self, f: Step, z0: State, solver: Solver) -> Solution:
+        raise NotImplementedError
 
-    reaches_start: ClassVar[bool]
-    """Whether z0 gets a gradient. Where it does not, parameters of the initial state must be frozen."""
+    def reaches_start(self, solver: Solver) -> bool:
+        """Whether z0 gets a gradient. Where it does not, parameters of the initial state must be frozen."""
+        return False
 
-    def __call__(self, f: Step, z0: State, solve: Solve) -> Solution: ...
+    def check(self, solver: Solver) -> None:
+        """`UserError` if the mode does not go with the forward solver."""
 
 
 @dataclass(frozen=True)
-class Unrolled:
+class Unrolled(Gradient):
     """Backpropagation through every application of f: time and memory O(n)."""
 
-    reaches_start = True
+    def __call__(self, f, z0, solver):
+        return solver(f, z0)
 
-    def __call__(self, f: Step, z0: State, solve: Solve) -> Solution:
-        return solve(f, z0)
+    def reaches_start(self, solver):
+        return True
+
+    def check(self, solver):
+        if solver.name != "picard":
+            raise UserError(f"gradient 'unrolled' goes with solver 'picard' only, not with {solver.name!r}")
 
 
 @dataclass(frozen=True)
-class Implicit:
+class Truncated(Gradient):
+    """Backpropagation through the last k of n applications."""
+
+    k: int
+
+    def __post_init__(self):
+        _check_k(self)
+
+    def __call__(self, f, z0, solver):
+        if self.k == solver.max_iterations:
+            return solver(f, z0)
+        with torch.no_grad():
+            first = replace(solver, max_iterations=solver.max_iterations - self.k)(f, z0)
+        last = replace(solver, max_iterations=self.k)(f, detach(first.z))
+        return last._replace(
+            evaluations=first.evaluations + last.evaluations, trace=torch.cat([first.trace, last.trace])
+        )
+
+    def reaches_start(self, solver):
+        return self.k == solver.max_iterations
+
+    def check(self, solver):
+        if solver.name != "picard" or solver.tol is not None:
+            raise UserError("gradient 'truncated' goes with a fixed number of iterations of solver 'picard' only")
+        if self.k > solver.max_iterations:
+            raise UserError(f"gradient truncated({self.k}): there are only {solver.max_iterations} iterations")
+
+
+@dataclass(frozen=True)
+class Phantom(Gradient):
+    """Solve without a tape, then record k damped steps z <- τ f(z) + (1 - τ) z (Geng et al. 2021)."""
+
+    k: int
+    tau: float
+
+    def __post_init__(self):
+        _check_k(self)
+        if not isinstance(self.tau, (int, float)) or not 0 < self.tau <= 1:
+            raise UserError(f"gradient 'phantom': tau must be in (0, 1], got {self.tau}")
+
+    def __call__(self, f, z0, solver):
+        with torch.no_grad():
+            solution = solver(f, z0)
+        z = detach(solution.z)
+        for _ in range(self.k):
+            z = f(z) if self.tau == 1 else each(lambda old, new: torch.lerp(old, new, self.tau), z, f(z))
+        return solution._replace(z=z, evaluations=solution.evaluations + self.k)
+
+
+@dataclass(frozen=True)
+class Neumann(Gradient):
+    """Solve without a tape, then record k applications: the terms i < k of the implicit gradient's series Σ Jⁱ."""
+
+    k: int
+
+    def __post_init__(self):
+        _check_k(self)
+
+    def __call__(self, f, z0, solver):
+        return Phantom(self.k, tau=1.0)(f, z0, solver)
+
+
+@dataclass(frozen=True)
+class Implicit(Gradient):
     """The paper's method: solve without a tape, then record one application to the detached z*. Time and memory O(1).
 
-    Of the implicit gradient's series Σ Jⁱ this keeps the term i = 0 (the paper speaks of first-order Neumann).
+    Of the series Σ Jⁱ this keeps the term i = 0 (the paper speaks of first-order Neumann).
     Chang, Griffiths, Levine 2022, figure 2, but for its tape: there the n iterations are recorded, then detached.
     """
 
-    reaches_start = False
+    def __call__(self, f, z0, solver):
+        return Neumann(1)(f, z0, solver)
 
-    def __call__(self, f: Step, z0: State, solve: Solve) -> Solution:
+
+@dataclass(frozen=True)
+class Exact(Gradient):
+    """The implicit function theorem: solve without a tape, record one application, solve u = uJ + ∂ℓ/∂z* backward.
+
+    The backward solve runs to a relative residual of 1e-6 (float64: 1e-10) or to its `max_iterations`, whichever is
+    first; `Solution.adjoint` tells.
+    """
+
+    method: str = "gmres"
+    max_iterations: int = 100
+
+    def __post_init__(self):
+        if self.method not in METHODS:
+            raise UserError(f"gradient 'exact': unknown method {self.method!r}{nearest(self.method, METHODS)}")
+        if not isinstance(self.max_iterations, int) or self.max_iterations < 1:
+            raise UserError(f"gradient 'exact': at least 1 backward iteration is needed, got {self.max_iterations}")
+
+    def __call__(self, f, z0, solver):
         with torch.no_grad():
-            solution = solve(f, z0)
-        return solution._replace(z=f(detach(solution.z)), evaluations=solution.evaluations + 1)
+            solution = solver(f, z0)
+        z_star = detach(solution.z)
+        z, record = f(z_star), Adjoint()
+
+        def flat(x: torch.Tensor) -> torch.Tensor:
+            return flatten(f(unflatten(x, z_star)))
+
+        attached = replace_cotangent(flatten(z), flatten(z_star), flat, self.method, self.max_iterations, record)
+        return solution._replace(
+            z=unflatten(attached, z_star), evaluations=solution.evaluations + 1, adjoint=record
+        )
 
 
-MODES: dict[str, type[Gradient]] = {"unrolled": Unrolled, "implicit": Implicit}
+@dataclass(frozen=True)
+class Bilevel(Gradient):
+    """As `Implicit`, but the recorded application starts from z* - q + q with q = z0, the first two without gradient.
+
+    So the learned queries q that the slots start from get the gradient of z*, straight through (Jia et al. 2023).
+    """
+
+    def __call__(self, f, z0, solver):
+        with torch.no_grad():
+            solution = solver(f, z0)
+        z = f(each(lambda z_star, q: z_star.detach() - q.detach() + q, solution.z, z0))
+        return solution._replace(z=z, evaluations=solution.evaluations + 1)
+
+    def reaches_start(self, solver):
+        return True
+
+
+MODES: dict[str, type[Gradient]] = {
+    "unrolled": Unrolled,
+    "truncated": Truncated,
+    "implicit": Implicit,
+    "neumann": Neumann,
+    "phantom": Phantom,
+    "exact": Exact,
+    "bilevel": Bilevel,
+}
 
 
 def parse_gradient(gradient: str | Gradient) -> Gradient:
-    """The mode that a spelling such as `implicit` names; a mode itself is passed through. Raises `UserError`."""
+    """The mode of a spelling such as `implicit` or `phantom(5, 0.5)`; a mode is passed through. Raises `UserError`."""
     if not isinstance(gradient, str):
         return gradient
-    spelling = re.fullmatch(r"\s*(\w+)\s*", gradient)
+    spelling = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", gradient)
     if not spelling or spelling[1] not in MODES:
         raise UserError(f"unknown gradient mode {gradient!r}{nearest(gradient, MODES)}")
-    return MODES[spelling[1]]()
+    mode, inside = MODES[spelling[1]], spelling[2]
+    arguments = [_number_or_word(argument.strip()) for argument in inside.split(",")] if inside else []
+    try:
+        return mode(*arguments)
+    except TypeError:  # too few or too many
+        names = ", ".join(field.name for field in fields(mode))
+        raise UserError(f"gradient mode {gradient!r}: expected {spelling[1]}{f'({names})' if names else ''}") from None
 
 
 def fixed_point(
@@ -78,17 +206,34 @@ def fixed_point(
     """Solve z = f(z) from z0, differentiably.
 
     Args:
-        f: maps a tensor, or a tuple of tensors, whose first dimension is the batch B, to the same.
+        f: maps a tensor, or a tuple of tensors, whose first dimension is the batch B, to the same. It must be the same
+            function at every call (no fresh dropout), and images of a batch must not see one another.
         z0: the initial state.
         solver: the forward solver's name (`SOLVERS`).
-        max_iterations: at most so many applications; without `tol`, exactly so many.
-        tol: stop when every image's relative residual is at most this.
+        max_iterations: at most so many evaluations of f in the forward solve; without `tol`, exactly so many.
+        tol: stop when every image's relative residual has been at most this.
         gradient: a gradient mode or its spelling.
 
     Raises:
-        UserError: an unknown solver or gradient mode.
+        UserError: an unknown solver or gradient mode, settings out of range, or a mode and a solver that do not go
+            together.
+        ValueError: z0 is no state, or f changes its form, a shape, a type or a device.
+        NotFinite: f's first evaluation holds NaN or infinity.
     """
-    if solver not in SOLVERS:
-        raise UserError(f"unknown solver {solver!r}{nearest(solver, SOLVERS)}")
-    solve = partial(SOLVERS[solver], max_iterations=max_iterations, tol=tol)
-    return parse_gradient(gradient)(f, z0, solve)
+    solve, mode = Solver(solver, max_iterations, tol), parse_gradient(gradient)
+    mode.check(solve)
+    return mode(f, z0, solve)
+
+
+def _check_k(mode: Gradient) -> None:
+    if not isinstance(mode.k, int) or mode.k < 1:
+        raise UserError(f"gradient {type(mode).__name__.lower()!r}: k must be a whole number from 1 on, got {mode.k}")
+
+
+def _number_or_word(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

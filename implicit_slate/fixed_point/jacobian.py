@@ -5,6 +5,8 @@ one evaluation of f: Jᵀu by the usual backward pass, Jv by differentiating J�
 That needs only that f can be differentiated twice, on any device; forward-mode AD is not there for every fused kernel.
 """
 
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,33 +14,41 @@ from torch import Tensor
 
 from implicit_slate.fixed_point.state import State, Step, flatten, unflatten
 
+LOOK_EVERY = 5
+"""Rounds of Arnoldi's method between two looks at the small matrix, which cost more than a product each."""
+
 
 class Linearization:
-    """J at z as two products, (B, D) -> (B, D). Gradients of f's weights are not touched."""
+    """J at z as two products, (B, D) -> (B, D). Gradients of f's weights are not touched.
+
+    A z that requires gradients stays attached to its graph, so that products with `create_graph` can be differentiated
+    through it.
+    """
 
     def __init__(self, f: Step, z: State):
         with torch.enable_grad():
-            self._z = flatten(z).detach().requires_grad_()
+            z_flat = flatten(z)
+            self._z = z_flat if z_flat.requires_grad else z_flat.detach().requires_grad_()
             self._fz = flatten(f(unflatten(self._z, z)))
-            self._u = torch.zeros_like(self._fz, requires_grad=True)
-            self._transposed_product = self._backward(self._u, create_graph=True)
 
-    def _backward(self, u: Tensor, create_graph: bool = False) -> Tensor:
+    def vjp(self, u: Tensor, create_graph: bool = False) -> Tensor:
+        """uJ, which is Jᵀu."""
         if not self._fz.requires_grad:  # f does not depend on z at all
             return torch.zeros_like(self._z) + 0 * u
         return torch.autograd.grad(
             self._fz, self._z, u, retain_graph=True, create_graph=create_graph, materialize_grads=True
         )[0]
 
-    def vjp(self, u: Tensor) -> Tensor:
-        """Jᵀu."""
-        return self._backward(u)
-
     def jvp(self, v: Tensor) -> Tensor:
         """Jv."""
-        return torch.autograd.grad(
-            self._transposed_product, self._u, v, retain_graph=True, materialize_grads=True
-        )[0]
+        u, transposed_product = self._transposed_product
+        return torch.autograd.grad(transposed_product, u, v, retain_graph=True, materialize_grads=True)[0]
+
+    @cached_property
+    def _transposed_product(self) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            u = torch.zeros_like(self._fz, requires_grad=True)
+            return u, self.vjp(u, create_graph=True)
 
     def random_start(self) -> Tensor:
         """(B, D) Gaussian numbers that are always the same and leave the global generator alone."""
@@ -98,11 +108,11 @@ def largest_singular_value(
 ) -> SingularValue:
     """As `spectral_norm`, with the singular vector, the residual and the rounds it took."""
     linear = Linearization(f, z)
-    start = _unit(linear.random_start() if v0 is None else v0)[0]
+    start = unit_rows(linear.random_start() if v0 is None else v0)[0]
     return {"lanczos": _lanczos, "power": _power_iteration}[method](linear, start, max_iterations, tol)
 
 
-def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """x / ‖x‖ and ‖x‖ (B,) for each row; a zero row stays zero."""
     norm = x.norm(dim=1)
     return x / norm.clamp_min(torch.finfo(x.dtype).tiny)[:, None], norm
@@ -115,7 +125,7 @@ def _power_iteration(linear: Linearization, v: Tensor, max_iterations: int, tol:
         residual = (product - squared[:, None] * v).norm(dim=1) / squared.clamp_min(torch.finfo(v.dtype).tiny)
         if (residual <= tol).all() or iteration == max_iterations:
             break
-        v = _unit(product)[0]
+        v = unit_rows(product)[0]
     return SingularValue(squared.clamp_min(0).sqrt(), v, residual, iteration)
 
 
@@ -129,10 +139,10 @@ def _lanczos(linear: Linearization, v: Tensor, max_iterations: int, tol: float) 
     lefts, rights, bidiagonal = v.new_zeros(batch, dimension, 0), v[:, :, None], v.new_zeros(batch, rounds, rounds)
     result = None
     for k in range(rounds):
-        left, alpha = _unit(_orthogonalize(linear.jvp(rights[:, :, k]), lefts))
+        left, alpha = unit_rows(_orthogonalize(linear.jvp(rights[:, :, k]), lefts))
         lefts = torch.cat([lefts, left[:, :, None]], dim=2)
         bidiagonal[:, k, k] = alpha
-        right, beta = _unit(_orthogonalize(linear.vjp(left), rights))
+        right, beta = unit_rows(_orthogonalize(linear.vjp(left), rights))
 
         # Small matrices: float64 on the CPU is both quicker and safer than the device's own decomposition.
         p, s, qh = torch.linalg.svd(bidiagonal[:, : k + 1, : k + 1].double().cpu())
@@ -162,6 +172,24 @@ def _orthogonalize(x: Tensor, basis: Tensor) -> Tensor:
     return x
 
 
+def arnoldi(product: Callable[[Tensor], Tensor], start: Tensor, rounds: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Arnoldi's method on a linear map of rows (B, D), for each image: product(Q[:, :, :k]) = Q H after k rounds.
+
+    Yields after each round the basis Q (B, D, k + 1), orthonormal from a `start` of unit length, and the upper
+    Hessenberg matrix H (B, k + 1, k).
+    """
+    basis, hessenberg = start[:, :, None], start.new_zeros(len(start), rounds + 1, rounds)
+    for k in range(rounds):
+        image = product(basis[:, :, k])
+        for _ in range(2):  # once is not enough in float32
+            coefficients = basis.mT @ image[:, :, None]
+            hessenberg[:, : k + 1, k] += coefficients.squeeze(2)
+            image = image - (basis @ coefficients).squeeze(2)
+        direction, hessenberg[:, k + 1, k] = unit_rows(image)
+        basis = torch.cat([basis, direction[:, :, None]], dim=2)
+        yield basis, hessenberg[:, : k + 2, : k + 1]
+
+
 def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1e-5) -> Tensor:
     """The largest modulus of J's eigenvalues for each image, (B,), by Arnoldi's method (Saad 2011, §6.2).
 
@@ -170,29 +198,34 @@ def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1
     space is the whole space, where it is exact.
     """
     linear = Linearization(f, z)
-    q = _unit(linear.random_start())[0]
-    batch, dimension = q.shape
-    rounds = min(max_iterations, dimension)
-    basis, hessenberg = q[:, :, None], q.new_zeros(batch, rounds + 1, rounds)
+    start = unit_rows(linear.random_start())[0]
+    batch, rounds = len(start), min(max_iterations, start.shape[1])
     radius = residual = torch.full((batch,), torch.inf, dtype=torch.float64)
-    for k in range(rounds):
-        product = linear.jvp(basis[:, :, k])
-        for _ in range(2):
-            coefficients = basis.mT @ product[:, :, None]
-            hessenberg[:, : k + 1, k] += coefficients.squeeze(2)
-            product = product - (basis @ coefficients).squeeze(2)
-        q, norm = _unit(product)
-        hessenberg[:, k + 1, k] = norm
-        basis = torch.cat([basis, q[:, :, None]], dim=2)
-        if (k + 1) % 5 and k + 1 < rounds:
-            continue  # the small eigenproblem costs more than a product: look at every fifth round
-        values, vectors = torch.linalg.eig(hessenberg[:, : k + 1, : k + 1].double().cpu())
+    for _, hessenberg in arnoldi(linear.jvp, start, rounds):
+        k = hessenberg.shape[2]
+        if k % LOOK_EVERY and k < rounds:
+            continue
+        hessenberg = hessenberg.double().cpu()
+        values, vectors = torch.linalg.eig(hessenberg[:, :k])
         largest, dominant = values.abs().max(dim=1)
-        last = vectors[torch.arange(batch), k, dominant].abs()
+        last = vectors[torch.arange(batch), k - 1, dominant].abs()
         open_ = residual > tol  # as in Lanczos: a converged image keeps its answer
         radius = torch.where(open_, largest, radius)
-        relative = norm.double().cpu() * last / largest.clamp_min(torch.finfo(q.dtype).tiny)
+        relative = hessenberg[:, k, k - 1] * last / largest.clamp_min(torch.finfo(start.dtype).tiny)
         residual = torch.where(open_, relative, residual)
         if (residual <= tol).all():
             break
-    return radius.to(q)
+    return radius.to(start)
+
+
+def jacobian_regularizer(f: Step, z: State, generator: torch.Generator | None = None) -> Tensor:
+    """‖vᵀJ‖² / D with one Gaussian v for each image, (B,): an estimate of ‖J‖²_F / D to be added to a loss.
+
+    Its mean over the batch is the regulariser of Bai, Koltun, Kolter 2021, §4. It can be differentiated with respect to
+    f's weights, and to z where z requires gradients. A generator lives on the CPU.
+    """
+    linear = Linearization(f, z)
+    like = flatten(z)
+    v = torch.randn(like.shape, dtype=like.dtype, generator=generator).to(like.device)
+    with torch.enable_grad():
+        return linear.vjp(v, create_graph=True).square().mean(1)

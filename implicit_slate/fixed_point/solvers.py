@@ -1,11 +1,39 @@
-"""Forward solvers for z = f(z). All have one signature and return one `Solution`."""
+"""Forward solvers for z = f(z). All have one signature and return one `Solution`.
 
+Each evaluates f once a step and proposes the next iterate from what it has seen. Without a tolerance they take exactly
+n steps and return the n-th iterate. With one they stop as soon as every image's residual has been at most that, and
+return for each image the best f(z) they saw, that of the smallest residual: on a map that does not contract, the last
+may be the worst. So z0 itself is never the answer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from implicit_slate.fixed_point.state import State, Step, each, relative_residual
+from implicit_slate.errors import UserError, nearest
+from implicit_slate.fixed_point.state import (
+    State,
+    Step,
+    check_start,
+    check_step,
+    flatten,
+    relative_residual,
+    select,
+    unflatten,
+)
+
+
+@dataclass
+class Adjoint:
+    """What the backward solve of an `exact` gradient did; empty until the backward pass has run."""
+
+    residual: Tensor | None = None
+    """(B,) ‖uJ + g - u‖ / ‖u‖ of the solution u."""
+    products: int = 0
+    """Vector-Jacobian products."""
 
 
 class Solution(NamedTuple):
@@ -14,41 +42,163 @@ class Solution(NamedTuple):
     z: State
     """The state, in the form of z0."""
     residual: Tensor
-    """(B,) ‖f(z) - z‖ / ‖f(z)‖ of the solver's last step (with a tolerance: of the returned iterate)."""
+    """(B,) ‖f(z) - z‖ / ‖f(z)‖ of the solver's last step; with a tolerance, of the step that ended in z."""
     evaluations: int
     """Evaluations of f, those recorded for the gradient included."""
     trace: Tensor
     """(steps, B) the residual of every step."""
+    converged: Tensor | None = None
+    """(B,) whether the residual is within the tolerance; None without one."""
+    adjoint: Adjoint | None = None
+    """Of the backward solve, for `exact` gradients."""
+
+
+Propose = Callable[[State, State], State]
+"""The next iterate from z and f(z)."""
 
 
 def picard(f: Step, z0: State, *, max_iterations: int, tol: float | None = None) -> Solution:
-    """Repeated application z <- f(z).
+    """Repeated application z <- f(z). Autograd records it, unless told not to."""
+    return _iterate(f, z0, lambda z, fz: fz, max_iterations, tol)
 
-    Without `tol` it applies f exactly `max_iterations` times and returns the last iterate. With `tol` it stops as soon
-    as every image's residual is at most `tol`, and returns for each image the best iterate seen: on a map that does not
-    contract, the last one may be the worst.
-    """
+
+@torch.no_grad()
+def anderson(f: Step, z0: State, *, max_iterations: int, tol: float | None = None, memory: int = 10) -> Solution:
+    """Anderson mixing of the last `memory` + 1 steps, for each image by itself (Walker and Ni 2011, type II)."""
+    return _iterate(f, z0, _flat(_AndersonMixing(memory)), max_iterations, tol)
+
+
+@torch.no_grad()
+def broyden(f: Step, z0: State, *, max_iterations: int, tol: float | None = None, memory: int = 50) -> Solution:
+    """Broyden's good method on f(z) - z, for each image by itself; it starts again after `memory` updates."""
+    return _iterate(f, z0, _flat(_BroydenUpdate(memory)), max_iterations, tol)
+
+
+SOLVERS: dict[str, Callable[..., Solution]] = {"picard": picard, "anderson": anderson, "broyden": broyden}
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A forward solver and its settings, as a value: `solver(f, z0) -> Solution`."""
+
+    name: str = "picard"
+    max_iterations: int = 7
+    """Evaluations of f: at most so many; without `tol` exactly so many."""
+    tol: float | None = None
+    """Stop when every image's relative residual has been at most this."""
+
+    def __post_init__(self):
+        if self.name not in SOLVERS:
+            raise UserError(f"unknown solver {self.name!r}{nearest(self.name, SOLVERS)}")
+        if self.max_iterations < 1:
+            raise UserError(f"max_iterations={self.max_iterations}: at least 1 is needed")
+        if self.tol is not None and not self.tol >= 0:
+            raise UserError(f"tol={self.tol}: a number from 0 on is needed, or null for a fixed number of iterations")
+
+    def __call__(self, f: Step, z0: State) -> Solution:
+        return SOLVERS[self.name](f, z0, max_iterations=self.max_iterations, tol=self.tol)
+
+
+def _iterate(f: Step, z0: State, propose: Propose, max_iterations: int, tol: float | None) -> Solution:
     if max_iterations < 1:
         raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
-    z, best, lowest, trace = z0, z0, None, []
-    for _ in range(max_iterations):
-        z_next = f(z)
-        trace.append(relative_residual(z_next, z))
-        z = z_next
-        if tol is None:
-            best, lowest = z, trace[-1]
-            continue
-        better = trace[-1] < lowest if lowest is not None else torch.ones_like(trace[-1], dtype=torch.bool)
-        best = _select(better, z, best)
-        lowest = torch.where(better, trace[-1], lowest) if lowest is not None else trace[-1]
-        if (lowest <= tol).all():
-            break
-    return Solution(best, lowest, len(trace), torch.stack(trace))
+    check_start(z0)
+    z, trace = z0, []
+    for step in range(max_iterations):
+        fz = f(z)
+        residual = relative_residual(fz, z)
+        if step == 0:
+            check_step(z, fz)
+            best, lowest = fz, residual
+        trace.append(residual)
+        if tol is not None:
+            better = residual < lowest  # false where it is NaN
+            best, lowest = select(better, fz, best), torch.where(better, residual, lowest)
+            if (lowest <= tol).all():
+                break
+        z = propose(z, fz)
+    if tol is None:
+        return Solution(z, residual, len(trace), torch.stack(trace))
+    return Solution(best, lowest, len(trace), torch.stack(trace), lowest <= tol)
 
 
-def _select(images: Tensor, state: State, other: State) -> State:
-    """`state` where `images` (B,) is true, `other` elsewhere."""
-    return each(lambda new, old: torch.where(images.view(-1, *[1] * (new.ndim - 1)), new, old), state, other)
+def _flat(propose: Callable[[Tensor, Tensor], Tensor]) -> Propose:
+    """`propose`, which deals in rows (B, D), on states. Where it makes no finite proposal, f(z) is the next iterate;
+    where that is not finite either, the image stays where it is."""
+
+    def propose_state(z: State, fz: State) -> State:
+        x, fx = flatten(z), flatten(fz)
+        fx = torch.where(_finite_rows(fx), fx, x)
+        proposal = propose(x, fx)
+        return unflatten(torch.where(_finite_rows(proposal), proposal, fx), z)
+
+    return propose_state
 
 
-SOLVERS = {"picard": picard}
+def _finite_rows(x: Tensor) -> Tensor:
+    return x.isfinite().all(1, keepdim=True)
+
+
+class _AndersonMixing:
+    """With g = f(z) - z and the last differences ΔG, ΔF of g and f: z⁺ = f - ΔFᵀγ, where γ minimises ‖g - ΔGᵀγ‖."""
+
+    def __init__(self, memory: int):
+        self.memory, self.count = memory, 0
+
+    def __call__(self, x: Tensor, fx: Tensor) -> Tensor:
+        gx = fx - x
+        if self.count == 0:
+            shape = (len(x), self.memory, x.shape[1])
+            self.differences_g, self.differences_f = x.new_empty(shape), x.new_empty(shape)
+        else:
+            slot = (self.count - 1) % self.memory
+            difference = gx - self.gx
+            # Of unit length: differences shrink by orders of magnitude, and the ridge below must mean the same for all.
+            scale = 1 / difference.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+            self.differences_g[:, slot] = difference * scale
+            self.differences_f[:, slot] = (fx - self.fx) * scale
+        self.fx, self.gx, self.count = fx, gx, self.count + 1
+        used = min(self.count - 1, self.memory)
+        if used == 0:
+            return fx
+        g, f = self.differences_g[:, :used], self.differences_f[:, :used]
+        gram = (g @ g.mT).double()
+        ridge = torch.finfo(x.dtype).eps * torch.eye(used, dtype=gram.dtype, device=gram.device)
+        gamma = torch.linalg.solve_ex(gram + ridge, (g @ gx[:, :, None]).double())[0].to(x)
+        return fx - (f.mT @ gamma).squeeze(2)
+
+
+class _BroydenUpdate:
+    """With g = f(z) - z and H ≈ (∂g/∂z)⁻¹ = -I + UVᵀ: z⁺ = z - Hg, and then H⁺ = H + (Δz - HΔg) ΔzᵀH / (ΔzᵀHΔg)."""
+
+    def __init__(self, memory: int):
+        self.memory, self.count = memory, 0
+
+    def __call__(self, x: Tensor, fx: Tensor) -> Tensor:
+        gx = fx - x
+        if self.count % (self.memory + 1) == 0:
+            shape = (len(x), self.memory, x.shape[1])
+            self.u, self.v = x.new_empty(shape), x.new_empty(shape)
+            used, h_gx = 0, -gx
+        else:
+            used = self.count % (self.memory + 1)
+            u, v = self.u[:, : used - 1], self.v[:, : used - 1]
+            dx = x - self.x
+            h_gx = _rank_one_sum(u, v, gx) - gx
+            h_dg = h_gx - self.h_gx
+            dx_h = _rank_one_sum(v, u, dx) - dx
+            denominator = (dx * h_dg).sum(1, keepdim=True)
+            # An update through a vanishing denominator would only carry rounding errors: leave H as it is.
+            sound = denominator.abs() > torch.finfo(x.dtype).eps * dx.norm(dim=1, keepdim=True) * h_dg.norm(
+                dim=1, keepdim=True
+            )
+            new_u = torch.where(sound, (dx - h_dg) / denominator, 0.0)
+            self.u[:, used - 1], self.v[:, used - 1] = new_u, dx_h
+            h_gx = h_gx + new_u * (dx_h * gx).sum(1, keepdim=True)
+        self.x, self.h_gx, self.count = x, h_gx, self.count + 1
+        return x - h_gx
+
+
+def _rank_one_sum(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
+    """(Σᵢ uᵢ vᵢᵀ) x for u, v (B, k, D) and x (B, D)."""
+    return (u.mT @ (v @ x[:, :, None])).squeeze(2)

@@ -7,7 +7,11 @@ from torch import Tensor
 
 State = Tensor | tuple[Tensor, ...]
 Step = Callable[[State], State]
-"""One refinement step z -> f(z); images of a batch must not see one another."""
+"""One refinement step z -> f(z), the same at every call; images of a batch must not see one another."""
+
+
+class NotFinite(ValueError):
+    """The first evaluation of f holds NaN or infinity: there is nothing to iterate."""
 
 
 def parts(z: State) -> tuple[Tensor, ...]:
@@ -26,18 +30,52 @@ def flatten(z: State) -> Tensor:
 
 
 def unflatten(flat: Tensor, like: State) -> State:
-    """The inverse of `flatten`: (B, D) in the form of `like`."""
-    pieces = flat.split([tensor[0].numel() for tensor in parts(like)], dim=1)
+    """The inverse of `flatten`: (B, D) in the form, and the types, of `like`."""
+    pieces = flat.split([tensor.shape[1:].numel() for tensor in parts(like)], dim=1)
     in_form = pieces if isinstance(like, tuple) else pieces[0]
-    return each(lambda piece, tensor: piece.reshape(tensor.shape), in_form, like)
+    return each(lambda piece, tensor: piece.reshape(tensor.shape).to(tensor.dtype), in_form, like)
 
 
 def detach(z: State) -> State:
     return each(Tensor.detach, z)
 
 
+def select(images: Tensor, state: State, other: State) -> State:
+    """`state` where `images` (B,) is true, `other` elsewhere."""
+    return each(lambda new, old: torch.where(images.view(-1, *[1] * (new.ndim - 1)), new, old), state, other)
+
+
 @torch.no_grad()
 def relative_residual(z_next: State, z: State) -> Tensor:
-    """‖f(z) - z‖ / (‖f(z)‖ + tiny) for each image: (B,)."""
-    tiny = torch.finfo(parts(z)[0].dtype).tiny
-    return flatten(each(torch.sub, z_next, z)).norm(dim=1) / (flatten(z_next).norm(dim=1) + tiny)
+    """‖f(z) - z‖ / (‖f(z)‖ + tiny) for each image: (B,); infinite where f(z) is too large for its norm."""
+    change, size = (flatten(state).norm(dim=1) for state in (each(torch.sub, z_next, z), z_next))
+    return torch.where(size.isfinite(), change / (size + torch.finfo(size.dtype).tiny), torch.inf)
+
+
+def check_start(z0: State) -> None:
+    """`ValueError` unless z0 is a tensor, or a tuple of tensors, of floats with one batch size."""
+    tensors = parts(z0)
+    if not tensors or not all(isinstance(tensor, Tensor) and tensor.is_floating_point() for tensor in tensors):
+        raise ValueError("z0 must be a tensor, or a tuple of tensors, of floating-point numbers")
+    if not all(tensor.ndim for tensor in tensors):
+        raise ValueError("z0 has a tensor without dimensions: the first dimension is the batch")
+    if len(sizes := {len(tensor) for tensor in tensors}) > 1:
+        raise ValueError(f"z0's tensors differ in their batch sizes: {', '.join(map(str, sorted(sizes)))}")
+
+
+def check_step(z: State, z_next: State) -> None:
+    """`ValueError` if a first step z -> f(z) changed the state's form, a shape, a type or a device; `NotFinite`."""
+    if isinstance(z, tuple) != isinstance(z_next, tuple) or len(parts(z)) != len(parts(z_next)):
+        raise ValueError(f"f changed the form of the state: {_form(z)} became {_form(z_next)}")
+    for before, after in zip(parts(z), parts(z_next)):
+        for what in ("shape", "dtype", "device"):
+            old, new = getattr(before, what), getattr(after, what)
+            if old != new:
+                old, new = (tuple(old), tuple(new)) if what == "shape" else (old, new)
+                raise ValueError(f"f changed the state's {what}: {old} became {new}")
+    if not torch.stack([tensor.isfinite().all() for tensor in parts(z_next)]).all():
+        raise NotFinite("the first evaluation of f is not finite")
+
+
+def _form(z: State) -> str:
+    return f"a tuple of {len(z)}" if isinstance(z, tuple) else f"a {type(z).__name__}"

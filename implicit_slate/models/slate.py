@@ -1,6 +1,6 @@
 """SLATE: images -> tokens -> slots -> tokens -> images (METHOD §1; Singh, Deng, Ahn 2022)."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,10 +43,14 @@ class SLATE(nn.Module):
         num_blocks: transformer blocks.
         num_heads: heads of the transformer's attentions.
         dropout: of embeddings, attention weights, attention outputs and feed-forward outputs.
-        gradient: how the loss passes the refinement: `unrolled` or `implicit`.
+        gradient: how the loss passes the refinement: a mode of `implicit_slate.fixed_point`, such as `unrolled`,
+            `implicit`, `neumann(3)`, `exact(gmres)`.
+        solver: the forward solver of the refinement: `picard`, `anderson` or `broyden`.
+        tol: relative residual at which it may stop before num_iterations.
+        slot_init: where the slots start: `gaussian` or learned `queries`.
 
     Raises:
-        UserError: sizes that do not fit together, or an unknown gradient mode.
+        UserError: sizes that do not fit together, or a gradient mode and a solver that do not.
     """
 
     def __init__(
@@ -64,6 +68,9 @@ class SLATE(nn.Module):
         num_heads: int = 4,
         dropout: float = 0.1,
         gradient: str = "implicit",
+        solver: str = "picard",
+        tol: float | None = None,
+        slot_init: Literal["gaussian", "queries"] = "gaussian",
     ):
         super().__init__()
         if image_size % 4 or image_size < 4:
@@ -77,7 +84,7 @@ class SLATE(nn.Module):
         self.dropout = Dropout(dropout)
         self.slot_encoder = nn.Sequential(nn.LayerNorm(d_model), mlp(d_model, d_model, d_model))
         self.slot_attention = SlotAttention(
-            d_model, num_slots, slot_size, slot_mlp_size, num_slot_heads, num_iterations, gradient
+            d_model, num_slots, slot_size, slot_mlp_size, num_slot_heads, num_iterations, gradient, solver, tol, slot_init
         )
         self.slot_projection = linear(slot_size, d_model, bias=False)
         self.transformer = TransformerDecoder(d_model, num_blocks, num_heads, dropout)

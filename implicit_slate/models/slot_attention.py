@@ -1,10 +1,12 @@
 """Slot attention as a fixed point z = f(z) (METHOD §1.5, 1.6; Locatello et al. 2020)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from implicit_slate.errors import UserError
-from implicit_slate.fixed_point import Solution, fixed_point, parse_gradient
+from implicit_slate.errors import UserError, nearest
+from implicit_slate.fixed_point import Solution, Solver, parse_gradient
 from implicit_slate.models.layers import linear, mlp
 
 
@@ -35,8 +37,16 @@ class SlotAttention(nn.Module):
         slot_size: S, a multiple of num_heads.
         mlp_size: hidden width of the MLP behind the GRU.
         num_heads: heads of the attention; the softmax runs over heads and slots together.
-        num_iterations: n, applications of the step in the forward solve.
+        num_iterations: n, at most so many applications of the step in the forward solve; without `tol` exactly so many.
         gradient: how the loss reaches the weights: a mode of `implicit_slate.fixed_point` or its spelling.
+        solver: the forward solver: `picard`, `anderson`, `broyden`.
+        tol: relative residual from which on an image counts as solved.
+        slot_init: where the slots start: `gaussian` draws all from one learned normal distribution (Locatello et al.
+            2020), `queries` are K learned vectors (Jia et al. 2023). Either is trained only if the mode reaches it.
+        norm_eps: of the layer norms.
+
+    Raises:
+        UserError: sizes that do not fit together, or a mode, a solver and its settings that do not.
     """
 
     epsilon = 1e-8
@@ -51,24 +61,33 @@ class SlotAttention(nn.Module):
         num_heads: int = 1,
         num_iterations: int = 3,
         gradient: str = "implicit",
+        solver: str = "picard",
+        tol: float | None = None,
+        slot_init: Literal["gaussian", "queries"] = "gaussian",
+        norm_eps: float = 1e-5,
     ):
         super().__init__()
         if slot_size % num_heads:
             raise UserError(f"slot_size={slot_size} is not divisible by num_slot_heads={num_heads}")
         if num_iterations < 1:
             raise UserError(f"num_iterations={num_iterations}: at least 1 is needed")
+        if slot_init not in ("gaussian", "queries"):
+            raise UserError(f"unknown slot_init {slot_init!r}{nearest(slot_init, ('gaussian', 'queries'))}")
         self.num_slots, self.slot_size, self.num_heads = num_slots, slot_size, num_heads
-        self.num_iterations, self.gradient = num_iterations, parse_gradient(gradient)
+        self.solver, self.gradient = Solver(solver, num_iterations, tol), parse_gradient(gradient)
+        self.gradient.check(self.solver)
 
-        self.slot_mu = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_size)))
-        self.slot_log_sigma = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_size)))
-        if not self.gradient.reaches_start:  # they would stay without a gradient, and DDP would wait for it
-            self.slot_mu.requires_grad_(False)
-            self.slot_log_sigma.requires_grad_(False)
+        # Without a gradient they are frozen: DDP would wait for it.
+        trained, self.slot_init = self.gradient.reaches_start(self.solver), slot_init
+        if slot_init == "gaussian":
+            self.slot_mu = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_size)), trained)
+            self.slot_log_sigma = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_size)), trained)
+        else:
+            self.queries = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, num_slots, slot_size)), trained)
 
-        self.norm_inputs = nn.LayerNorm(input_size)
-        self.norm_slots = nn.LayerNorm(slot_size)
-        self.norm_mlp = nn.LayerNorm(slot_size)
+        self.norm_inputs = nn.LayerNorm(input_size, norm_eps)
+        self.norm_slots = nn.LayerNorm(slot_size, norm_eps)
+        self.norm_mlp = nn.LayerNorm(slot_size, norm_eps)
         self.project_q = linear(slot_size, slot_size, bias=False)
         self.project_k = linear(input_size, slot_size, bias=False)
         self.project_v = linear(input_size, slot_size, bias=False)
@@ -80,7 +99,9 @@ class SlotAttention(nn.Module):
         self.mlp = mlp(slot_size, mlp_size, slot_size)
 
     def sample_slots(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """Initial slots μ + exp(log σ)·ε: (B, K, S). A generator lives on the CPU."""
+        """Initial slots (B, K, S): μ + exp(log σ)·ε, or the queries. A generator lives on the CPU."""
+        if self.slot_init == "queries":
+            return self.queries.expand(batch_size, -1, -1)
         shape, like = (batch_size, self.num_slots, self.slot_size), self.slot_mu
         if generator is None:
             noise = torch.randn(shape, dtype=like.dtype, device=like.device)
@@ -96,7 +117,7 @@ class SlotAttention(nn.Module):
 
     def step(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """One refinement: slots (B, K, S) -> new slots, and the attention (B, heads, N, K) it used."""
-        batch, num_slots, _ = slots.shape
+        (batch, num_slots, _), dtype = slots.shape, slots.dtype  # kept, also where autocast computes in less
         queries = self._split_heads(self.project_q(self.norm_slots(slots)))
         logits = (keys @ queries.mT).transpose(1, 2)  # (B, N, heads, K)
         attention = logits.flatten(2).softmax(-1).view_as(logits).transpose(1, 2)
@@ -104,15 +125,14 @@ class SlotAttention(nn.Module):
         weights = weights / weights.sum(dim=2, keepdim=True)  # a weighted mean over the inputs
         updates = (weights.mT @ values).transpose(1, 2).reshape(batch * num_slots, self.slot_size)
         slots = self.gru(updates, slots.reshape(batch * num_slots, self.slot_size)).view_as(slots)
-        return slots + self.mlp(self.norm_mlp(slots)), attention
+        return (slots + self.mlp(self.norm_mlp(slots))).to(dtype), attention
 
     def forward(self, inputs: Tensor, slots_init: Tensor | None = None) -> tuple[Solution, SlotUpdate]:
         """(B, N, D) inputs -> the solution, whose `z` is the slots (B, K, S), and the step that was iterated."""
         if slots_init is None:
             slots_init = self.sample_slots(inputs.shape[0])
         update = SlotUpdate(self, inputs)
-        solution = fixed_point(update, slots_init, max_iterations=self.num_iterations, gradient=self.gradient)
-        return solution, update
+        return self.gradient(update, slots_init, self.solver), update
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, L, S) -> (B, heads, L, S/heads)."""

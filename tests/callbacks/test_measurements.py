@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from callbacks import Diverged, Divergence, GradientNorm, SlotJacobian
-from implicit_slate.fixed_point import dense_jacobian, picard
+from implicit_slate.fixed_point import dense_jacobian
 from implicit_slate.training import Optimization, SLATEModule
 from tests.tiny import SLATE_SIZES, TinyImages
 
@@ -50,7 +50,7 @@ def dense_norm(model, callback):
     model.eval()
     with torch.no_grad():
         f = model.model.slot_update(model.model.tokenize(callback._images))
-        z = picard(f, callback._slots_init, max_iterations=model.model.slot_attention.num_iterations).z
+        z = model.model.slot_attention.solver(f, callback._slots_init).z
     return torch.linalg.matrix_norm(dense_jacobian(f, z), 2)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import Solver, parse_gradient
 from implicit_slate.training.experiment_cli import ExperimentCLI
 from tests.tiny import SLATE_SIZES
 
@@ -31,8 +32,8 @@ def test_null_turns_a_trick_off_and_leaves_the_others():
 
 
 def test_an_override_reaches_the_model():
-    model = build(DEMO, "--model.gradient=unrolled", "--model.num_iterations=3").model.model
-    assert model.slot_attention.num_iterations == 3 and model.slot_attention.gradient.reaches_start
+    slots = build(DEMO, "--model.gradient=unrolled", "--model.num_iterations=3").model.model.slot_attention
+    assert slots.solver == Solver("picard", 3) and slots.gradient == parse_gradient("unrolled")
 
 
 @pytest.mark.parametrize(

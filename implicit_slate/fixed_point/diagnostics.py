@@ -1,0 +1,80 @@
+"""How good a gradient is, and how many fixed points there are."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from implicit_slate.fixed_point.gradients import Gradient, parse_gradient
+from implicit_slate.fixed_point.solvers import Adjoint, Solver
+from implicit_slate.fixed_point.state import State, Step, relative_residual
+
+
+class Agreement(NamedTuple):
+    """One mode's gradient beside that of a reference mode."""
+
+    cosine: Tensor
+    """() of the angle between the two."""
+    norm_ratio: Tensor
+    """() the mode's norm over the reference's."""
+    adjoint: Adjoint | None
+    """Of the reference's backward solve: an unconverged one is no reference."""
+
+
+def gradient_cosine(
+    loss: Callable[[State], Tensor],
+    f: Step,
+    z0: State,
+    parameters: Sequence[Tensor],
+    gradient: str | Gradient,
+    solver: Solver = Solver(),
+    reference: str | Gradient = "exact(gmres)",
+) -> Agreement:
+    """Compare the gradient of loss(z) with respect to `parameters`, all in one vector, with that of `reference`.
+
+    Both start from z0 and use the same forward solver. A parameter that a gradient does not reach counts as zero.
+    """
+
+    def vector(mode: Gradient) -> tuple[Tensor, Adjoint | None]:
+        solution = mode(f, z0, solver)
+        found = torch.autograd.grad(loss(solution.z), parameters, retain_graph=True, materialize_grads=True)
+        return torch.cat([gradient.flatten() for gradient in found]), solution.adjoint
+
+    ours, _ = vector(parse_gradient(gradient))
+    other, adjoint = vector(parse_gradient(reference))
+    return Agreement(torch.cosine_similarity(ours, other, dim=0), ours.norm() / other.norm(), adjoint)
+
+
+class Basins(NamedTuple):
+    """The fixed points that several starts lead to."""
+
+    distinct: Tensor
+    """(B,) how many different ones were reached."""
+    converged: Tensor
+    """(B,) how many starts reached one."""
+
+
+@torch.no_grad()
+def count_basins(
+    f: Step,
+    starts: Sequence[State],
+    solver: Solver = Solver("picard", max_iterations=500, tol=1e-4),
+    apart: float = 1e-2,
+    distance: Callable[[State, State], Tensor] = relative_residual,
+) -> Basins:
+    """Count for each image the distinct fixed points that the `starts` lead to; what does not converge is no point.
+
+    Args:
+        solver: needs a tolerance, which says what a fixed point is.
+        apart: two points are distinct if their distance is larger. It should be far above the solver's tolerance,
+            which on a map that hardly contracts bounds the error only up to a factor 1 / (1 - ρ).
+        distance: (B,) between two states; give one of sets, if the order within a state means nothing.
+    """
+    solutions = [solver(f, start) for start in starts]
+    converged = torch.stack([solution.converged for solution in solutions])
+    is_new = converged.clone()
+    for i, solution in enumerate(solutions):
+        for j in range(i):
+            is_new[i] &= ~(is_new[j] & (distance(solution.z, solutions[j].z) <= apart))
+    return Basins(is_new.sum(0), converged.sum(0))
