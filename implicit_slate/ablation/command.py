@@ -98,16 +98,18 @@ def _experiment(grid: Grid, folder: RunFolder, cell_id: str) -> Experiment:
 
 def _to_check(grid: Grid, file: Path) -> tuple[list[Experiment], list[Experiment]]:
     """Every experiment file and every value of an axis once, instead of every cell; see `configure.check`."""
-    built, parsed = [Experiment(grid.experiment, {}, str(grid.experiment))], []
+    origin = f"{grid.experiment}" + (f", with 'overrides' of grid {grid.name!r} in {file}" if grid.overrides else "")
+    built, parsed = [Experiment(grid.experiment, grid.overrides, origin)], []
     if grid.pretrain:
         built.append(Experiment(grid.pretrain.experiment, {}, str(grid.pretrain.experiment)))
-        key = grid.pretrain.checkpoint
-        parsed.append(Experiment(grid.experiment, {key: "last.ckpt"}, f"{file}: grid {grid.name!r}, 'pretrain'"))
+        checkpoint = {**grid.overrides, grid.pretrain.checkpoint: "last.ckpt"}
+        parsed.append(Experiment(grid.experiment, checkpoint, f"{file}: grid {grid.name!r}, 'pretrain'"))
     axes = load_yaml(file)["axes"]
     values = dict.fromkeys((axis, value) for cell in grid.cells for axis, value in cell.axes.items() if axis != "seed")
     for axis, value in values:
         if overrides := axes[axis][value]:
-            built.append(Experiment(grid.experiment, overrides, f"{file}: axis {axis!r}, value {value!r}"))
+            settings = {**grid.overrides, **overrides}
+            built.append(Experiment(grid.experiment, settings, f"{file}: axis {axis!r}, value {value!r}"))
     return built, parsed
 
 

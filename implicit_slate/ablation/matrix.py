@@ -9,6 +9,7 @@
         experiment: experiments/demo.yaml                  # relative to this file
         cells: {product: [gradient, clip, {seeds: 3}]}
         pretrain: {experiment: experiments/demo_dvae.yaml, checkpoint: model.dvae_checkpoint}   # optional
+        overrides: {trainer.max_steps: 500}                # optional: of every cell; no axis may set the same key
 
 An expression under `cells` is a list of choices, a choice being a mapping from axes to names of their values:
 
@@ -24,7 +25,7 @@ An expression under `cells` is a list of choices, a choice being a mapping from 
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ class Grid:
     experiment: Path
     cells: tuple[Cell, ...]
     pretrain: Pretrain | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """What every cell overrides, whatever its place on the axes; the cells' own overrides hold it, too."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -123,16 +126,17 @@ def load_grid(path: Path, name: str) -> Grid:
         raise UserError(f"{path}: unknown grid {name!r}{nearest(name, grids)}")
     where = f"{path}: grid {name!r}"
     grid = grids[name]
-    _check_keys(grid, where, required=("experiment", "cells"), optional=("description", "pretrain"))
+    _check_keys(grid, where, required=("experiment", "cells"), optional=("description", "pretrain", "overrides"))
     pretrain = grid.get("pretrain")
     if pretrain is not None:
         _check_keys(pretrain, f"{where}, 'pretrain'", required=("experiment", "checkpoint"))
         pretrain = Pretrain(_experiment(pretrain, path, where), pretrain["checkpoint"])
+    overrides = _checked_overrides(grid.get("overrides", {}), f"{where}, 'overrides'")
     try:
-        cells = make_cells(axes, grid["cells"])
+        cells = make_cells(axes, grid["cells"], overrides)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return Grid(name, str(grid.get("description", "")), _experiment(grid, path, where), cells, pretrain)
+    return Grid(name, str(grid.get("description", "")), _experiment(grid, path, where), cells, pretrain, overrides)
 
 
 def grid_names(path: Path) -> list[str]:
@@ -140,8 +144,10 @@ def grid_names(path: Path) -> list[str]:
     return list(_mapping(load_yaml(path).get("grids", {}), f"{path}: 'grids'"))
 
 
-def make_cells(axes: Mapping[str, Mapping[Any, Mapping[str, Any]]], expression: Any) -> tuple[Cell, ...]:
-    """The cells that `expression` stands for, each once.
+def make_cells(
+    axes: Mapping[str, Mapping[Any, Mapping[str, Any]]], expression: Any, overrides: Mapping[str, Any] | None = None
+) -> tuple[Cell, ...]:
+    """The cells that `expression` stands for, each once; all of them have the grid's `overrides`.
 
     Every cell carries every axis of the grid and a seed: an axis that only some branches of a `chain` name has its
     first value in the others, a seed that is not given is 0.
@@ -152,7 +158,7 @@ def make_cells(axes: Mapping[str, Mapping[Any, Mapping[str, Any]]], expression: 
     cells: dict[str, Cell] = {}
     for choice in choices:
         choice = base | choice
-        cell = Cell(cell_id(choice), choice, _overrides(axes, choice))
+        cell = Cell(cell_id(choice), choice, _overrides(axes, choice, overrides or {}))
         if cells.setdefault(cell.id, cell).axes != choice:
             raise UserError(f"two cells would share the name {cell.id!r}; rename a value")
     return tuple(cells.values())
@@ -222,15 +228,17 @@ def _merge(choices: list[Choice] | tuple[Choice, ...]) -> Choice:
     return merged
 
 
-def _overrides(axes: Mapping[str, Mapping], choice: Choice) -> dict[str, Any]:
-    """What the chosen values set, and the seed; two axes may not set the same key, for one of them would be lost."""
-    owner = {"seed_everything": "seed"}
-    overrides = {"seed_everything": choice["seed"]}
-    for axis, value in choice.items():
-        for key, setting in axes[axis][value].items() if axis != "seed" else ():
+def _overrides(axes: Mapping[str, Mapping], choice: Choice, of_grid: Mapping[str, Any]) -> dict[str, Any]:
+    """What the grid and the chosen values set, and the seed; no key may be set twice, for one would be lost."""
+    settings = {"'overrides'": of_grid, "the axis 'seed'": {"seed_everything": choice["seed"]}}
+    settings |= {f"the axis {axis!r}": axes[axis][value] for axis, value in choice.items() if axis != "seed"}
+    owner: dict[str, str] = {}
+    overrides: dict[str, Any] = {}
+    for name, values in settings.items():
+        for key, setting in values.items():
             if key in owner:
-                raise UserError(f"the axes {owner[key]!r} and {axis!r} both set {key!r}")
-            owner[key] = axis
+                raise UserError(f"{owner[key]} and {name} both set {key!r}")
+            owner[key] = name
             overrides[key] = setting
     return overrides
 
@@ -249,10 +257,15 @@ def _checked_axes(axes: Any, path: Path) -> dict[str, dict]:
         if not _mapping(values, where):
             raise UserError(f"{where}: no values")
         for value, overrides in values.items():
-            for key in _mapping(overrides, f"{where}, value {value!r}"):
-                if not isinstance(key, str):
-                    raise UserError(f"{where}, value {value!r}: {key!r} is no dotted key")
+            _checked_overrides(overrides, f"{where}, value {value!r}")
     return axes
+
+
+def _checked_overrides(overrides: Any, where: str) -> dict[str, Any]:
+    for key in _mapping(overrides, where):
+        if not isinstance(key, str):
+            raise UserError(f"{where}: {key!r} is no dotted key")
+    return overrides
 
 
 def _experiment(section: dict, path: Path, where: str) -> Path:

@@ -8,7 +8,7 @@ import yaml
 from implicit_slate.ablation.command import _to_check
 from implicit_slate.ablation.configure import build, check, complete
 from implicit_slate.ablation.experiment import Experiment, override
-from implicit_slate.ablation.matrix import load_grid
+from implicit_slate.ablation.matrix import grid_names, load_grid
 from implicit_slate.errors import UserError
 from tests.ablation.conftest import EXPERIMENT
 
@@ -53,12 +53,15 @@ def test_a_complete_config_is_read_back_as_itself():
     assert complete(yaml.safe_load(text), "x") == text
 
 
-@pytest.mark.parametrize("name", ["demo", "tricks", "tricks_full", "iterations"])
+@pytest.mark.parametrize("name", grid_names(ROOT / "ablations.yaml"))
 def test_every_value_of_the_shipped_grids_parses(name):
     """All of ablations.yaml against the experiments that it names; the data need not be here."""
     file = ROOT / "ablations.yaml"
-    built, parsed = _to_check(load_grid(file, name), file)
+    grid = load_grid(file, name)
+    built, parsed = _to_check(grid, file)
     for experiment in [*built, *parsed]:
+        if experiment.path == grid.experiment:
+            assert grid.overrides.items() <= experiment.overrides.items()
         resolved = yaml.safe_load(complete(experiment.config(), experiment.origin))
         for key, value in experiment.overrides.items():
             at = resolved

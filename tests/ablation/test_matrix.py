@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from implicit_slate.ablation.matrix import cell_id, expand, load_grid, load_yaml, make_cells
+from implicit_slate.ablation.matrix import cell_id, expand, grid_names, load_grid, load_yaml, make_cells
 from implicit_slate.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -101,8 +101,21 @@ def test_a_wrong_expression_is_named(expression, message):
 
 def test_two_axes_may_not_set_one_key():
     axes = {"a": {1: {"model.x": 1}}, "b": {1: {"model.x": 2}}}
-    with pytest.raises(UserError, match="the axes 'a' and 'b' both set 'model.x'"):
+    with pytest.raises(UserError, match="the axis 'a' and the axis 'b' both set 'model.x'"):
         make_cells(axes, {"product": ["a", "b"]})
+
+
+def test_what_a_grid_overrides_is_in_every_cell_and_no_axis_may_set_it_too():
+    cells = make_cells(AXES, "clip", {"trainer.max_steps": 5})
+    assert [cell.overrides for cell in cells] == [
+        {"trainer.max_steps": 5, "seed_everything": 0},
+        {"trainer.max_steps": 5, "seed_everything": 0, "model.clip": None},
+    ]
+    assert [cell.id for cell in cells] == ["clip=on,seed=0", "clip=off,seed=0"]
+    with pytest.raises(UserError, match="'overrides' and the axis 'clip' both set 'model.clip'"):
+        make_cells(AXES, "clip", {"model.clip": 1.0})
+    with pytest.raises(UserError, match="'overrides' and the axis 'seed' both set 'seed_everything'"):
+        make_cells(AXES, "clip", {"seed_everything": 1})
 
 
 def test_two_cells_may_not_share_a_folder():
@@ -142,6 +155,8 @@ def test_malformed_yaml_is_one_line_with_file_and_line(tmp_path, text, message):
         ("{experiment: e.yaml}", "the key 'cells' is missing"),
         ("{experiment: none.yaml, cells: clip}", "no experiment file"),
         ("{experiment: e.yaml, cells: clip, pretrain: {experiment: e.yaml}}", "the key 'checkpoint' is missing"),
+        ("{experiment: e.yaml, cells: clip, overrides: 5}", "grid 'g', 'overrides': expected a mapping, got 5"),
+        ("{experiment: e.yaml, cells: clip, overrides: {3: 5}}", "grid 'g', 'overrides': 3 is no dotted key"),
         ("{experiment: e.yaml, cells: {clip: [of]}}", "axis 'clip' has no value 'of'; did you mean 'off'?"),
         ("nothing", "expected a mapping"),
     ],
@@ -166,7 +181,12 @@ def test_an_unknown_grid_is_named():
         ("demo", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
         ("tricks", 2 * 4 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
         ("tricks_full", 2 * 8 * 2 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,iterations=3,seed=0"),
-        ("iterations", 6 * 2 * 3, "gradient=unrolled,iterations=1,seed=0"),
+        ("solvers", 5 * 4, "gradient=unrolled,solver=picard,seed=0"),
+        ("solvers_small", 5 * 4, "gradient=unrolled,solver=picard,seed=0"),
+        ("gradients", 10 * 3, "gradient=unrolled,seed=0"),
+        ("gradients_small", 11 * 2, "gradient=unrolled,seed=0"),
+        ("iterations", 4 * 6 * 3, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
+        ("iterations_small", 4 * 4 * 2, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
     ],
 )
 def test_the_shipped_grids(name, count, first):
@@ -174,3 +194,23 @@ def test_the_shipped_grids(name, count, first):
     assert len(grid.cells) == count and grid.cells[0].id == first and grid.description
     for cell in grid.cells:
         assert {cell.axes[trick] for trick in ("clip", "warmup", "decay") if trick in cell.axes} <= {"on", "off"}
+        assert cell.axes["gradient"] != "unrolled" or cell.axes.get("solver", "picard") == "picard"
+
+
+def test_every_shipped_grid_is_tested():
+    [grids] = [mark.args[1] for mark in test_the_shipped_grids.pytestmark]
+    assert {name for name, *_ in grids} == set(grid_names(ROOT / "ablations.yaml"))
+
+
+def test_the_solvers_grid_is_the_papers_five_variants():
+    cells = load_grid(ROOT / "ablations.yaml", "solvers").cells
+    forward_and_backward = {
+        (cell.overrides["model.solver"], cell.overrides["model.gradient"]): cell.overrides["model.tol"] for cell in cells
+    }
+    assert forward_and_backward == {
+        ("picard", "unrolled"): None,
+        ("picard", "implicit"): None,
+        ("picard", "exact(broyden, 7)"): None,
+        ("broyden", "implicit"): 1e-3,
+        ("broyden", "exact(broyden, 7)"): 1e-3,
+    }
