@@ -31,6 +31,7 @@ from implicit_slate.ablation.matrix import load_yaml
 from implicit_slate.ablation.result import write_result
 from implicit_slate.ablation.run_folder import CellLock
 from implicit_slate.files import write_atomically
+from implicit_slate.fixed_point import NotFinite
 
 PARENT_CHECK_SECONDS = 0.5
 OUR_CALLBACKS = ("callbacks.progress.Progress", "implicit_slate.ablation.resume.ResumePoint")
@@ -61,8 +62,8 @@ def run(folder: Path) -> str:
         cli = build(config, str(folder / "config.yaml"))
         trainer = cli.trainer
         trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.exists() else None, weights_only=False)
-    except Diverged as divergence:
-        status, step = "diverged", divergence.step
+    except (Diverged, NotFinite) as divergence:
+        status, step = "diverged", getattr(divergence, "step", None)
         print(divergence, flush=True)
     except Exception as problem:
         traceback.print_exc()
