@@ -55,6 +55,7 @@ class PlainSLATE(SLATE):
             cross_entropy=-(target * log_predicted).sum() / batch,
             mse=((image - reconstruction) ** 2).sum() / batch,
             tokens=target.argmax(-1),
+            prediction=None,
         )
 
     def _transform(self, x: Tensor, memory: Tensor) -> Tensor:

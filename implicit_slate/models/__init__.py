@@ -1,8 +1,19 @@
-"""The parts of SLATE, as modules that know nothing of training."""
+"""Models and their parts, as modules that know nothing of training."""
 
 from implicit_slate.models.dvae import DiscreteVAE
 from implicit_slate.models.public_checkpoint import load_public_checkpoint
 from implicit_slate.models.slate import SLATE, Losses
 from implicit_slate.models.slot_attention import SlotAttention
+from implicit_slate.models.slot_model import SlotModel, Views
+from implicit_slate.models.spatial_broadcast import SpatialBroadcast
 
-__all__ = ["SLATE", "DiscreteVAE", "Losses", "SlotAttention", "load_public_checkpoint"]
+__all__ = [
+    "SLATE",
+    "DiscreteVAE",
+    "Losses",
+    "SlotAttention",
+    "SlotModel",
+    "SpatialBroadcast",
+    "Views",
+    "load_public_checkpoint",
+]

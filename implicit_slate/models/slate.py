@@ -11,7 +11,17 @@ from implicit_slate.fixed_point import Solution
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, sample_tokens, squared_error
 from implicit_slate.models.layers import Dropout, linear, mlp
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
+from implicit_slate.models.slot_model import SlotModel, Views
 from implicit_slate.models.transformer import TransformerDecoder
+
+
+class Prediction(NamedTuple):
+    """The transformer's loss, and how slot attention came to it."""
+
+    cross_entropy: Tensor
+    """Of the next-token prediction, in nats, summed over the N tokens, mean over images."""
+    solution: Solution
+    update: SlotUpdate
 
 
 class Losses(NamedTuple):
@@ -23,9 +33,10 @@ class Losses(NamedTuple):
     """Squared error of the dVAE's unclamped reconstruction, summed over C, H, W."""
     tokens: Tensor
     """(B, N) the transformer's targets."""
+    prediction: Prediction
 
 
-class SLATE(nn.Module):
+class SLATE(SlotModel):
     """Discrete VAE, slot attention over its tokens, and a transformer that predicts the tokens from the slots.
 
     The defaults are those of the public code for 3D Shapes.
@@ -97,10 +108,6 @@ class SLATE(nn.Module):
         """The most likely token of every 4×4 patch: (B, C, H, W) -> (B, N), row by row."""
         return self.dvae.logits(image).argmax(-1)
 
-    def sample_slots(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """Random initial slots (B, K, S), from a CPU generator if one is given."""
-        return self.slot_attention.sample_slots(batch_size, generator)
-
     def encode(self, tokens: Tensor, slots_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens -> slots (B, K, S) and attention (B, N, K), summed over heads; a row sums to 1 over slots."""
         solution, update = self._refine(self._embed(tokens), slots_init)
@@ -148,18 +155,38 @@ class SLATE(nn.Module):
         else:
             tokens = logits.argmax(-1)
             reconstruction = self.dvae.decode_tokens(tokens)
-        return Losses(self.cross_entropy(tokens), squared_error(reconstruction, image), tokens)
+        prediction = self.predict(tokens)
+        return Losses(prediction.cross_entropy, squared_error(reconstruction, image), tokens, prediction)
+
+    def predict(self, tokens: Tensor, slots_init: Tensor | None = None) -> Prediction:
+        """How well tokens (B, N) are predicted from the slots that are inferred from them."""
+        embedded = self._embed(tokens)
+        solution, update = self._refine(embedded, slots_init)
+        return Prediction(_cross_entropy(self._predict(embedded, solution.z), tokens), solution, update)
 
     def cross_entropy(self, tokens: Tensor, slots_init: Tensor | None = None) -> Tensor:
         """Of predicting tokens (B, N) from slots that were inferred from them: summed over N, mean over B."""
-        embedded = self._embed(tokens)
-        solution, _ = self._refine(embedded, slots_init)
-        logits = self._predict(embedded, solution.z)
-        return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum") / len(tokens)
+        return self.predict(tokens, slots_init).cross_entropy
 
     def slot_update(self, tokens: Tensor) -> SlotUpdate:
         """f: slots -> slots, the refinement with keys and values of `tokens` fixed; Jacobians are measured of it."""
         return SlotUpdate(self.slot_attention, self.slot_encoder(self._embed(tokens)[:, 1:]))
+
+    def refinement(self, image: Tensor) -> SlotUpdate:
+        return self.slot_update(self.tokenize(image))
+
+    def slot_loss(self, image: Tensor, slots: Tensor) -> Tensor:
+        tokens = self.tokenize(image)
+        return _cross_entropy(self.decode(tokens, slots), tokens)
+
+    @torch.no_grad()
+    def views(self, image: Tensor, slots_init: Tensor) -> Views:
+        """As of `SlotModel`; a mask is the attention, one value for each token's 4×4 pixels."""
+        tokens = self.tokenize(image)
+        slots, attention = self.encode(tokens, slots_init)
+        side = self.image_size // 4
+        masks = attention.mT.unflatten(-1, (side, side)).repeat_interleave(4, -2).repeat_interleave(4, -1)
+        return Views({"dVAE": self.render(tokens), "through slots": self.render(self.generate(slots))}, masks)
 
     # Slot attention and transformer read the same embedding (and the same dropped values): positions 1..N and 0..N-1.
 
@@ -172,3 +199,8 @@ class SLATE(nn.Module):
 
     def _predict(self, embedded: Tensor, slots: Tensor) -> Tensor:
         return self.to_logits(self.transformer(embedded[:, :-1], self.slot_projection(slots)))
+
+
+def _cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of logits (B, N, V): summed over N, mean over B."""
+    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum") / len(tokens)

@@ -1,0 +1,154 @@
+"""Slot attention with a spatial broadcast decoder (METHOD §5; Locatello et al. 2020, Watters et al. 2019)."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import Solution
+from implicit_slate.models.dvae import squared_error
+from implicit_slate.models.layers import mlp
+from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
+from implicit_slate.models.slot_model import SlotModel, Views
+
+GRID = 8
+"""Side of the grid over which the decoder spreads a slot; each of its stride-2 layers doubles it."""
+NORM_EPS = 1e-3
+"""Of all layer norms: what Keras, in which the source is written, takes where nothing is said."""
+
+
+class Decoded(NamedTuple):
+    """What the decoder makes of slots (B, K, S)."""
+
+    image: Tensor
+    """(B, C, H, W): the components weighted by the masks; not clamped to [0, 1]."""
+    components: Tensor
+    """(B, K, C, H, W) what each slot paints."""
+    masks: Tensor
+    """(B, K, H, W) softmax over slots."""
+
+
+class BroadcastLosses(NamedTuple):
+    """One error at two scales, means over images, and how slot attention came to it."""
+
+    loss: Tensor
+    """Mean squared error a value in the range [-1, 1], in which the source trains: 4 mse / (C H W)."""
+    mse: Tensor
+    """Squared error in the range [0, 1], summed over C, H, W."""
+    solution: Solution
+    update: SlotUpdate
+
+
+class SoftPositionEmbedding(nn.Module):
+    """Adds to (B, width, H, W) a linear map of every position's distances to the four borders, from 0 to 1."""
+
+    def __init__(self, width: int, side: int):
+        super().__init__()
+        line = torch.linspace(0, 1, side)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1)
+        self.register_buffer("grid", torch.cat([grid, 1 - grid], dim=-1), persistent=False)  # (H, W, 4)
+        self.project = nn.Linear(4, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(self.grid).permute(2, 0, 1)
+
+
+class SpatialBroadcast(SlotModel):
+    """A convolutional encoder at full resolution, slot attention over its pixels, and one image and mask a slot.
+
+    The defaults are those of the source for object discovery on CLEVR. Weights start as Keras starts them: Glorot
+    uniform, zero biases, also in slot attention's MLP (SLATE's is Kaiming uniform before the ReLU).
+
+    Args:
+        image_size: height and width of the images in pixels: 16, 32, 64, 128, …, which is 8 · 2^m for a decoder with m
+            stride-2 layers.
+        image_channels: C.
+        width: channels of all convolutions, and the width D of slot attention's inputs.
+        num_slots: K.
+        slot_size: S.
+        slot_mlp_size: hidden width of slot attention's MLP.
+        num_iterations: n, refinements in the forward solve.
+        gradient, solver, tol, slot_init: see `SlotAttention`.
+
+    Raises:
+        UserError: an image size that the decoder cannot reach, or a gradient mode and a solver that do not go together.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        image_channels: int = 3,
+        width: int = 64,
+        num_slots: int = 7,
+        slot_size: int = 64,
+        slot_mlp_size: int = 128,
+        num_iterations: int = 3,
+        gradient: str = "implicit",
+        solver: str = "picard",
+        tol: float | None = None,
+        slot_init: Literal["gaussian", "queries"] = "gaussian",
+    ):
+        super().__init__()
+        doublings = (image_size // GRID).bit_length() - 1
+        if doublings < 1 or image_size != GRID * 2**doublings:
+            raise UserError(f"image_size={image_size}: the broadcast decoder makes images of 16, 32, 64, 128, … pixels")
+        self.image_size = image_size
+
+        self.encoder = nn.Sequential()
+        for channels in (image_channels, width, width, width):
+            self.encoder.extend([nn.Conv2d(channels, width, 5, padding=2), nn.ReLU()])
+        self.encoder_positions = SoftPositionEmbedding(width, image_size)
+        self.slot_encoder = nn.Sequential(nn.LayerNorm(width, NORM_EPS), mlp(width, width, width))
+        self.slot_attention = SlotAttention(
+            width, num_slots, slot_size, slot_mlp_size, num_iterations=num_iterations, gradient=gradient,
+            solver=solver, tol=tol, slot_init=slot_init, norm_eps=NORM_EPS,
+        )  # fmt: skip
+        self.decoder_positions = SoftPositionEmbedding(slot_size, GRID)
+        self.decoder = nn.Sequential()
+        for channels in (slot_size, *[width] * (doublings - 1)):
+            doubling = nn.ConvTranspose2d(channels, width, 5, stride=2, padding=2, output_padding=1)
+            self.decoder.extend([doubling, nn.ReLU()])
+        self.decoder.extend([nn.Conv2d(width, width, 5, padding=2), nn.ReLU()])
+        self.decoder.append(nn.Conv2d(width, image_channels + 1, 3, padding=1))  # a component and its mask's logit
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def encode(self, image: Tensor, slots_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images -> slots (B, K, S) and attention (B, H·W, K); a row sums to 1 over slots."""
+        solution, update = self.slot_attention(self._inputs(image), slots_init)
+        return solution.z, update.attention
+
+    def decode(self, slots: Tensor) -> Decoded:
+        """Each slot by itself, spread over a grid of 8×8, becomes an image and a mask."""
+        spread = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, GRID, GRID)
+        spread = self.decoder_positions(spread).contiguous(memory_format=torch.channels_last)
+        output = self.decoder(spread).unflatten(0, slots.shape[:2])  # (B, K, C + 1, H, W), images in [-1, 1]
+        components, masks = (output[:, :, :-1] + 1) / 2, output[:, :, -1].softmax(1)
+        return Decoded((components * masks[:, :, None]).sum(1), components, masks)
+
+    def losses(self, image: Tensor, slots_init: Tensor | None = None) -> BroadcastLosses:
+        """The reconstruction's error, and slot attention's solution with the step that it iterated."""
+        solution, update = self.slot_attention(self._inputs(image), slots_init)
+        loss = self.slot_loss(image, solution.z)
+        return BroadcastLosses(loss, loss * image[0].numel() / 4, solution, update)
+
+    def refinement(self, image: Tensor) -> SlotUpdate:
+        return SlotUpdate(self.slot_attention, self._inputs(image))
+
+    def slot_loss(self, image: Tensor, slots: Tensor) -> Tensor:
+        return 4 * squared_error(self.decode(slots).image, image) / image[0].numel()
+
+    @torch.no_grad()
+    def views(self, image: Tensor, slots_init: Tensor) -> Views:
+        decoded = self.decode(self.encode(image, slots_init)[0])
+        return Views({"reconstruction": decoded.image.clamp(0, 1)}, decoded.masks)
+
+    def _inputs(self, image: Tensor) -> Tensor:
+        """What slot attention reads: (B, C, H, W) in [0, 1] -> (B, H·W, width), row by row."""
+        features = self.encoder((2 * image - 1).contiguous(memory_format=torch.channels_last))
+        return self.slot_encoder(self.encoder_positions(features).flatten(2).mT)
