@@ -10,7 +10,7 @@ BIN := .venv/bin
 STAMP = .venv/.installed-$(subst $(comma),-,$(if $(EXTRAS),$(EXTRAS),core))
 comma := ,
 
-.PHONY: help setup ablate test test-slow bench tensorboard
+.PHONY: help setup ablate test test-slow bench complexity tensorboard
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -36,6 +36,9 @@ test-slow:  ## the tests that take longer, too
 bench: setup  ## our training step beside a plain one, and what the Jacobian callback costs
 	@$(BIN)/python -m benchmarks.training_step
 	@$(BIN)/python -m benchmarks.slot_jacobian
+
+complexity: setup  ## time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
+	@$(BIN)/python -m benchmarks.complexity $(if $(OUT),--out $(OUT))
 
 tensorboard: setup  ## TensorBoard on runs/ (LOGDIR=... for another folder)
 	@$(BIN)/tensorboard --logdir $(LOGDIR)

@@ -1,0 +1,65 @@
+"""How many bytes a computation needs at its peak, and how many it keeps for its backward pass."""
+
+import gc
+import os
+from collections.abc import Callable, Iterable
+from itertools import accumulate
+from typing import TypeVar
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.profiler import DeviceType, profile
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's remarks on its own start and end
+
+Result = TypeVar("Result")
+
+
+def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
+    """The most bytes of tensors that `run` holds at one time, above those that were there before.
+
+    On a CPU the profiler reports every allocation and release of torch's allocator, those within operations included;
+    what a library such as oneDNN takes from the system by itself is not seen.
+    """
+    gc.collect()
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(use_kineto=False, profile_memory=True) as profiler:
+        run()
+    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]" and e.device_type() == DeviceType.CPU]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(changes, initial=0))
+
+
+class _Saved:
+    """A tensor that autograd has saved; it lives as long as the node that saved it."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
+def saved_bytes(forward: Callable[[], Result], besides: Iterable[Tensor] = ()) -> tuple[int, Result]:
+    """Bytes that the graph of `forward`'s result keeps for its backward pass, and the result.
+
+    A storage counts once, however many nodes have saved it; those of the tensors `besides` (parameters, inputs) do not
+    count, for they are there anyway.
+    """
+    alive: WeakSet[_Saved] = WeakSet()
+
+    def pack(tensor: Tensor) -> _Saved:
+        saved = _Saved(tensor)
+        alive.add(saved)
+        return saved
+
+    with saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        result = forward()
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (saved.tensor.untyped_storage() for saved in alive)}
+    for tensor in besides:
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(storages.values()), result
