@@ -5,12 +5,12 @@ spelling (`unrolled`, `neumann(3)`, …) is the same in Python, YAML and on the 
 """
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 
 from implicit_slate.errors import UserError, nearest
-from implicit_slate.fixed_point.adjoint import METHODS, replace_cotangent
+from implicit_slate.fixed_point.adjoint import METHODS, ReplaceCotangent
 from implicit_slate.fixed_point.solvers import Adjoint, Solution, Solver
 from implicit_slate.fixed_point.state import State, Step, detach, each, flatten, unflatten
 
@@ -95,28 +95,21 @@ class Phantom(Gradient):
 
 
 @dataclass(frozen=True)
-class Neumann(Gradient):
+class Neumann(Phantom):
     """Solve without a tape, then record k applications: the terms i < k of the implicit gradient's series Σ Jⁱ."""
 
-    k: int
-
-    def __post_init__(self):
-        _check_k(self)
-
-    def __call__(self, f, z0, solver):
-        return Phantom(self.k, tau=1.0)(f, z0, solver)
+    tau: float = field(default=1.0, init=False)
 
 
 @dataclass(frozen=True)
-class Implicit(Gradient):
+class Implicit(Neumann):
     """The paper's method: solve without a tape, then record one application to the detached z*. Time and memory O(1).
 
     Of the series Σ Jⁱ this keeps the term i = 0 (the paper speaks of first-order Neumann).
     Chang, Griffiths, Levine 2022, figure 2, but for its tape: there the n iterations are recorded, then detached.
     """
 
-    def __call__(self, f, z0, solver):
-        return Neumann(1)(f, z0, solver)
+    k: int = field(default=1, init=False)
 
 
 @dataclass(frozen=True)
@@ -139,16 +132,14 @@ class Exact(Gradient):
     def __call__(self, f, z0, solver):
         with torch.no_grad():
             solution = solver(f, z0)
-        z_star = detach(solution.z)
-        z, record = f(z_star), Adjoint()
+        z_star, record = detach(solution.z), Adjoint()
 
         def flat(x: torch.Tensor) -> torch.Tensor:
             return flatten(f(unflatten(x, z_star)))
 
-        attached = replace_cotangent(flatten(z), flatten(z_star), flat, self.method, self.max_iterations, record)
-        return solution._replace(
-            z=unflatten(attached, z_star), evaluations=solution.evaluations + 1, adjoint=record
-        )
+        x = flatten(z_star)
+        z = unflatten(ReplaceCotangent.apply(flat(x), x, flat, self.method, self.max_iterations, record), z_star)
+        return solution._replace(z=z, evaluations=solution.evaluations + 1, adjoint=record)
 
 
 @dataclass(frozen=True)
@@ -191,7 +182,7 @@ def parse_gradient(gradient: str | Gradient) -> Gradient:
     try:
         return mode(*arguments)
     except TypeError:  # too few or too many
-        names = ", ".join(field.name for field in fields(mode))
+        names = ", ".join(setting.name for setting in fields(mode) if setting.init)
         raise UserError(f"gradient mode {gradient!r}: expected {spelling[1]}{f'({names})' if names else ''}") from None
 
 
@@ -227,7 +218,7 @@ def fixed_point(
 
 def _check_k(mode: Gradient) -> None:
     if not isinstance(mode.k, int) or mode.k < 1:
-        raise UserError(f"gradient {type(mode).__name__.lower()!r}: k must be a whole number from 1 on, got {mode.k}")
+        raise UserError(f"gradient '{type(mode).__name__.lower()}': k must be a whole number from 1 on, got {mode.k}")
 
 
 def _number_or_word(text: str) -> int | float | str:

@@ -14,10 +14,6 @@ from torch import Tensor
 
 from implicit_slate.fixed_point.state import State, Step, flatten, unflatten
 
-LOOK_EVERY = 5
-"""Rounds of Arnoldi's method between two looks at the small matrix, which cost more than a product each."""
-
-
 class Linearization:
     """J at z as two products, (B, D) -> (B, D). Gradients of f's weights are not touched.
 
@@ -85,16 +81,7 @@ def spectral_norm(
     v0: Tensor | None = None,
     method: str = "lanczos",
 ) -> Tensor:
-    """The largest singular value of J for each image: (B,).
-
-    Args:
-        max_iterations: at most so many rounds of one Jv and one Jᵀu.
-        tol: stop when ‖JᵀJv - σ²v‖ / σ² is below this for every image. (σ's own change says little: singular values
-            of slot attention lie so close together that σ creeps.)
-        v0: (B, D) start; a vector from an earlier measurement of a similar map saves most rounds.
-        method: `power` is plain power iteration on JᵀJ; `lanczos` makes the same products, keeps all of them, and takes
-            the best vector in their span (Golub and Kahan 1965), some ten times fewer.
-    """
+    """The largest singular value of J for each image, (B,); the arguments are those of `largest_singular_value`."""
     return largest_singular_value(f, z, max_iterations, tol, v0, method).value
 
 
@@ -106,16 +93,19 @@ def largest_singular_value(
     v0: Tensor | None = None,
     method: str = "lanczos",
 ) -> SingularValue:
-    """As `spectral_norm`, with the singular vector, the residual and the rounds it took."""
+    """The spectral norm of J for each image, with its vector, the residual, and the rounds that it took.
+
+    Args:
+        max_iterations: at most so many rounds of one Jv and one Jᵀu.
+        tol: stop when ‖JᵀJv - σ²v‖ / σ² is below this for every image. (σ's own change says little: singular values
+            of slot attention lie so close together that σ creeps.)
+        v0: (B, D) start; a vector from an earlier measurement of a similar map saves most rounds.
+        method: `power` is plain power iteration on JᵀJ; `lanczos` makes the same products, keeps all of them, and takes
+            the best vector in their span (Golub and Kahan 1965), some ten times fewer.
+    """
     linear = Linearization(f, z)
     start = unit_rows(linear.random_start() if v0 is None else v0)[0]
     return {"lanczos": _lanczos, "power": _power_iteration}[method](linear, start, max_iterations, tol)
-
-
-def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x / ‖x‖ and ‖x‖ (B,) for each row; a zero row stays zero."""
-    norm = x.norm(dim=1)
-    return x / norm.clamp_min(torch.finfo(x.dtype).tiny)[:, None], norm
 
 
 def _power_iteration(linear: Linearization, v: Tensor, max_iterations: int, tol: float) -> SingularValue:
@@ -134,60 +124,37 @@ def _lanczos(linear: Linearization, v: Tensor, max_iterations: int, tol: float) 
 
     With B = P diag(s) Qᵀ, v = V q₁ is a right singular vector up to the residual s₁ β |p₁[last]|.
     """
-    batch, dimension = v.shape
-    rounds = min(max_iterations, dimension)
-    lefts, rights, bidiagonal = v.new_zeros(batch, dimension, 0), v[:, :, None], v.new_zeros(batch, rounds, rounds)
-    result = None
+    rounds = min(max_iterations, v.shape[1])
+    lefts, rights, bidiagonal = v.new_zeros(*v.shape, 0), v[:, :, None], v.new_zeros(len(v), rounds, rounds)
     for k in range(rounds):
-        left, alpha = unit_rows(_orthogonalize(linear.jvp(rights[:, :, k]), lefts))
+        left, bidiagonal[:, k, k], _ = _new_direction(linear.jvp(rights[:, :, k]), lefts)
         lefts = torch.cat([lefts, left[:, :, None]], dim=2)
-        bidiagonal[:, k, k] = alpha
-        right, beta = unit_rows(_orthogonalize(linear.vjp(left), rights))
-
+        right, beta, _ = _new_direction(linear.vjp(left), rights)
         # Small matrices: float64 on the CPU is both quicker and safer than the device's own decomposition.
         p, s, qh = torch.linalg.svd(bidiagonal[:, : k + 1, : k + 1].double().cpu())
         value = s[:, 0].to(v)
         residual = beta * p[:, k, 0].abs().to(v) / value.clamp_min(torch.finfo(v.dtype).tiny)
-        vector = (rights @ qh[:, 0, :, None].to(v)).squeeze(2)
-        if result is None:
-            result = value, vector, residual
-        else:  # an image that has converged keeps its answer: its Krylov space may be exhausted and hold noise
-            open_ = result[2] > tol
-            result = (
-                torch.where(open_, value, result[0]),
-                torch.where(open_[:, None], vector, result[1]),
-                torch.where(open_, residual, result[2]),
-            )
-        if (result[2] <= tol).all() or k + 1 == rounds:
+        if (residual <= tol).all() or k + 1 == rounds:
             break
         bidiagonal[:, k, k + 1] = beta
         rights = torch.cat([rights, right[:, :, None]], dim=2)
-    return SingularValue(*result, iterations=k + 1)
+    return SingularValue(value, (rights @ qh[:, 0, :, None].to(v)).squeeze(2), residual, iterations=k + 1)
 
 
-def _orthogonalize(x: Tensor, basis: Tensor) -> Tensor:
-    """x (B, D) less its part in the span of the basis (B, D, k); twice, because once is not enough in float32."""
-    for _ in range(2):
-        x = x - (basis @ (basis.mT @ x[:, :, None])).squeeze(2)
-    return x
-
-
-def arnoldi(product: Callable[[Tensor], Tensor], start: Tensor, rounds: int) -> Iterator[tuple[Tensor, Tensor]]:
+def arnoldi(product: Callable[[Tensor], Tensor], start: Tensor, max_rounds: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Arnoldi's method on a linear map of rows (B, D), for each image: product(Q[:, :, :k]) = Q H after k rounds.
 
-    Yields after each round the basis Q (B, D, k + 1), orthonormal from a `start` of unit length, and the upper
-    Hessenberg matrix H (B, k + 1, k).
+    Yields the basis Q (B, D, k + 1), orthonormal from a `start` of unit length, and the Hessenberg matrix
+    H (B, k + 1, k), in float64 on the CPU: after every fifth round, for what is done with H costs more than a product,
+    and after the last.
     """
+    rounds = min(max_rounds, start.shape[1])
     basis, hessenberg = start[:, :, None], start.new_zeros(len(start), rounds + 1, rounds)
-    for k in range(rounds):
-        image = product(basis[:, :, k])
-        for _ in range(2):  # once is not enough in float32
-            coefficients = basis.mT @ image[:, :, None]
-            hessenberg[:, : k + 1, k] += coefficients.squeeze(2)
-            image = image - (basis @ coefficients).squeeze(2)
-        direction, hessenberg[:, k + 1, k] = unit_rows(image)
+    for k in range(1, rounds + 1):
+        direction, hessenberg[:, k, k - 1], hessenberg[:, :k, k - 1] = _new_direction(product(basis[:, :, -1]), basis)
         basis = torch.cat([basis, direction[:, :, None]], dim=2)
-        yield basis, hessenberg[:, : k + 2, : k + 1]
+        if k % 5 == 0 or k == rounds:
+            yield basis, hessenberg[:, : k + 1, :k].double().cpu()
 
 
 def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1e-5) -> Tensor:
@@ -199,20 +166,11 @@ def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1
     """
     linear = Linearization(f, z)
     start = unit_rows(linear.random_start())[0]
-    batch, rounds = len(start), min(max_iterations, start.shape[1])
-    radius = residual = torch.full((batch,), torch.inf, dtype=torch.float64)
-    for _, hessenberg in arnoldi(linear.jvp, start, rounds):
-        k = hessenberg.shape[2]
-        if k % LOOK_EVERY and k < rounds:
-            continue
-        hessenberg = hessenberg.double().cpu()
-        values, vectors = torch.linalg.eig(hessenberg[:, :k])
-        largest, dominant = values.abs().max(dim=1)
-        last = vectors[torch.arange(batch), k - 1, dominant].abs()
-        open_ = residual > tol  # as in Lanczos: a converged image keeps its answer
-        radius = torch.where(open_, largest, radius)
-        relative = hessenberg[:, k, k - 1] * last / largest.clamp_min(torch.finfo(start.dtype).tiny)
-        residual = torch.where(open_, relative, residual)
+    for _, hessenberg in arnoldi(linear.jvp, start, max_iterations):
+        values, vectors = torch.linalg.eig(hessenberg[:, :-1])
+        radius, dominant = values.abs().max(dim=1)
+        last = vectors[torch.arange(len(start)), -1, dominant].abs()
+        residual = hessenberg[:, -1, -1] * last / radius.clamp_min(torch.finfo(start.dtype).tiny)
         if (residual <= tol).all():
             break
     return radius.to(start)
@@ -224,8 +182,25 @@ def jacobian_regularizer(f: Step, z: State, generator: torch.Generator | None = 
     Its mean over the batch is the regulariser of Bai, Koltun, Kolter 2021, §4. It can be differentiated with respect to
     f's weights, and to z where z requires gradients. A generator lives on the CPU.
     """
-    linear = Linearization(f, z)
-    like = flatten(z)
+    linear, like = Linearization(f, z), flatten(z)
     v = torch.randn(like.shape, dtype=like.dtype, generator=generator).to(like.device)
-    with torch.enable_grad():
-        return linear.vjp(v, create_graph=True).square().mean(1)
+    return linear.vjp(v, create_graph=True).square().mean(1)
+
+
+def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x / ‖x‖ and ‖x‖ (B,) for each row; a zero row stays zero."""
+    norm = x.norm(dim=1)
+    return x / norm.clamp_min(torch.finfo(x.dtype).tiny)[:, None], norm
+
+
+def _new_direction(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, D) less its part in the span of the basis (B, D, k): its direction, its length, and the coefficients.
+
+    Where nothing but rounding errors is left, both are zero: such an image's Krylov space is exhausted.
+    """
+    size, coefficients = x.norm(dim=1), 0
+    for _ in range(2):  # once is not enough in float32
+        part = basis.mT @ x[:, :, None]
+        x, coefficients = x - (basis @ part).squeeze(2), coefficients + part.squeeze(2)
+    left = x.norm(dim=1) > 10 * torch.finfo(x.dtype).eps * size
+    return *unit_rows(torch.where(left[:, None], x, 0)), coefficients

@@ -31,7 +31,7 @@ class Adjoint:
     """What the backward solve of an `exact` gradient did; empty until the backward pass has run."""
 
     residual: Tensor | None = None
-    """(B,) ‖uJ + g - u‖ / ‖u‖ of the solution u."""
+    """(B,) ‖uJ + g - u‖ / ‖uJ + g‖ of the solution u."""
     products: int = 0
     """Vector-Jacobian products."""
 
@@ -106,12 +106,13 @@ def _iterate(f: Step, z0: State, propose: Propose, max_iterations: int, tol: flo
     z, trace = z0, []
     for step in range(max_iterations):
         fz = f(z)
-        residual = relative_residual(fz, z)
         if step == 0:
             check_step(z, fz)
-            best, lowest = fz, residual
+        residual = relative_residual(fz, z)
         trace.append(residual)
         if tol is not None:
+            if step == 0:
+                best, lowest = fz, residual
             better = residual < lowest  # false where it is NaN
             best, lowest = select(better, fz, best), torch.where(better, residual, lowest)
             if (lowest <= tol).all():

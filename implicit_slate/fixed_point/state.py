@@ -65,7 +65,7 @@ def check_start(z0: State) -> None:
 
 def check_step(z: State, z_next: State) -> None:
     """`ValueError` if a first step z -> f(z) changed the state's form, a shape, a type or a device; `NotFinite`."""
-    if isinstance(z, tuple) != isinstance(z_next, tuple) or len(parts(z)) != len(parts(z_next)):
+    if _form(z) != _form(z_next):
         raise ValueError(f"f changed the form of the state: {_form(z)} became {_form(z_next)}")
     for before, after in zip(parts(z), parts(z_next)):
         for what in ("shape", "dtype", "device"):
@@ -78,4 +78,4 @@ def check_step(z: State, z_next: State) -> None:
 
 
 def _form(z: State) -> str:
-    return f"a tuple of {len(z)}" if isinstance(z, tuple) else f"a {type(z).__name__}"
+    return f"a tuple of {len(z)}" if isinstance(z, tuple) else "a tensor" if isinstance(z, Tensor) else f"a {type(z).__name__}"

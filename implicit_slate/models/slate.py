@@ -95,8 +95,9 @@ class SLATE(SlotModel):
         self.dropout = Dropout(dropout)
         self.slot_encoder = nn.Sequential(nn.LayerNorm(d_model), mlp(d_model, d_model, d_model))
         self.slot_attention = SlotAttention(
-            d_model, num_slots, slot_size, slot_mlp_size, num_slot_heads, num_iterations, gradient, solver, tol, slot_init
-        )
+            d_model, num_slots, slot_size, slot_mlp_size, num_slot_heads,
+            num_iterations, gradient, solver, tol, slot_init,
+        )  # fmt: skip
         self.slot_projection = linear(slot_size, d_model, bias=False)
         self.transformer = TransformerDecoder(d_model, num_blocks, num_heads, dropout)
         self.to_logits = linear(d_model, vocab_size, bias=False)

@@ -1,69 +1,147 @@
-"""Gradient modes on maps whose fixed points and gradients are known."""
+"""Gradient modes against dense linear algebra."""
 
 import pytest
 import torch
 
-from implicit_slate.errors import UserError
-from implicit_slate.fixed_point import Solution, fixed_point, picard
+from implicit_slate.fixed_point import Solution, Solver, fixed_point, parse_gradient
+from tests.fixed_point.maps import ALL_MODES, EXACT, UNTAPED, linear_map, relative_error, tanh_leaves, tanh_map
+
+RADII = [0.5, 0.95, 1.6]
 
 
-def contraction(batch=3, size=5, seed=0):
-    """f(z) = A z + b per row, ‖A‖ = 0.5, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    matrix = torch.randn(size, size, generator=generator, dtype=torch.float64)
-    matrix = (0.5 * matrix / torch.linalg.matrix_norm(matrix, 2)).requires_grad_()
-    offset = torch.randn(batch, size, generator=generator, dtype=torch.float64, requires_grad=True)
-    return matrix, offset, lambda z: z @ matrix.T + offset
+def gradient_of_offset(f, z0=None, **options):
+    """u, where ∂ℓ/∂z* is a fixed Gaussian g: the offset's gradient in f(z) = A z + b."""
+    f.offset.grad = None
+    solution = fixed_point(f, f.z0 if z0 is None else z0, **options)
+    (solution.z * cotangent(f)).sum().backward()
+    return f.offset.grad, solution
 
 
-def saved_tensors(run):
-    sizes = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-        run()
-    return len(sizes)
+def cotangent(f):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(f.offset.shape, generator=generator, dtype=torch.float64)
 
 
-def test_picard_applies_exactly_so_often_and_returns_the_last():
-    matrix, offset, f = contraction()
-    solution = picard(f, torch.zeros(3, 5, dtype=torch.float64), max_iterations=4)
-    z = torch.zeros(3, 5, dtype=torch.float64)
-    for _ in range(4):
-        previous, z = z, f(z)
-    assert torch.equal(solution.z, z)
-    assert solution.evaluations == 4 and solution.trace.shape == (4, 3)
-    assert torch.allclose(solution.residual, (z - previous).norm(dim=1) / z.norm(dim=1))
+def exact_adjoint(f):
+    return torch.linalg.solve((f.identity - f.matrix).mT, cotangent(f)).detach()
 
 
-def test_picard_with_a_tolerance_stops_there():
-    matrix, offset, f = contraction()
-    solution = picard(f, torch.zeros(3, 5, dtype=torch.float64), max_iterations=200, tol=1e-9)
-    exact = torch.linalg.solve(torch.eye(5, dtype=torch.float64) - matrix, offset.T).T
-    assert solution.evaluations < 60
-    assert (solution.residual <= 1e-9).all()
-    assert torch.allclose(solution.z, exact, atol=1e-7)
+@pytest.mark.parametrize("radius", RADII)
+@pytest.mark.parametrize("gradient", EXACT)
+def test_exact_solves_the_adjoint_equation_whether_the_map_contracts_or_not(gradient, radius):
+    f = linear_map(radius)
+    u, solution = gradient_of_offset(f, gradient=gradient)
+    assert relative_error(u, exact_adjoint(f)) < 1e-6
+    assert (solution.adjoint.residual <= 1e-9).all() and solution.adjoint.products <= 2 * 8 + 2
 
 
-def test_picard_with_a_tolerance_returns_the_best_iterate_of_an_expanding_map():
-    solution = picard(lambda z: 0.1 + 2 * z, torch.full((1, 1), -0.1 + 1e-3), max_iterations=30, tol=1e-12)
-    assert torch.isfinite(solution.z).all()
-    assert solution.residual.item() == solution.trace.min().item()
+@pytest.mark.parametrize("gradient", EXACT)
+def test_exact_gradient_of_the_matrix_and_from_any_forward_solver(gradient):
+    f = linear_map(1.6)
+    z = fixed_point(f, f.z0, solver="broyden", max_iterations=40, tol=1e-10, gradient=gradient).z
+    (z * cotangent(f)).sum().backward()
+    expected = exact_adjoint(f)[:, :, None] * f.solution()[:, None, :]  # u zᵀ
+    assert relative_error(f.matrix.grad, expected) < 1e-6
 
 
-def test_unrolled_is_backpropagation_through_every_application():
-    matrix, offset, f = contraction()
-    fixed_point(f, torch.zeros(3, 5, dtype=torch.float64), max_iterations=60, gradient="unrolled").z.sum().backward()
-    inverse = torch.linalg.inv(torch.eye(5, dtype=torch.float64) - matrix.detach())
-    assert torch.allclose(offset.grad, inverse.sum(0).expand(3, -1))
+@pytest.mark.parametrize("k", [1, 2, 5])
+@pytest.mark.parametrize("radius", RADII)
+def test_neumann_is_the_first_k_terms_of_the_series(k, radius):
+    f = linear_map(radius)
+    u, _ = gradient_of_offset(f, z0=f.solution(), gradient=f"neumann({k})")
+    term, total = cotangent(f), 0
+    for _ in range(k):
+        total, term = total + term, torch.einsum("bi,bij->bj", term, f.matrix)
+    assert relative_error(u, total) < 1e-6
 
 
 def test_implicit_keeps_the_identity_term_alone():
-    matrix, offset, f = contraction()
-    fixed_point(f, torch.zeros(3, 5, dtype=torch.float64), max_iterations=60, gradient="implicit").z.sum().backward()
-    assert torch.equal(offset.grad, torch.ones(3, 5, dtype=torch.float64))
+    f = linear_map(0.5)
+    u, _ = gradient_of_offset(f, max_iterations=60, gradient="implicit")
+    assert torch.equal(u, cotangent(f))
 
 
-@pytest.mark.parametrize(("gradient", "evaluations"), [("unrolled", 7), ("implicit", 8)])
-def test_evaluations_are_counted_and_made(gradient, evaluations):
+@pytest.mark.parametrize(("k", "tau"), [(1, 0.5), (4, 0.3), (3, 1.0)])
+def test_phantom_is_the_series_of_the_damped_map(k, tau):
+    f = linear_map(0.8)
+    u, _ = gradient_of_offset(f, z0=f.solution(), gradient=f"phantom({k}, {tau})")
+    damped = tau * f.matrix + (1 - tau) * f.identity
+    total = tau * sum(torch.linalg.matrix_power(damped, i) for i in range(k))
+    assert relative_error(u, torch.einsum("bi,bij->bj", cotangent(f), total)) < 1e-6
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_truncated_is_unrolled_through_the_last_k(k):
+    f = linear_map(0.9)
+    u, solution = gradient_of_offset(f, max_iterations=6, gradient=f"truncated({k})")
+    powers = (torch.linalg.matrix_power(f.matrix, i) for i in range(k))
+    assert relative_error(u, torch.einsum("bi,bij->bj", cotangent(f), sum(powers))) < 1e-6
+    assert solution.evaluations == len(solution.trace) == 6
+    assert torch.equal(solution.z, fixed_point(f, f.z0, max_iterations=6, gradient="unrolled").z)
+
+
+def test_truncated_through_all_is_unrolled():
+    gradients = []
+    for mode in ("truncated(5)", "unrolled"):
+        f = linear_map(0.9)
+        fixed_point(f, f.z0, max_iterations=5, gradient=mode).z.sum().backward()
+        gradients.append(f.matrix.grad)
+    assert torch.equal(*gradients)
+
+
+def test_unrolled_tends_to_exact_on_a_contraction():
+    weight, inputs = tanh_leaves(norm=0.8)
+    z0 = torch.zeros_like(inputs.detach())
+
+    def gradient(mode, n):
+        z = fixed_point(tanh_map(weight, inputs), z0, max_iterations=n, gradient=mode).z
+        return torch.autograd.grad(z.square().sum(), weight)[0]
+
+    exact = gradient("exact(dense)", 300)
+    errors = [relative_error(gradient("unrolled", n), exact) for n in (5, 10, 20, 40, 80)]
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-6
+
+
+def test_a_backward_solve_that_is_cut_short_says_so():
+    f = linear_map(1.6)
+    _, solution = gradient_of_offset(f, gradient="exact(broyden, 3)")
+    assert solution.adjoint.products == 3 and (solution.adjoint.residual > 1e-3).all()
+
+
+@pytest.mark.parametrize("gradient", EXACT)
+def test_a_singular_adjoint_equation_leaves_gradients_finite(gradient):
+    f = linear_map(0.5)
+    with torch.no_grad():
+        f.matrix[:] = f.identity  # u = u + g has no solution
+    u, solution = gradient_of_offset(f, gradient=gradient, max_iterations=2)
+    assert u.isfinite().all() and solution.adjoint.residual.isfinite().all()
+
+
+@pytest.mark.parametrize("gradient", EXACT)
+def test_a_loss_that_is_not_finite_passes_through(gradient):
+    f = linear_map(0.5)
+    (fixed_point(f, f.z0, gradient=gradient).z.sum() * torch.nan).backward()
+    assert f.offset.grad.isnan().all()
+
+
+@pytest.mark.parametrize("gradient", EXACT)
+def test_a_tuple_state_has_one_adjoint_equation(gradient):
+    a, b = (torch.full((2, 1), value, dtype=torch.float64, requires_grad=True) for value in (1.0, 2.0))
+
+    def f(z):
+        x, y = z
+        return 0.5 * y + a, -0.8 * x + b
+
+    z = fixed_point(f, (torch.zeros_like(a), torch.zeros_like(b)), max_iterations=80, gradient=gradient).z
+    z[0].sum().backward()  # x = (a + b / 2) / 1.4
+    assert torch.allclose(a.grad, torch.full_like(a, 1 / 1.4)) and torch.allclose(b.grad, torch.full_like(b, 0.5 / 1.4))
+
+
+EVALUATIONS = {"unrolled": 7, "truncated(2)": 7, "neumann(3)": 10, "phantom(5, 0.5)": 12}
+
+
+@pytest.mark.parametrize("gradient", ALL_MODES)
+def test_evaluations_are_counted_and_made(gradient):
     calls = 0
 
     def f(z):
@@ -73,37 +151,42 @@ def test_evaluations_are_counted_and_made(gradient, evaluations):
 
     solution = fixed_point(f, torch.ones(2, 3), max_iterations=7, gradient=gradient)
     assert isinstance(solution, Solution)
-    assert calls == solution.evaluations == evaluations
+    assert calls == solution.evaluations == EVALUATIONS.get(gradient, 8)
 
 
-def test_what_implicit_saves_does_not_depend_on_the_number_of_iterations():
-    matrix, offset, f = contraction()
-    z0 = torch.zeros(3, 5, dtype=torch.float64)
-    count = {n: saved_tensors(lambda n=n: fixed_point(f, z0, max_iterations=n)) for n in (1, 32)}
-    assert count[1] == count[32] > 0
-    few, many = (saved_tensors(lambda n=n: fixed_point(f, z0, max_iterations=n, gradient="unrolled")) for n in (1, 32))
-    assert many >= 16 * few
+@pytest.mark.parametrize("gradient", [*ALL_MODES, "truncated(3)"])
+def test_a_mode_says_whether_the_start_gets_a_gradient(gradient):
+    weight, inputs = tanh_leaves()
+    z0 = torch.zeros_like(inputs.detach()).requires_grad_()
+    fixed_point(tanh_map(weight, inputs), z0, max_iterations=3, gradient=gradient).z.sum().backward()
+    assert (z0.grad is not None) is parse_gradient(gradient).reaches_start(Solver(max_iterations=3))
 
 
-def test_the_start_gets_its_gradient_only_when_unrolled():
-    for gradient, reaches in (("unrolled", True), ("implicit", False)):
-        _, _, f = contraction()
-        z0 = torch.zeros(3, 5, dtype=torch.float64, requires_grad=True)
-        fixed_point(f, z0, max_iterations=3, gradient=gradient).z.sum().backward()
-        assert (z0.grad is not None) is reaches
+def test_bilevel_gives_the_start_the_gradient_of_the_recorded_application():
+    weight, inputs = tanh_leaves()
+    queries = torch.zeros_like(inputs.detach()).requires_grad_()
+    f = tanh_map(weight, inputs)
+    z = fixed_point(f, queries, max_iterations=4, gradient="bilevel").z
+    z.sum().backward()
+    with torch.no_grad():
+        before = fixed_point(f, queries, max_iterations=4, gradient="unrolled").z
+    before.requires_grad_()
+    expected = torch.autograd.grad(f(before).sum(), before)[0]
+    assert torch.allclose(queries.grad, expected) and torch.allclose(z, f(before))
 
 
-def test_a_tuple_of_tensors_is_a_state():
-    def f(z):
-        a, b = z
-        return 0.5 * a + 0.1 * b.mean(dim=(1, 2), keepdim=False)[:, None], 0.3 * b + 1
+@pytest.mark.parametrize("gradient", UNTAPED)
+@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden"])
+def test_every_mode_without_a_tape_goes_with_every_solver(gradient, solver):
+    weight, inputs = tanh_leaves()
+    z0 = torch.zeros_like(inputs.detach())
+    solution = fixed_point(tanh_map(weight, inputs), z0, solver=solver, tol=1e-8, max_iterations=200, gradient=gradient)
+    assert solution.converged.all()
+    solution.z.sum().backward()
+    assert weight.grad.isfinite().all() and weight.grad.abs().sum() > 0
 
-    solution = fixed_point(f, (torch.ones(2, 3), torch.zeros(2, 4, 2)), max_iterations=80)
-    assert torch.allclose(solution.z[1], torch.full((2, 4, 2), 1 / 0.7))
-    assert solution.residual.shape == (2,) and (solution.residual < 1e-6).all()
 
-
-@pytest.mark.parametrize("option", [{"gradient": "implict"}, {"solver": "picart"}])
-def test_an_unknown_name_is_met_with_the_nearest_known(option):
-    with pytest.raises(UserError, match="did you mean"):
-        fixed_point(lambda z: z, torch.zeros(1, 1), **option)
+def test_a_spelling_may_have_spaces_and_a_mode_is_its_own_spelling():
+    mode = parse_gradient(" phantom( 5 ,0.5 ) ")
+    assert (mode.k, mode.tau) == (5, 0.5) and parse_gradient(mode) is mode
+    assert parse_gradient("exact") == parse_gradient("exact(gmres)") == parse_gradient("exact(gmres, 100)")

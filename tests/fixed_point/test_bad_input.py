@@ -1,0 +1,95 @@
+"""Steps and states that are none: a `ValueError` that says what is wrong, and nothing hangs."""
+
+import pytest
+import torch
+
+from implicit_slate.fixed_point import NotFinite, anderson, broyden, fixed_point, picard
+
+Z0 = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden"])
+@pytest.mark.parametrize(
+    ("f", "message"),
+    [
+        (lambda z: z[:, :2], r"shape: \(2, 3\) became \(2, 2\)"),
+        (lambda z: z[:1], r"shape: \(2, 3\) became \(1, 3\)"),
+        (lambda z: z.double(), "dtype: torch.float32 became torch.float64"),
+        (lambda z: z.to("meta"), "device: cpu became meta"),
+        (lambda z: (z, z), "form of the state: a tensor became a tuple of 2"),
+        (lambda z: None, "form of the state: a tensor became a NoneType"),
+    ],
+)
+def test_a_step_that_changes_its_state(solver, f, message):
+    with pytest.raises(ValueError, match=message):
+        fixed_point(f, Z0, solver=solver)
+
+
+@pytest.mark.parametrize("solve", [picard, anderson, broyden])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_first_evaluation_that_is_not_finite(solve, value):
+    with pytest.raises(NotFinite, match="first evaluation"):
+        solve(lambda z: z + value, Z0, max_iterations=3, tol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("z0", "message"),
+    [
+        ((torch.zeros(2, 3), torch.zeros(4, 3)), "batch sizes: 2, 4"),
+        (torch.zeros(()), "first dimension is the batch"),
+        (torch.zeros(2, 3, dtype=torch.long), "floating-point"),
+        ((), "floating-point"),
+        ([torch.zeros(2, 3)], "floating-point"),
+    ],
+)
+def test_a_start_that_is_no_state(z0, message):
+    with pytest.raises(ValueError, match=message):
+        fixed_point(lambda z: z, z0)
+
+
+def test_a_tuple_that_loses_an_element():
+    with pytest.raises(ValueError, match="a tuple of 2 became a tuple of 1"):
+        fixed_point(lambda z: z[:1], (Z0, Z0))
+
+
+def test_no_iterations():
+    with pytest.raises(ValueError, match="max_iterations"):
+        fixed_point(lambda z: z, Z0, max_iterations=0)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "message"),
+    [
+        ("implict", "did you mean 'implicit'"),
+        ("neumann(0)", "k must be a whole number from 1 on, got 0"),
+        ("truncated(-1)", "got -1"),
+        ("truncated(8)", "only 7 iterations"),
+        ("neumann(2.5)", "got 2.5"),
+        ("neumann(many)", "got many"),
+        ("neumann", r"expected neumann\(k\)"),
+        ("implicit(3)", "expected implicit"),
+        ("phantom(5)", r"expected phantom\(k, tau\)"),
+        ("phantom(5, 0)", r"tau must be in \(0, 1\], got 0"),
+        ("phantom(5, 1.5)", "got 1.5"),
+        ("phantom(0, 0.5)", "got 0"),
+        ("exact(broyde)", "did you mean 'broyden'"),
+        ("exact(gmres, 0)", "at least 1 backward iteration"),
+        ("exact(gmres, 3, 4)", r"expected exact\(method, max_iterations\)"),
+        ("exact(gmres", "unknown gradient mode"),
+    ],
+)
+def test_a_gradient_mode_that_is_none(gradient, message):
+    with pytest.raises(ValueError, match=message):
+        fixed_point(lambda z: z, Z0, gradient=gradient)
+
+
+@pytest.mark.parametrize("gradient", ["unrolled", "truncated(2)"])
+@pytest.mark.parametrize("solver", ["anderson", "broyden"])
+def test_what_is_recorded_goes_with_picard_only(gradient, solver):
+    with pytest.raises(ValueError, match="picard"):
+        fixed_point(lambda z: z, Z0, solver=solver, gradient=gradient)
+
+
+def test_truncated_needs_a_fixed_number_of_iterations():
+    with pytest.raises(ValueError, match="fixed number"):
+        fixed_point(lambda z: z, Z0, tol=1e-3, gradient="truncated(2)")

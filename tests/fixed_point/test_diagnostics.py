@@ -1,0 +1,83 @@
+"""How good gradients are, how many fixed points there are, and the regulariser, on maps where one knows."""
+
+import pytest
+import torch
+
+from implicit_slate.fixed_point import Solver, count_basins, gradient_cosine, jacobian_regularizer
+from tests.fixed_point.maps import linear_map, relative_error, tanh_leaves, tanh_map
+
+
+def agreement(gradient, norm=0.8, n=100, **options):
+    weight, inputs = tanh_leaves(norm)
+    z0 = torch.zeros_like(inputs.detach())
+    f = tanh_map(weight, inputs)
+    return gradient_cosine(lambda z: z.square().sum(), f, z0, [weight, inputs], gradient, Solver("picard", n), **options)
+
+
+def test_unrolled_to_the_end_agrees_with_exact():
+    found = agreement("unrolled", n=300)
+    assert found.cosine.item() == pytest.approx(1, abs=1e-9) and found.norm_ratio.item() == pytest.approx(1, abs=1e-6)
+    assert (found.adjoint.residual < 1e-9).all()
+
+
+def test_more_terms_agree_better():
+    cosines = [agreement(f"neumann({k})").cosine.item() for k in (1, 2, 4, 8)]
+    assert cosines == sorted(cosines) and cosines[0] < 0.999
+
+
+def test_another_reference_may_be_given():
+    assert agreement("implicit", reference="neumann(1)").cosine.item() == pytest.approx(1)
+
+
+def test_a_parameter_that_is_not_reached_counts_as_zero():
+    weight, inputs = tanh_leaves()
+    start = torch.zeros_like(inputs.detach()).requires_grad_()
+    found = gradient_cosine(torch.sum, tanh_map(weight, inputs), start, [weight, start], "implicit")
+    assert found.cosine.isfinite()
+
+
+def two_wells(z):
+    """Fixed points at ±1; the one at 0 repels."""
+    return z - 0.5 * (z**3 - z)
+
+
+def test_basins_are_counted_for_each_image():
+    starts = [torch.tensor([[value], [abs(value)]]) for value in (-0.5, 0.3, 0.9, -1.2)]
+    basins = count_basins(two_wells, starts)
+    assert basins.distinct.tolist() == [2, 1] and basins.converged.tolist() == [4, 4]
+
+
+def test_what_does_not_converge_is_no_fixed_point():
+    basins = count_basins(lambda z: torch.stack([-z[:, 1], z[:, 0]], 1), [torch.ones(1, 2), 2 * torch.ones(1, 2)])
+    assert basins.distinct.tolist() == [0] and basins.converged.tolist() == [0]
+
+
+def test_a_distance_of_sets_makes_permutations_one_point():
+    starts = [torch.tensor([[-0.5, 0.5]]), torch.tensor([[0.5, -0.5]])]
+    assert count_basins(two_wells, starts).distinct.item() == 2
+
+    def of_sets(a, b):
+        return (a.sort(1).values - b.sort(1).values).norm(dim=1)
+
+    assert count_basins(two_wells, starts, distance=of_sets).distinct.item() == 1
+
+
+def test_the_regularizer_is_an_unbiased_estimate_of_the_frobenius_norm():
+    f = linear_map(0.9)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([jacobian_regularizer(f, f.z0, generator) for _ in range(2000)]).detach()
+    assert relative_error(draws.mean(0), f.matrix.detach().square().sum((1, 2)) / 8) < 0.05
+
+
+def test_the_regularizer_shrinks_the_jacobian_when_minimised():
+    f = linear_map(0.9)
+    before = f.matrix.detach().norm()
+    jacobian_regularizer(f, f.z0).sum().backward()
+    assert (f.matrix.detach() - 0.1 * f.matrix.grad).norm() < before
+
+
+def test_the_regularizer_reaches_a_state_that_requires_gradients():
+    weight, inputs = tanh_leaves()
+    z = torch.ones_like(inputs.detach()).requires_grad_()
+    jacobian_regularizer(tanh_map(weight, inputs), z).sum().backward()
+    assert z.grad.abs().sum() > 0 and weight.grad.abs().sum() > 0

@@ -1,0 +1,168 @@
+"""Forward solvers against linear systems, and where there is nothing to find."""
+
+import pytest
+import torch
+
+from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import Solver, anderson, broyden, picard
+from tests.fixed_point.maps import linear_map, relative_error, tanh_leaves, tanh_map
+
+SOLVERS = {"picard": picard, "anderson": anderson, "broyden": broyden}
+every_solver = pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
+quasi_newton = pytest.mark.parametrize("solve", [anderson, broyden])
+
+
+def counting(f):
+    def counted(z):
+        counted.calls += 1
+        return f(z)
+
+    counted.calls = 0
+    return counted
+
+
+def test_picard_applies_exactly_so_often_and_returns_the_last():
+    f = linear_map(0.5)
+    solution = picard(f, f.z0, max_iterations=4)
+    z = f.z0
+    for _ in range(4):
+        previous, z = z, f(z)
+    assert torch.equal(solution.z, z)
+    assert solution.evaluations == 4 and solution.trace.shape == (4, 4) and solution.converged is None
+    assert torch.allclose(solution.residual, (z - previous).norm(dim=1) / z.norm(dim=1))
+
+
+@every_solver
+def test_a_fixed_count_is_kept_and_its_evaluations_are_reported(solve):
+    f = linear_map(0.5)
+    step = counting(f)
+    solution = solve(step, f.z0, max_iterations=6)
+    assert step.calls == solution.evaluations == len(solution.trace) == 6
+    assert torch.equal(solution.residual, solution.trace[-1])
+
+
+@every_solver
+def test_the_first_step_of_every_solver_is_an_application_of_f(solve):
+    f = linear_map(0.5)
+    assert torch.allclose(solve(f, f.z0, max_iterations=1).z, f(f.z0))
+
+
+@every_solver
+def test_a_tolerance_is_met_on_a_contraction(solve):
+    f = linear_map(0.5)
+    step = counting(f)
+    solution = solve(step, f.z0, max_iterations=200, tol=1e-9)
+    assert step.calls == solution.evaluations < 60
+    assert solution.converged.all() and (solution.residual <= 1e-9).all()
+    assert relative_error(solution.z, f.solution()) < 1e-8
+
+
+@quasi_newton
+@pytest.mark.parametrize("radius", [0.9, 1.6, 3.0])
+def test_quasi_newton_solves_where_iterating_hardly_converges_or_diverges(solve, radius):
+    f = linear_map(radius)
+    solution = solve(f, f.z0, max_iterations=40, tol=1e-9)
+    assert solution.converged.all() and solution.evaluations <= 20
+    assert relative_error(solution.z, f.solution()) < 1e-7
+    assert not picard(f, f.z0, max_iterations=20, tol=1e-9).converged.any()
+
+
+@quasi_newton
+def test_quasi_newton_takes_fewer_evaluations_on_a_nonlinear_map(solve):
+    f = tanh_map(*tanh_leaves(norm=0.98))
+    z0 = torch.zeros(3, 5, dtype=torch.float64)
+    plain = picard(f, z0, max_iterations=1000, tol=1e-9)
+    quick = solve(f, z0, max_iterations=1000, tol=1e-9)
+    assert quick.converged.all() and quick.evaluations * 2 < plain.evaluations
+    assert torch.allclose(quick.z, plain.z, atol=1e-7)
+
+
+@pytest.mark.parametrize("solve", [lambda *a, **k: anderson(*a, **k, memory=3), lambda *a, **k: broyden(*a, **k, memory=4)])
+def test_a_limited_memory_still_gets_there(solve):
+    f = linear_map(0.8)
+    assert solve(f, f.z0, max_iterations=200, tol=1e-8).converged.all()
+
+
+@every_solver
+def test_images_are_solved_each_by_itself(solve):
+    f = linear_map(0.7)
+    together = solve(f, f.z0, max_iterations=5).z
+    for i in range(len(f.offset)):
+        alone = type(f)(f.matrix[i : i + 1], f.offset[i : i + 1])
+        assert torch.allclose(solve(alone, alone.z0, max_iterations=5).z[0], together[i], rtol=1e-7)
+
+
+@every_solver
+def test_of_an_expanding_map_the_best_step_is_returned_and_said_not_to_converge(solve):
+    def f(z):  # no fixed point at all
+        return z * 1.5 + torch.sign(z) + 1
+
+    start = torch.full((1, 1), 1e-3)
+    solution = solve(f, start, max_iterations=30, tol=1e-12)
+    assert solution.z.isfinite().all()
+    assert solution.residual.item() == solution.trace.nan_to_num(torch.inf).min().item() > 0
+    assert not solution.converged.any() and not torch.equal(solution.z, start)
+
+
+@every_solver
+@pytest.mark.parametrize(
+    "f",
+    [lambda z: z + 1, lambda z: torch.ones_like(z), lambda z: z.clone(), lambda z: z * torch.tensor([1.0, 0.0, 2.0]) + 1],
+    ids=["translation", "constant", "identity", "singular"],
+)
+def test_singular_maps_leave_everything_finite(solve, f):
+    for options in ({}, {"tol": 1e-6}):
+        solution = solve(f, torch.ones(2, 3), max_iterations=40, **options)
+        assert solution.z.isfinite().all() and solution.residual.isfinite().all()
+
+
+@quasi_newton
+def test_an_overflowing_map_leaves_a_finite_iterate(solve):
+    solution = solve(lambda z: z**3 * 1e20 + 1, torch.full((2, 3), 2.0), max_iterations=30)
+    assert solution.z.isfinite().all()
+
+
+def test_an_overflow_is_not_taken_for_convergence():
+    solution = picard(lambda z: 1e10 * z + 1, torch.ones(1, 2), max_iterations=6, tol=1e-3)
+    assert not solution.converged.any() and solution.z.isfinite().all()
+
+
+@every_solver
+def test_an_image_that_is_solved_keeps_its_answer_while_others_go_on(solve):
+    f = linear_map(0.9)
+    with torch.no_grad():
+        f.matrix[0] = 0
+    solution = solve(f, f.z0, max_iterations=500, tol=1e-8)
+    assert solution.converged.all() and torch.allclose(solution.z[0], f.offset[0])
+
+
+@every_solver
+def test_a_tuple_of_tensors_is_a_state(solve):
+    def f(z):
+        a, b = z
+        return 0.5 * a + 0.1 * b.mean(dim=(1, 2))[:, None], 0.3 * b + 1
+
+    solution = solve(f, (torch.ones(2, 3), torch.zeros(2, 4, 2)), max_iterations=80, tol=1e-6)
+    assert torch.allclose(solution.z[1], torch.full((2, 4, 2), 1 / 0.7), rtol=1e-5)
+    assert solution.z[0].shape == (2, 3) and solution.residual.shape == (2,)
+
+
+def test_picard_is_recorded_and_the_others_are_not():
+    f = linear_map(0.5)
+    assert picard(f, f.z0, max_iterations=2).z.requires_grad
+    assert not broyden(f, f.z0, max_iterations=2).z.requires_grad
+    assert not anderson(f, f.z0, max_iterations=2).z.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "picart"}, "did you mean 'picard'"),
+        ({"max_iterations": 0}, "max_iterations=0"),
+        ({"tol": -1.0}, "tol=-1.0"),
+        ({"tol": float("nan")}, "tol=nan"),
+    ],
+)
+def test_a_bad_setting_of_a_solver_is_named(settings, message):
+    with pytest.raises(UserError, match=message):
+        Solver(**settings)
