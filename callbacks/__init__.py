@@ -1,8 +1,9 @@
-"""Lightning callbacks that look on while SLATE is trained."""
+"""Lightning callbacks that look on while a model is trained."""
 
 from callbacks.divergence import Diverged, Divergence
+from callbacks.fixed_point_diagnostics import FixedPointDiagnostics
 from callbacks.gradient_norm import GradientNorm
 from callbacks.panels import Panels
 from callbacks.slot_jacobian import SlotJacobian
 
-__all__ = ["Diverged", "Divergence", "GradientNorm", "Panels", "SlotJacobian"]
+__all__ = ["Diverged", "Divergence", "FixedPointDiagnostics", "GradientNorm", "Panels", "SlotJacobian"]

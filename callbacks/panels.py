@@ -1,7 +1,6 @@
 """What the model sees and makes, as a picture: a row an image, from the truth to each slot's mask."""
 
 import io
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,7 +10,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from callbacks.probe import evaluating
 from implicit_slate.files import write_atomically
+from implicit_slate.models import SlotModel
 
 TILE = 96
 """Images are enlarged by a whole factor to at least this many pixels a side, so that titles fit above them."""
@@ -19,7 +20,7 @@ GAP, TITLE_HEIGHT = 4, 22
 
 
 class Panels(Callback):
-    """Draws the first images of the validation split: truth | dVAE | through the slots | one mask a slot.
+    """Draws the first images of the validation split: truth | reconstructions | one mask a slot.
 
     It goes to TensorBoard (tag `panels`) and to `panels.png` in the logger's folder, every `every_n_validations`
     validations and at the end of training. The initial slots are the same every time, so that pictures of different
@@ -64,37 +65,20 @@ class Panels(Callback):
         write_atomically(Path(logger.log_dir) / "panels.png", file.getvalue())
 
 
-@torch.no_grad()
-def draw_panels(model: torch.nn.Module, image: Tensor) -> Image.Image:
-    """The panels of a `SLATE` model on images (B, 3, H, W) in [0, 1]: B rows of 3 + K tiles under a line of titles.
+def draw_panels(model: SlotModel, image: Tensor) -> Image.Image:
+    """The panels of images (B, 3, H, W) in [0, 1]: B rows of tiles under a line of titles.
 
-    A slot's tile is the image where the slot attends, fading to white where others do. `panels.png` of two models
-    show the same images and start from the same noise.
+    First the truth, then the model's reconstructions, then K slots: the image where the slot looks, fading to white
+    where others do. `panels.png` of two models show the same images and start from the same noise.
     """
     image = image.to(next(model.parameters()))  # its device, and its floats
-    with _evaluating(model):
-        tokens = model.tokenize(image)
-        noise = model.sample_slots(len(image), generator=torch.Generator().manual_seed(0))
-        slots, attention = model.encode(tokens, slots_init=noise.to(image))
-        columns = [image, model.render(tokens), model.render(model.generate(slots))]
-    height, width = image.shape[-2:]
-    masks = attention.mT.unflatten(-1, (height // 4, width // 4))  # (B, K, H/4, W/4), tokens run row by row
-    masks = masks.repeat_interleave(4, -2).repeat_interleave(4, -1)
-    columns += [image * mask + 1 - mask for mask in masks.unsqueeze(2).unbind(1)]
-    titles = ["truth", "dVAE", "through slots", *(f"slot {k + 1}" for k in range(masks.shape[1]))]
-    return _tile(torch.stack(columns, 1), titles)
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module):
-    """Evaluation mode for a while; afterwards every submodule is in its own mode again (a frozen part may differ)."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    slots_init = model.sample_slots(len(image), generator=torch.Generator().manual_seed(0)).detach()
+    with evaluating(model):
+        views = model.views(image, slots_init.to(image))
+    columns = {"truth": image} | views.images
+    for k, mask in enumerate(views.masks.unsqueeze(2).unbind(1)):
+        columns[f"slot {k + 1}"] = image * mask + 1 - mask
+    return _tile(torch.stack(list(columns.values()), 1), list(columns))
 
 
 def _tile(images: Tensor, titles: list[str]) -> Image.Image:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, Trainer
 
-from callbacks.slot_jacobian import SlotJacobian
+from callbacks.probe import Probe
 from implicit_slate.files import write_atomically
 
 EVERY_SECONDS = 1.0
@@ -61,7 +61,7 @@ class Progress(Callback):
         }
         latest = dict(trainer.callback_metrics)
         for callback in trainer.callbacks:
-            if isinstance(callback, SlotJacobian):
+            if isinstance(callback, Probe):
                 latest |= callback.latest
         for name in SHOWN:
             value = float(latest.get(name, math.nan))

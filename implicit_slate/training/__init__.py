@@ -3,5 +3,6 @@
 from implicit_slate.training.dvae_module import DVAEModule
 from implicit_slate.training.optimization import Optimization
 from implicit_slate.training.slate_module import SLATEModule
+from implicit_slate.training.spatial_broadcast_module import SpatialBroadcastModule
 
-__all__ = ["DVAEModule", "Optimization", "SLATEModule"]
+__all__ = ["DVAEModule", "Optimization", "SLATEModule", "SpatialBroadcastModule"]

@@ -4,12 +4,12 @@ import torch
 
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models import SLATE
-from implicit_slate.training.base import TrainingModule
 from implicit_slate.training.dvae_module import load_dvae
 from implicit_slate.training.optimization import Optimization, cosine
+from implicit_slate.training.slot_module import SlotModule
 
 
-class SLATEModule(TrainingModule):
+class SLATEModule(SlotModule):
     """SLATE and its losses.
 
     Args:
@@ -20,6 +20,7 @@ class SLATEModule(TrainingModule):
         hard: give the dVAE's decoder one-hot samples, straight-through.
         dvae_checkpoint: a checkpoint of `DVAEModule` or `SLATEModule` whose dVAE is taken and stays frozen; its tokens
             are then the argmax ones, without noise, and only the rest is trained.
+        jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class SLATEModule(TrainingModule):
         tau_steps: int = 30_000,
         hard: bool = False,
         dvae_checkpoint: str | None = None,
+        jacobian_weight: float = 0.0,
         **slate,
     ):
-        super().__init__(optimization)
+        super().__init__(optimization, jacobian_weight)
         self.save_hyperparameters()
         self.tau_start, self.tau_final, self.tau_steps, self.hard = tau_start, tau_final, tau_steps, hard
         self.model = SLATE(**slate)
@@ -52,41 +54,30 @@ class SLATEModule(TrainingModule):
 
     def training_step(self, batch, batch_idx) -> torch.Tensor:
         if self.dvae_is_frozen:
-            loss = self.model.cross_entropy(self.model.tokenize(batch["image"]))
-            self.log("train/cross_entropy", loss)
+            prediction = self.model.predict(self.model.tokenize(batch["image"]))
+            loss = prediction.cross_entropy
         else:
             tau = cosine(self.global_step, self.tau_start, self.tau_final, self.tau_steps)
             losses = self.model.losses(batch["image"], tau, self.hard)
-            loss = losses.cross_entropy + losses.mse
-            self.log_dict({"train/cross_entropy": losses.cross_entropy, "train/mse": losses.mse, "train/tau": tau})
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])
-        return loss
+            prediction, loss = losses.prediction, losses.cross_entropy + losses.mse
+            self.log_dict({"train/mse": losses.mse, "train/tau": tau})
+        self.log("train/cross_entropy", prediction.cross_entropy)
+        return self.log_training_loss(loss, prediction.solution, prediction.update)
 
-    def validation_step(self, batch, batch_idx) -> None:
-        self._evaluate(batch, "val")
+    def evaluate(self, batch):
+        losses = self.model.losses(batch["image"])
+        self.code_usage.update(losses.tokens)
+        return {
+            "cross_entropy": losses.cross_entropy,
+            "mse": losses.mse,
+            "loss": losses.cross_entropy + losses.mse,
+        }
 
     def on_validation_epoch_end(self) -> None:
         self._log_code_usage("val")
 
-    def test_step(self, batch, batch_idx) -> None:
-        self._evaluate(batch, "test")
-
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
     def on_test_epoch_end(self) -> None:
         self._log_code_usage("test")
-
-    def _evaluate(self, batch, split: str) -> None:
-        losses = self.model.losses(batch["image"])
-        values = {
-            f"{split}/cross_entropy": losses.cross_entropy,
-            f"{split}/mse": losses.mse,
-            f"{split}/loss": losses.cross_entropy + losses.mse,
-        }
-        self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
-        self.code_usage.update(losses.tokens)
 
     def _log_code_usage(self, split: str) -> None:
         self.log_dict({f"{split}/{name}": value for name, value in self.code_usage.compute().items()})

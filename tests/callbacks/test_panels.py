@@ -11,40 +11,25 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from torch import nn
 
 from callbacks.panels import GAP, TILE, TITLE_HEIGHT, Panels, draw_panels
-from implicit_slate.models import SLATE
-from tests.tiny import SLATE_SIZES, TinyImages
+from implicit_slate.models import SLATE, SlotModel, SpatialBroadcast, Views
+from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, TinyImages
 
 
-class HalfAndHalf(nn.Module):
-    """Two slots, the first sees the upper half only; the dVAE paints grey, the slots make black."""
+class HalfAndHalf(SlotModel):
+    """Two slots, the first sees the upper half only; one reconstruction is grey, the other black."""
 
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.frozen = nn.Dropout()
-
-    def tokenize(self, image):
-        return torch.ones(len(image), 16, dtype=torch.long)
 
     def sample_slots(self, batch_size, generator=None):
         return torch.randn(batch_size, 2, 3, generator=generator)
 
-    def encode(self, tokens, slots_init=None):
+    def views(self, image, slots_init):
         assert not self.training
-        upper = (torch.arange(16) < 8).float()
-        return slots_init, torch.stack([upper, 1 - upper], -1).expand(len(tokens), -1, -1)
-
-    def generate(self, slots):
-        return torch.zeros(len(slots), 16, dtype=torch.long)
-
-    def render(self, tokens):
-        return (
-            (tokens.float() / 2)
-            .view(-1, 1, 4, 4)
-            .repeat_interleave(4, -1)
-            .repeat_interleave(4, -2)
-            .expand(-1, 3, -1, -1)
-        )
+        upper = (torch.arange(16) < 8).float().expand(len(image), 16, 16).mT
+        images = {"grey": torch.full_like(image, 0.5), "black": torch.zeros_like(image)}
+        return Views(images, torch.stack([upper, 1 - upper], 1))
 
 
 def tile(panels: Image.Image, row: int, column: int) -> np.ndarray:
@@ -78,14 +63,18 @@ def test_large_images_are_not_enlarged_and_small_ones_by_a_whole_factor():
 
 
 @pytest.mark.parametrize("gradient", ["implicit", "unrolled"])
-def test_the_real_model_draws_the_same_picture_twice_and_is_left_as_it_was(gradient):
+@pytest.mark.parametrize(
+    ("kind", "sizes", "reconstructions"), [(SLATE, SLATE_SIZES, 2), (SpatialBroadcast, BROADCAST_SIZES, 1)]
+)
+def test_a_real_model_draws_the_same_picture_twice_and_is_left_as_it_was(kind, sizes, reconstructions, gradient):
     torch.manual_seed(0)
-    model = SLATE(**{**SLATE_SIZES, "gradient": gradient})
-    model.dvae.eval()  # as with a frozen dVAE in a model that trains
+    model = kind(**{**sizes, "gradient": gradient})
+    model.slot_encoder.eval()  # as with a frozen part in a model that trains
     modes = {name: module.training for name, module in model.named_modules()}
     image = torch.rand(2, 3, 16, 16)
     first, second = draw_panels(model, image), draw_panels(model, image)
     assert first.tobytes() == second.tobytes()
+    assert first.width == (1 + reconstructions + sizes["num_slots"]) * (TILE + GAP) + GAP
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert all(parameter.grad is None for parameter in model.parameters())
 

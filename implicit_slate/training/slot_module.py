@@ -1,0 +1,52 @@
+"""What models with slots have in common under training."""
+
+from torch import Tensor
+
+from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import Solution, jacobian_regularizer
+from implicit_slate.models import SlotModel
+from implicit_slate.models.slot_attention import SlotUpdate
+from implicit_slate.training.base import TrainingModule
+from implicit_slate.training.optimization import Optimization
+
+
+class SlotModule(TrainingModule):
+    """A subclass makes `self.model` and says what is trained, and in `evaluate` what is logged of a batch."""
+
+    model: SlotModel
+
+    def __init__(self, optimization: Optimization, jacobian_weight: float):
+        super().__init__(optimization)
+        if not jacobian_weight >= 0:
+            raise UserError(f"jacobian_weight={jacobian_weight}: a number from 0 on is needed")
+        self.jacobian_weight = jacobian_weight
+
+    def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Means over a batch, in evaluation mode; `loss` must be among them."""
+        raise NotImplementedError
+
+    def log_training_loss(self, loss: Tensor, solution: Solution, update: SlotUpdate) -> Tensor:
+        """What is to be minimised: `loss` and, if it has a weight, the Jacobian regulariser of the refinement.
+
+        It is taken at the slots that were found, as at constants (Bai, Koltun, Kolter 2021).
+        """
+        if self.jacobian_weight:
+            regularizer = jacobian_regularizer(update, solution.z.detach()).mean()
+            self.log("train/jacobian_regularizer", regularizer)
+            loss = loss + self.jacobian_weight * regularizer
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])
+        return loss
+
+    def validation_step(self, batch, batch_idx) -> None:
+        self._log_evaluation(batch, "val")
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch, batch_idx) -> None:
+        self._log_evaluation(batch, "test")
+
+    def _log_evaluation(self, batch: dict[str, Tensor], split: str) -> None:
+        values = {f"{split}/{name}": value for name, value in self.evaluate(batch).items()}
+        self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)

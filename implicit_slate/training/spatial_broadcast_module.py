@@ -1,0 +1,43 @@
+"""Slot attention with a spatial broadcast decoder under training."""
+
+from torch import Tensor
+
+from implicit_slate.models import SpatialBroadcast
+from implicit_slate.training.optimization import Optimization
+from implicit_slate.training.slot_module import SlotModule
+
+
+class SpatialBroadcastModule(SlotModule):
+    """`SpatialBroadcast` and its reconstruction error, optimised as in the source by default (METHOD §5).
+
+    `train/loss` and `val/loss` are the mean squared error a value at range [-1, 1], which the source minimises;
+    `train/mse` and `val/mse` the same error at range [0, 1], summed over C, H, W, as of every model here.
+
+    Args:
+        optimization: the optimiser's settings and tricks; all parameters are its main group.
+        jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.
+    """
+
+    def __init__(
+        self,
+        optimization: Optimization = Optimization(
+            learning_rate=4e-4, clip_norm=None, warmup_steps=10_000, decay="half_life", half_life=100_000
+        ),
+        jacobian_weight: float = 0.0,
+        **spatial_broadcast,
+    ):
+        super().__init__(optimization, jacobian_weight)
+        self.save_hyperparameters()
+        self.model = SpatialBroadcast(**spatial_broadcast)
+
+    def parameter_groups(self):
+        return {"main": [p for p in self.model.parameters() if p.requires_grad]}
+
+    def training_step(self, batch, batch_idx) -> Tensor:
+        losses = self.model.losses(batch["image"])
+        self.log("train/mse", losses.mse)
+        return self.log_training_loss(losses.loss, losses.solution, losses.update)
+
+    def evaluate(self, batch):
+        losses = self.model.losses(batch["image"])
+        return {"mse": losses.mse, "loss": losses.loss}
