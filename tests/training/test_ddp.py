@@ -4,9 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from implicit_slate.training import SLATEModule
+from tests.tiny import SLATE_SIZES, TinyImages
+from tests.training.ddp_fit import RUNS
 
 MODES = ["unrolled", "implicit"]
 
@@ -22,10 +27,16 @@ def out(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("gradient", MODES)
-def test_both_ranks_end_with_the_same_weights(out, gradient):
+@pytest.mark.parametrize("gradient", RUNS)
+def test_both_ranks_end_with_the_same_weights_which_have_changed(out, gradient):
     first, second = (torch.load(out / f"{gradient}-{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    L.seed_everything(0)
+    before = SLATEModule(**SLATE_SIZES | RUNS[gradient]).state_dict()
+    moved = {name for name in first if not torch.equal(first[name], before[name])}
+    assert {f"model.slot_attention.{name}.weight" for name in ("project_q", "project_k", "project_v")} <= moved
+    start = {"model.slot_attention.slot_mu", "model.slot_attention.queries"} & set(first)
+    assert (start <= moved) is (gradient in ("unrolled", "bilevel", "queries"))
 
 
 @pytest.mark.parametrize("gradient", MODES)
@@ -45,9 +56,6 @@ def test_every_metric_is_logged_once_a_step(out, gradient):
 @pytest.mark.parametrize("gradient", MODES)
 def test_validation_averages_over_the_images_of_all_ranks(out, gradient):
     """Six images over two ranks give the mean over the six."""
-    from implicit_slate.training import SLATEModule
-    from tests.tiny import SLATE_SIZES, TinyImages
-
     model = SLATEModule(**{**SLATE_SIZES, "gradient": gradient})
     model.load_state_dict(torch.load(out / f"{gradient}-0.pt"))
     images = torch.stack([TinyImages().image(1000 + i) for i in range(6)])
