@@ -32,8 +32,8 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
         return torch.cuda.max_memory_allocated() - before
     with profile(use_kineto=False, profile_memory=True) as profiler:
         run()
-    events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]" and e.device_type() == DeviceType.CPU]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    events = sorted(profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    changes = [e.nbytes() for e in events if e.name() == "[memory]" and e.device_type() == DeviceType.CPU]
     return max(accumulate(changes, initial=0))
 
 
@@ -53,7 +53,7 @@ def saved_bytes(forward: Callable[[], Result], besides: Iterable[Tensor] = ()) -
     alive: WeakSet[_Saved] = WeakSet()
 
     def pack(tensor: Tensor) -> _Saved:
-        saved = _Saved(tensor)
+        saved = _Saved(tensor.detach())  # a result that held its own node would keep itself alive
         alive.add(saved)
         return saved
 

@@ -1,0 +1,100 @@
+"""What a solve keeps, and what it needs at its peak, against the number of its iterations n."""
+
+import pytest
+import torch
+
+from benchmarks.complexity.measure import GRADIENTS, Refinement
+from benchmarks.complexity.memory import peak_bytes, saved_bytes
+from implicit_slate.fixed_point import fixed_point
+from implicit_slate.fixed_point.adjoint import METHODS
+from implicit_slate.fixed_point.gradients import MODES
+
+FLAT = [gradient for gradient in GRADIENTS if not gradient.startswith(("unrolled", "exact"))]
+SAME_PRODUCTS = [f"exact({method}, 10)" for method in ("broyden", "anderson", "gmres")] + ["exact(dense)"]
+"""A backward solve stops when it has converged, which takes more products at one z* than at another: here, at all ten."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def slots(one_thread):
+    refinement = Refinement(num_slots=4, slot_size=16, num_inputs=64, batch_size=2)
+    refinement.peak_bytes("unrolled", 2)  # what torch allocates once only
+    return refinement
+
+
+@pytest.mark.parametrize("gradient", FLAT + SAME_PRODUCTS)
+def test_saved_tensors_and_peak_memory_are_flat_in_n(slots, gradient):
+    for measured in (slots.saved_bytes, slots.peak_bytes):
+        few, many = measured(gradient, 2), measured(gradient, 32)
+        assert many == pytest.approx(few, rel=0.05), (gradient, few, many)
+
+
+def test_every_mode_is_measured():
+    assert {gradient.partition("(")[0] for gradient in GRADIENTS} == set(MODES)
+    assert {gradient.partition("(")[2].rstrip(")") for gradient in GRADIENTS if "exact" in gradient} == set(METHODS)
+
+
+def test_unrolled_saves_the_same_with_every_further_iteration(slots):
+    saved = {n: slots.saved_bytes("unrolled", n) for n in (2, 3, 17, 32)}
+    one = saved[3] - saved[2]
+    assert saved[17] - saved[2] == 15 * one > 0
+    assert saved[32] - saved[17] == 15 * one
+    assert saved[32] > 10 * saved[2]
+
+
+def test_unrolled_needs_the_memory_of_what_it_saves(slots):
+    peak = {n: slots.peak_bytes("unrolled", n) for n in (2, 17, 32)}
+    assert peak[32] > 4 * peak[2]
+    assert peak[32] - peak[17] == pytest.approx(peak[17] - peak[2], rel=0.02)
+    saved = slots.saved_bytes("unrolled", 32) - slots.saved_bytes("unrolled", 17)
+    assert peak[32] - peak[17] == pytest.approx(saved, rel=0.1)
+
+
+@pytest.mark.parametrize("mode", ["truncated", "neumann"])
+def test_what_is_recorded_grows_with_k_instead(slots, mode):
+    one, two, four = (slots.saved_bytes(f"{mode}({k})", 8) for k in (1, 2, 4))
+    assert four - two == pytest.approx(2 * (two - one), rel=0.1)
+    assert two > 1.5 * one
+
+
+@pytest.mark.parametrize("solver", ["anderson", "broyden"])
+@pytest.mark.parametrize("gradient", ["implicit", "exact(gmres)"])
+def test_forward_solvers_of_limited_memory_save_nothing_for_the_backward_pass(solver, gradient):
+    torch.manual_seed(0)
+    matrix = torch.randn(64, 64).div(16).requires_grad_()
+
+    def forward(n):
+        return fixed_point(
+            lambda z: torch.tanh(z @ matrix + 1), torch.zeros(8, 64), solver, max_iterations=n, gradient=gradient
+        )
+
+    few, many = (saved_bytes(lambda n=n: forward(n).z, besides=[matrix])[0] for n in (2, 32))
+    assert few == many > 0
+
+
+def test_peak_of_a_tuple_state_is_flat_too():
+    torch.manual_seed(0)
+    matrix = torch.randn(256, 256).div(64).requires_grad_()
+
+    def step(z):
+        a, b = z
+        return torch.tanh(a @ matrix + b), torch.tanh(b @ matrix)
+
+    def run(n, gradient):
+        matrix.grad = None
+        z = fixed_point(step, (torch.zeros(32, 256), torch.ones(32, 256)), max_iterations=n, gradient=gradient).z
+        (z[0].sum() + z[1].sum()).backward()
+
+    peaks = {}
+    for gradient in ("implicit", "unrolled"):
+        for n in (2, 2, 32):  # the first warms up
+            peaks[gradient, n] = peak_bytes(lambda: run(n, gradient))
+    assert peaks["implicit", 32] == pytest.approx(peaks["implicit", 2], rel=0.05)
+    assert peaks["unrolled", 32] > 4 * peaks["unrolled", 2]
