@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from implicit_slate.fixed_point.jacobian import Linearization, arnoldi, unit_rows
+from implicit_slate.fixed_point.jacobian import Linearization, arnoldi, dense_matrix, unit_rows
 from implicit_slate.fixed_point.solvers import Adjoint, Solution, anderson, broyden
 from implicit_slate.fixed_point.state import relative_residual
 
@@ -93,7 +93,7 @@ def _by_solver(solver: Callable[..., Solution]):
 def _gmres(product: Product, g: Tensor, max_iterations: int, tol: float) -> tuple[Tensor, Tensor]:
     """The u in the Krylov space of g with the smallest ‖g - u + uJ‖ (Saad and Schultz 1986), without restarts."""
     start, length = unit_rows(g)
-    for basis, hessenberg in arnoldi(product, start, max_iterations):
+    for basis, hessenberg in arnoldi(product, start, max_iterations):  # noqa: B007
         system = torch.eye(*hessenberg.shape[1:], dtype=hessenberg.dtype) - hessenberg
         target = torch.zeros_like(hessenberg[:, :, :1])
         target[:, 0, 0] = length
@@ -107,9 +107,7 @@ def _gmres(product: Product, g: Tensor, max_iterations: int, tol: float) -> tupl
 
 def _dense(product: Product, g: Tensor, max_iterations: int, tol: float) -> tuple[Tensor, Tensor]:
     """Gaussian elimination on J itself, which takes D products; of least norm where I - J is singular."""
-    identity = torch.eye(g.shape[1], dtype=g.dtype, device=g.device)
-    jacobian = torch.stack([product(row.expand_as(g)) for row in identity], dim=1)
-    system = (identity - jacobian).mT
+    system = (torch.eye(g.shape[1], dtype=g.dtype, device=g.device) - dense_matrix(product, g)).mT
     u, singular = torch.linalg.solve_ex(system, g[:, :, None])
     if singular.any() or not u.isfinite().all():
         u = torch.linalg.pinv(system) @ g[:, :, None]

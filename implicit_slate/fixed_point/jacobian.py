@@ -14,6 +14,7 @@ from torch import Tensor
 
 from implicit_slate.fixed_point.state import State, Step, flatten, unflatten
 
+
 class Linearization:
     """J at z as two products, (B, D) -> (B, D). Gradients of f's weights are not touched.
 
@@ -54,10 +55,13 @@ class Linearization:
 
 def dense_jacobian(f: Step, z: State) -> Tensor:
     """J itself, (B, D, D), row by row: D backward passes. For small D and for tests."""
-    linear = Linearization(f, z)
-    rows = torch.eye(flatten(z).shape[1], dtype=flatten(z).dtype, device=flatten(z).device)
-    batch = flatten(z).shape[0]
-    return torch.stack([linear.vjp(row.expand(batch, -1)) for row in rows], dim=1)
+    return dense_matrix(Linearization(f, z).vjp, flatten(z))
+
+
+def dense_matrix(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """The matrix A (B, D, D) of a product u -> uA on rows like `like` (B, D)."""
+    rows = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
+    return torch.stack([product(row.expand_as(like)) for row in rows], dim=1)
 
 
 class SingularValue(NamedTuple):
