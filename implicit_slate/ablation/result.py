@@ -15,6 +15,9 @@ from implicit_slate.files import write_atomically
 Scalars = dict[str, dict[int, float]]
 """Of each tag, the value at each step, in the order of the steps."""
 
+GRADIENT_TAGS = ("gradient/cosine", "gradient/norm_ratio", "gradient/adjoint_residual", "gradient/adjoint_products")
+"""What `callbacks.FixedPointDiagnostics` says of the mode's gradient beside the exact one."""
+
 
 def read_scalars(folder: Path) -> Scalars:
     """All scalars in the event files of `folder`; where a resumed run repeats a step, the later file holds."""
@@ -49,6 +52,7 @@ def summarise(scalars: Mapping[str, Mapping[int, float]]) -> dict[str, float | N
         "grad_norm_max": largest("grad_norm"),
         "residual_final": last("residual"),
         "evaluations": last("evaluations"),
+        **{tag: last(tag) for tag in GRADIENT_TAGS},
     }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit_slate.ablation.matrix import Cell, Grid, load_yaml
+from implicit_slate.ablation.result import GRADIENT_TAGS
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
 
@@ -26,6 +27,7 @@ MEASURES = (
     "grad_norm_max",
     "residual_final",
     "evaluations",
+    *GRADIENT_TAGS,
     "seconds",
     "steps_per_second",
     "git",

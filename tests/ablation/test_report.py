@@ -16,10 +16,12 @@ import pytest
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from implicit_slate.ablation.report import figures, main, write_report
+from implicit_slate.ablation.report import curve_figures, main, write_report
+from implicit_slate.ablation.report.curve_figures import wants_log
 from implicit_slate.ablation.report.document import Paragraph, Table, link, to_html, to_markdown
-from implicit_slate.ablation.report.figures import COLORS, MAX_POINTS, _thin, _wants_log, colors
+from implicit_slate.ablation.report.drawing import COLORS, MAX_METHODS, MAX_POINTS, colors, thin
 from implicit_slate.ablation.report.formatting import short, span
+from implicit_slate.ablation.report.methods import IMPLICIT, UNROLLED, Method
 from implicit_slate.ablation.report.run import Cell, Curve, Run, read_run
 from implicit_slate.errors import UserError
 
@@ -112,10 +114,10 @@ def test_the_csv_of_a_figure_holds_the_events(tricks):
 
 def test_the_drawing_has_a_panel_a_setting_and_marks_where_a_cell_diverged(tricks, monkeypatch):
     saved = []
-    monkeypatch.setattr(figures, "_save", lambda figure, folder, name: saved.append(figure))
-    monkeypatch.setattr(figures, "_save_curves", lambda *arguments: None)
+    monkeypatch.setattr(curve_figures, "save", lambda figure, folder, name: saved.append(figure))
+    monkeypatch.setattr(curve_figures, "_save_curves", lambda *arguments: None)
     run = read_run(tricks)
-    figures.draw_curves(run, tricks, "spectral_norm", "jacobian/spectral_norm", "")
+    curve_figures.draw_curves(run, tricks, "jacobian/spectral_norm")
     panels = {ax.get_title(): ax for ax in saved[0].axes if ax.get_visible()}
     assert list(panels) == ["all tricks", "no clipping", "no warmup", "no decay"]
     assert len({ax.get_ylim() for ax in panels.values()}) == 1
@@ -124,7 +126,7 @@ def test_the_drawing_has_a_panel_a_setting_and_marks_where_a_cell_diverged(trick
     assert {title: len(lines) for title, lines in marks.items() if lines} == {"no clipping": 1}
     assert marks["no clipping"][0].get_xdata() == [20]
     for ax in panels.values():
-        assert {line.get_color() for line in ax.lines} == {COLORS["unrolled"], COLORS["implicit"]}
+        assert {line.get_color() for line in ax.lines} == {COLORS[UNROLLED], COLORS[IMPLICIT]}
         assert len(ax.collections) == 2, "a band a mode"
 
 
@@ -151,7 +153,7 @@ def test_markdown_and_html_have_the_same_sections_and_verdicts(tricks):
     page, markdown = ((tricks / "report" / name).read_text() for name in ("index.html", "report.md"))
     assert re.findall(r"<h2>(.*?)</h2>", html.unescape(page)) == re.findall(r"^## (.*)$", markdown, re.M)
     verdicts = re.findall(r'<span class="verdict [a-z-]+">(.*?)</span>', page)
-    assert len(verdicts) == 8 and verdicts == re.findall(r"^  \*\*(.*?)\.\*\* ", markdown, re.M)
+    assert len(verdicts) == 12 and verdicts == re.findall(r"^  \*\*(.*?)\.\*\* ", markdown, re.M)
 
 
 def test_the_table_counts_diverged_cells_apart(tricks):
@@ -212,7 +214,7 @@ def test_results_of_single_cells_are_enough(tmp_path):
     write_cell(tmp_path, seed=0)
     write_cell(tmp_path, seed=1)
     run = read_run(tmp_path)
-    assert [cell.seed for cell in run.cells] == [0, 1] and run.gradients == ["implicit"]
+    assert [cell.seed for cell in run.cells] == [0, 1] and run.methods == [IMPLICIT]
     assert "2 cells: 2 complete." in write_report(tmp_path).read_text()
 
 
@@ -240,19 +242,23 @@ def test_a_grid_over_iterations_has_them_as_x_axis(tmp_path):
     assert (tmp_path / "report" / "over_iterations.png").exists()
 
 
+def methods(*names):
+    cells = [Cell(name, "complete", {"gradient": name}, {}, Path("x")) for name in names]
+    return Run(Path("x"), {}, cells)
+
+
 def test_other_modes_have_colours_of_their_own():
-    names = ["neumann(3)", "implicit", "phantom(5, 0.5)", "unrolled", "exact(broyden)"]
-    run = Run(Path("x"), {}, [Cell(name, "complete", {"gradient": name}, {}, Path("x")) for name in names])
+    run = methods("neumann(3)", "implicit", "phantom(5, 0.5)", "unrolled", "exact(broyden)")
     chosen = colors(run)
-    assert len({chosen[name] for name in names}) == 5
-    assert chosen["implicit"] == COLORS["implicit"] and run.gradients[-2:] == ["unrolled", "implicit"]
+    assert len({chosen[method] for method in run.methods}) == 5
+    assert chosen[IMPLICIT] == COLORS[IMPLICIT] and run.methods[:2] == [UNROLLED, IMPLICIT]
 
 
 def test_a_long_curve_keeps_its_spikes():
     values = [1.0] * 10_000
     values[4321] = 1e6
-    thin = _thin(Curve(np.arange(10_000), np.array(values)), log=True)
-    assert len(thin.steps) == MAX_POINTS and thin.values.max() == 1e6 and thin.steps[-1] == 9999
+    drawn = thin(Curve(np.arange(10_000), np.array(values)), log=True)
+    assert len(drawn.steps) == MAX_POINTS and drawn.values.max() == 1e6 and drawn.steps[-1] == 9999
 
 
 def test_the_loss_is_on_a_log_axis_only_where_it_spreads():
@@ -260,9 +266,9 @@ def test_the_loss_is_on_a_log_axis_only_where_it_spreads():
         curve = Curve(np.arange(len(values)), np.array(values))
         return [Cell("a", "complete", {}, {}, Path("x"), {"val/cross_entropy": curve, "grad_norm": curve})]
 
-    assert not _wants_log(cells(290.0, 80.0), "val/cross_entropy")
-    assert _wants_log(cells(2900.0, 80.0), "val/cross_entropy")
-    assert _wants_log(cells(2.0, 1.0), "grad_norm")
+    assert not wants_log(cells(290.0, 80.0), "val/cross_entropy")
+    assert wants_log(cells(2900.0, 80.0), "val/cross_entropy")
+    assert wants_log(cells(2.0, 1.0), "grad_norm")
 
 
 def test_values_that_are_not_finite_leave_the_curve(tmp_path):

@@ -23,11 +23,11 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(Path(run_dir))
     folder = run.folder / "report"
-    pictures = draw_all(run, folder)
+    figures = draw_all(run, folder)
     lines = summarise(run)
-    write_atomically(folder / "table.csv", to_csv(lines))
+    write_atomically(folder / "table.csv", to_csv(run, lines))
     title = f"Report of the grid “{run.name}”"
-    blocks = contents(run, pictures, lines, folder)
+    blocks = contents(run, figures, lines, folder)
     write_atomically(folder / "report.md", to_markdown(title, blocks))
     write_atomically(folder / "index.html", to_html(title, blocks, folder))
     return folder / "index.html"

@@ -9,20 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
+from implicit_slate.ablation.report.methods import IMPLICIT, UNROLLED, Method, labels
 from implicit_slate.ablation.result import read_scalars
 from implicit_slate.errors import UserError
 
 SPECTRAL_NORM = "jacobian/spectral_norm"
 GRADIENT_NORM = "grad_norm"
 CROSS_ENTROPY = "val/cross_entropy"
+MSE = "val/mse"
 RESIDUAL = "residual"
-CURVES = (SPECTRAL_NORM, GRADIENT_NORM, CROSS_ENTROPY, RESIDUAL)
+COSINE = "gradient/cosine"
+CURVES = (SPECTRAL_NORM, GRADIENT_NORM, CROSS_ENTROPY, MSE, RESIDUAL, COSINE)
 """The scalars over steps that the report draws, by their TensorBoard tags."""
 
 TRICKS = {"clip": "clipping", "warmup": "warmup", "decay": "decay"}
 """The axes of the optimisation tricks, `on` or `off`, and how the report calls them."""
 
 FINISHED = ("complete", "diverged")
+
+NO_SETTING = ("gradient", "solver", "seed")
+"""The axes that are compared within a setting."""
 
 _NOT_AXES = {
     "cell",
@@ -60,8 +66,9 @@ class Cell:
     curves: dict[str, Curve] = field(default_factory=dict)
 
     @property
-    def gradient(self) -> str:
-        return str(self.axes.get("gradient", "all"))
+    def method(self) -> Method:
+        """Its gradient mode and solver; a grid without an axis of solvers has one solver, and it does not matter."""
+        return Method(str(self.axes.get("gradient", "all")), str(self.axes.get("solver", "picard")))
 
     @property
     def seed(self) -> object:
@@ -70,6 +77,12 @@ class Cell:
     @property
     def finished(self) -> bool:
         return self.status in FINISHED
+
+    @property
+    def panels(self) -> Path | None:
+        """Its picture of reconstructions and masks, if it has drawn one."""
+        path = self.folder / "panels.png"
+        return path if path.exists() else None
 
     def number(self, key: str) -> float | None:
         """A value of the row as a float; None where it is missing or not finite."""
@@ -97,19 +110,44 @@ class Run:
         return str(self.facts.get("description") or "").strip()
 
     @cached_property
-    def gradients(self) -> list[str]:
-        """The gradient modes, `unrolled` and `implicit` last: they are drawn on top and listed side by side."""
-        found = sorted({cell.gradient for cell in self.cells})
-        return sorted(found, key=lambda mode: {"unrolled": 1, "implicit": 2}.get(mode, 0))
+    def methods(self) -> list[Method]:
+        """What the cells are compared by: `unrolled` and `implicit` first, else in the grid's order."""
+        found = dict.fromkeys(cell.method for cell in self.cells)
+        return sorted(found, key=lambda method: {UNROLLED: 0, IMPLICIT: 1}.get(method, 2))
+
+    @cached_property
+    def labels(self) -> dict[Method, str]:
+        """What the report calls each method."""
+        return labels(self.methods)
+
+    @property
+    def several_solvers(self) -> bool:
+        return len({method.solver for method in self.methods}) > 1
+
+    @cached_property
+    def method_axes(self) -> list[str]:
+        """The axes that make a method: `gradient`, and `solver` where the grid has it."""
+        return ["gradient"] + ["solver"] * any("solver" in cell.axes for cell in self.cells)
+
+    @cached_property
+    def loss(self) -> str:
+        """The validation loss that the slots are trained for: the cross-entropy, without a transformer the MSE."""
+        has_tokens = any(CROSS_ENTROPY in cell.curves or cell.number(CROSS_ENTROPY) is not None for cell in self.cells)
+        has_mse = any(MSE in cell.curves or cell.number(MSE) is not None for cell in self.cells)
+        return MSE if has_mse and not has_tokens else CROSS_ENTROPY
+
+    @property
+    def loss_name(self) -> str:
+        return {CROSS_ENTROPY: "validation cross-entropy", MSE: "validation MSE"}[self.loss]
 
     @cached_property
     def setting_axes(self) -> list[str]:
-        """The axes besides gradient and seed that this grid varies: each combination is one setting, one panel."""
+        """The axes besides method and seed that this grid varies: each combination is one setting, one panel."""
         values: dict[str, set] = {}
         for cell in self.cells:
             for axis, value in cell.axes.items():
                 values.setdefault(axis, set()).add(str(value))
-        return [axis for axis, found in values.items() if axis not in ("gradient", "seed") and len(found) > 1]
+        return [axis for axis, found in values.items() if axis not in NO_SETTING and len(found) > 1]
 
     @cached_property
     def settings(self) -> list[str]:
@@ -132,14 +170,20 @@ class Run:
                 parts.append(f"{'n' if axis == 'iterations' else axis} = {cell.axes.get(axis)}")
         return ", ".join(parts) or "all cells"
 
-    def of(self, setting: str | None = None, gradient: str | None = None) -> list[Cell]:
-        """The cells of one setting and one gradient mode; None stands for every one."""
+    def place(self, cell: Cell) -> str:
+        """The cell in words: `unrolled, no clipping, seed 1`."""
+        setting = [self.setting(cell)] if self.setting_axes else []
+        return ", ".join([self.labels[cell.method], *setting, f"seed {cell.seed}"])
+
+    def of(self, setting: str | None = None, method: Method | None = None) -> list[Cell]:
+        """The cells of one setting and one method; None stands for every one."""
         return [
             cell
             for cell in self.cells
-            if (setting is None or self.setting(cell) == setting) and (gradient is None or cell.gradient == gradient)
+            if (setting is None or self.setting(cell) == setting) and (method is None or cell.method == method)
         ]
 
+    @cached_property
     def shared_settings(self) -> dict[str, object]:
         """The settings of model and data that are the same in every cell's `config.yaml`, by dotted key."""
         shared: dict[str, object] | None = None

@@ -1,11 +1,11 @@
 """What the report says, section by section, as blocks of a document."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from implicit_slate.ablation.report.claims import chance_note, judge
+from implicit_slate.ablation.report.comparison import NOT_MEASURED
 from implicit_slate.ablation.report.document import (
     Block,
     Folded,
@@ -17,41 +17,53 @@ from implicit_slate.ablation.report.document import (
     Verdicts,
     link,
 )
-from implicit_slate.ablation.report.figures import Picture
+from implicit_slate.ablation.report.drawing import MAX_METHODS, Picture
+from implicit_slate.ablation.report.figures import Figures
 from implicit_slate.ablation.report.formatting import capitalised, short
-from implicit_slate.ablation.report.run import Cell, Run
-from implicit_slate.ablation.report.summary import MEASUREMENTS, Line
-from implicit_slate.files import write_atomically
+from implicit_slate.ablation.report.methods import BB, BN, IB
+from implicit_slate.ablation.report.panels import panels
+from implicit_slate.ablation.report.run import CROSS_ENTROPY, Cell, Run
+from implicit_slate.ablation.report.summary import Line, is_ranked, measurements
 
 _MEASURED = (
     "The **spectral norm** is the largest singular value of the Jacobian of one slot attention step at the slots where "
     "the iterations end, mean over fixed validation images. The **gradient norm** is the L2 norm over slot attention's "
-    "parameters before clipping. Largest and last refer to the steps of training. The **cross-entropy** is that of "
-    "the transformer, summed over an image's tokens, mean over the validation images."
+    "parameters before clipping. Largest and last refer to the steps of training. "
+)
+_CROSS_ENTROPY = (
+    "The **cross-entropy** is that of the transformer, summed over an image's tokens, mean over the validation images."
+)
+_MSE = "The **MSE** is that of the reconstruction, summed over an image's values, mean over the validation images."
+
+_NAMES = (
+    "The paper's **IN**, **IB**, **BN** and **BB** say how the fixed point is solved forward (I: iterate, B: Broyden) and "
+    "how backward (N: one recorded application, called `implicit` here; B: Broyden, `exact(broyden, 7)` here)."
 )
 
 
-def contents(run: Run, pictures: dict[str, Picture], lines: Sequence[Line], folder: Path) -> list[Block]:
+def contents(run: Run, figures: Figures, lines: Sequence[Line], folder: Path) -> list[Block]:
     """The whole report on `run`; the panels that it shows are copied into `folder`, beside the pictures."""
     blocks: list[Block] = []
     if run.description:
         blocks.append(Paragraph(_sentence(run.description)))
     blocks.append(Paragraph(_state(run)))
-    if "overview" in pictures:
-        blocks.append(Images([_image(pictures["overview"])]))
+    if figures.overview:
+        blocks.append(Images([_image(figures.overview)]))
     blocks.append(Heading("The paper's claims, and what this grid shows"))
-    blocks += [Paragraph(_how_judged(run)), Paragraph(_MEASURED)]
-    blocks.append(Verdicts([(claim.claim, claim.verdict, claim.sentence) for claim in judge(run)]))
+    blocks += [Paragraph(_how_judged(run)), Paragraph(_MEASURED + (_CROSS_ENTROPY if run.loss == CROSS_ENTROPY else _MSE))]
+    blocks += _claims(run)
     blocks.append(Heading("Over training"))
-    curves = [_image(picture) for name, picture in pictures.items() if name != "overview"]
-    in_pairs = len(run.settings) <= 4  # more panels need the whole width
+    curves = [_image(picture) for picture in figures.curves]
+    in_pairs = len(run.settings) <= 4 and len(run.methods) <= MAX_METHODS  # more panels need the whole width
     blocks += [Images(curves)] if in_pairs else [Images([image]) for image in curves]
     if not curves:
         blocks.append(Paragraph("Nothing is logged yet."))
-    blocks += [Heading("Results"), *_results(lines)]
-    blocks += _panels(run, folder)
+    blocks.append(Heading("Results"))
+    blocks += [Images([_image(picture)]) for picture in figures.results]
+    blocks += _results(run, lines)
+    blocks += panels(run, folder)
     blocks += [Heading("Cells"), Folded(f"All {len(run.cells)} cells", [_cells(run)])]
-    if settings := run.shared_settings():
+    if settings := run.shared_settings:
         rows = [(f"`{key}`", f"`{value}`") for key, value in settings.items()]
         blocks.append(Folded("Settings that all cells share", [Table(("key", "value"), rows, labels=2)]))
     blocks.append(Paragraph(_origin(run)))
@@ -75,9 +87,20 @@ def _state(run: Run) -> str:
 
 
 def _at(run: Run, cell: Cell) -> str:
-    place = f"{cell.gradient}, {run.setting(cell)}, seed {cell.seed}"
     step = cell.number("step")
-    return place if step is None else f"{place}, at step {int(step)}"
+    return run.place(cell) if step is None else f"{run.place(cell)}, at step {int(step)}"
+
+
+def _claims(run: Run) -> list[Block]:
+    """Those that this grid measures, and folded away those that it does not."""
+    claims = [(claim.claim, claim.verdict, claim.sentence) for claim in judge(run)]
+    measured, others = ([c for c in claims if (c[1] != NOT_MEASURED) is there] for there in (True, False))
+    blocks: list[Block] = [Verdicts(measured)] if measured else [Paragraph("None is measured here yet.")]
+    if any(method in run.methods for method in (IB, BN, BB)):
+        blocks.insert(0, Paragraph(_NAMES))
+    if others:
+        blocks.append(Folded(f"{len(others)} claims that this grid does not measure", [Verdicts(others)]))
+    return blocks
 
 
 def _sentence(text: str) -> str:
@@ -100,69 +123,41 @@ def _image(picture: Picture) -> Image:
     return Image(f"{picture.name}.png", picture.title, f"**{picture.title}.** {picture.caption} {links}")
 
 
-def _results(lines: Sequence[Line]) -> list[Block]:
-    keys = [key for key in MEASUREMENTS if any(key in line.spreads for line in lines)]
+def _results(run: Run, lines: Sequence[Line]) -> list[Block]:
+    names = measurements(run)
+    keys = [key for key in names if any(key in line.spreads for line in lines)]
     geometric = [key for key in keys if any(line.spreads[key].geometric for line in lines if key in line.spreads)]
+    named = run.labels != {method: method.gradient for method in run.methods}
     rows = []
     for line in lines:
         finished = f"{line.finished} of {line.cells}" + (f"\n{line.diverged} diverged" if line.diverged else "")
-        rows.append([line.setting, line.gradient, finished, *(str(line.spreads.get(key, "–")) for key in keys)])
+        method = [run.labels[line.method]] * named + list(line.method[: len(run.method_axes)])
+        rows.append([line.setting, *method, finished, *(str(line.spreads.get(key, "–")) for key in keys)])
     note = "Mean ± standard deviation over seeds; below it the least and the largest seed."
     if geometric:
-        names = " and the ".join(MEASUREMENTS[key] for key in geometric)
+        wide = " and the ".join(names[key] for key in geometric)
         note += (
-            f" For the {names}, which varies over orders of magnitude, the mean is geometric, and ×÷ stands before the "
+            f" For the {wide}, which varies over orders of magnitude, the mean is geometric, and ×÷ stands before the "
             "factor of one standard deviation."
         )
     note += " Diverged cells count in the largest norms (up to where they ended) and in nothing else."
-    header = ["setting", "gradient", "finished", *(MEASUREMENTS[key] for key in keys)]
-    return [Table(header, rows, labels=2), Paragraph(f"{note} {link('CSV', 'table.csv')}")]
-
-
-def _panels(run: Run, folder: Path) -> list[Block]:
-    """The panels of the first seed of the first setting of each mode, beside each other; links to all others."""
-    pictured = {cell.name: cell for cell in run.cells if (cell.folder / "panels.png").exists()}
-    if not pictured:
-        return []
-    chosen: dict[str, Cell] = {}
-    for setting in run.settings:
-        for cell in sorted(run.of(setting), key=lambda cell: (str(cell.seed).zfill(8), cell.name)):
-            if cell.name in pictured:
-                chosen.setdefault(cell.gradient, cell)
-    images = []
-    for mode in run.gradients:
-        if cell := chosen.get(mode):
-            name = f"panels_{re.sub(r'[^a-z0-9]+', '_', mode.lower()).strip('_')}.png"
-            write_atomically(folder / name, (cell.folder / "panels.png").read_bytes())
-            images.append(Image(name, f"Panels of {cell.name}", f"**{mode}**, {run.setting(cell)}, seed {cell.seed}."))
-    first = {cell.name for cell in chosen.values()}
-    others = [
-        link(f"{cell.gradient}, {run.setting(cell)}, seed {cell.seed}", f"../cells/{name}/panels.png")
-        for name, cell in pictured.items()
-        if name not in first
-    ]
-    blocks: list[Block] = [
-        Heading("Reconstructions and slot masks"),
-        Paragraph(
-            "Each row is a validation image: the truth, the dVAE's reconstruction, the reconstruction through the "
-            "slots, and the image where each slot attends."
-        ),
-        Images(images),
-    ]
-    if others:
-        blocks.append(Folded("The panels of the other cells", [Paragraph(" · ".join(others))]))
-    return blocks
+    if is_ranked(run):
+        note += f" The lowest mean {run.loss_name}{' of each setting' if len(run.settings) > 1 else ''} comes first."
+    header = ["setting", *["method"] * named, *run.method_axes]
+    table = Table([*header, "finished", *(names[key] for key in keys)], rows, labels=len(header))
+    return [table, Paragraph(f"{note} {link('CSV', 'table.csv')}")]
 
 
 def _cells(run: Run) -> Table:
-    keys = ("step", "val/cross_entropy", "jacobian/spectral_norm_max", "grad_norm_max", "seconds")
+    names = measurements(run)
+    keys = ("step", run.loss, "jacobian/spectral_norm_max", "grad_norm_max", "seconds")
     rows = []
     for cell in run.cells:
         name = link(cell.name, f"../cells/{cell.name}/") if cell.folder.is_dir() else cell.name
         log = link(" log", f"../cells/{cell.name}/log.txt") if cell.status == "failed" else ""
         step, *numbers = (cell.number(key) for key in keys)
         rows.append([name, cell.status + log, "–" if step is None else str(int(step)), *map(short, numbers)])
-    return Table(("cell", "status", "step", *(MEASUREMENTS.get(key, key) for key in keys[1:])), rows, labels=2)
+    return Table(("cell", "status", "step", *(names.get(key, key) for key in keys[1:])), rows, labels=2)
 
 
 def _origin(run: Run) -> str:

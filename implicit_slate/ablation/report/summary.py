@@ -1,4 +1,4 @@
-"""Mean and spread over seeds of every measurement, for each setting and gradient mode."""
+"""Mean and spread over seeds of every measurement, for each setting and method."""
 
 import csv
 import dataclasses
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from implicit_slate.ablation.report.formatting import short
-from implicit_slate.ablation.report.run import Run
+from implicit_slate.ablation.report.methods import Method
+from implicit_slate.ablation.report.run import Cell, Run
 
 MEASUREMENTS = {
     "val/cross_entropy": "validation cross-entropy",
@@ -20,8 +21,12 @@ MEASUREMENTS = {
     "residual_final": "last residual",
     "evaluations": "evaluations a step",
     "steps_per_second": "steps a second",
+    "gradient/cosine": "cosine to the exact gradient",
+    "gradient/norm_ratio": "norm relative to the exact gradient",
+    "gradient/adjoint_residual": "residual of the exact backward solve",
+    "gradient/adjoint_products": "products of the exact backward solve",
 }
-"""Keys of a row of `results.json`, and how the report calls them."""
+"""Keys of a row of `results.json`, and how the report calls them for SLATE."""
 
 WIDE = 100
 """From this ratio of largest to least on, a measurement is averaged geometrically: else one seed would be the mean."""
@@ -57,50 +62,62 @@ class Spread:
 
 @dataclass(frozen=True)
 class Line:
-    """One setting and mode: how many cells there are, how they ended, and the spread of each measurement."""
+    """One setting and method: how many cells there are, how they ended, and the spread of each measurement."""
 
     setting: str
-    gradient: str
+    method: Method
     cells: int
     finished: int
     diverged: int
     spreads: dict[str, Spread]
 
 
+def measurements(run: Run) -> dict[str, str]:
+    """`MEASUREMENTS`, with the loss as it is called where there is no dVAE."""
+    return MEASUREMENTS | {run.loss: run.loss_name}
+
+
 def summarise(run: Run) -> list[Line]:
-    """A line for every setting and mode that has cells.
+    """A line for every setting and method that has cells; of more than two methods the one of the lowest loss first.
 
     A diverged cell has no final values: only complete cells count, save in the largest norms, which both kinds have.
     """
     geometric = {key: _is_wide(run, key) for key in MEASUREMENTS}
     lines = []
     for setting in run.settings:
-        for mode in run.gradients:
-            cells = run.of(setting, mode)
-            if not cells:
-                continue
-            spreads = {}
-            for key in MEASUREMENTS:
-                counted = [
-                    cell for cell in cells if cell.status == "complete" or (cell.finished and key.endswith("_max"))
-                ]
-                if values := [cell.number(key) for cell in counted if cell.number(key) is not None]:
-                    spreads[key] = Spread.of(values, geometric[key])
-            diverged = sum(cell.status == "diverged" for cell in cells)
-            lines.append(Line(setting, mode, len(cells), sum(cell.finished for cell in cells), diverged, spreads))
+        of_setting = [_line(setting, method, cells, geometric) for method in run.methods if (cells := run.of(setting, method))]
+        if is_ranked(run):
+            of_setting.sort(key=lambda line: line.spreads[run.loss].mean if run.loss in line.spreads else math.inf)
+        lines += of_setting
     return lines
 
 
-def to_csv(lines: Sequence[Line]) -> str:
-    """The spreads as CSV, a row a setting, mode and measurement."""
+def is_ranked(run: Run) -> bool:
+    """Whether the lines of a setting go by their loss: where there are more than two methods to compare."""
+    return len(run.methods) > 2
+
+
+def to_csv(run: Run, lines: Sequence[Line]) -> str:
+    """The spreads as CSV, a row a setting, method and measurement."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fields = [field.name for field in dataclasses.fields(Spread)]
-    writer.writerow(["setting", "gradient", "measurement", *fields])
+    writer.writerow(["setting", *run.method_axes, "measurement", *fields])
     for line in lines:
         for key, spread in line.spreads.items():
-            writer.writerow([line.setting, line.gradient, key, *dataclasses.astuple(spread)])
+            method = line.method[: len(run.method_axes)]
+            writer.writerow([line.setting, *method, key, *dataclasses.astuple(spread)])
     return text.getvalue()
+
+
+def _line(setting: str, method: Method, cells: Sequence[Cell], geometric: dict[str, bool]) -> Line:
+    spreads = {}
+    for key in MEASUREMENTS:
+        counted = [cell for cell in cells if cell.status == "complete" or (cell.finished and key.endswith("_max"))]
+        if values := [number for cell in counted if (number := cell.number(key)) is not None]:
+            spreads[key] = Spread.of(values, geometric[key])
+    diverged = sum(cell.status == "diverged" for cell in cells)
+    return Line(setting, method, len(cells), sum(cell.finished for cell in cells), diverged, spreads)
 
 
 def _is_wide(run: Run, key: str) -> bool:
