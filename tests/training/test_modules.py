@@ -7,6 +7,7 @@ import torch
 from implicit_slate.errors import UserError
 from implicit_slate.training import DVAEModule, Optimization, SLATEModule
 from implicit_slate.training.dvae_module import load_dvae
+from tests.fixed_point.maps import ALL_MODES
 from tests.tiny import SLATE_SIZES, TinyImages
 
 
@@ -35,6 +36,16 @@ class Rates(L.Callback):
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         if gradients:
             self.largest.append(torch.nn.utils.get_total_norm(gradients, float("inf")).item())
+
+
+@pytest.mark.parametrize("gradient", ALL_MODES)
+def test_every_mode_trains_under_mixed_precision(tmp_path, gradient):
+    model = module(gradient=gradient)
+    before = model.model.slot_attention.project_k.weight.detach().clone()
+    run = trainer(tmp_path, max_steps=2, precision="bf16-mixed")
+    run.fit(model, TinyImages())
+    assert run.global_step == 2 and run.callback_metrics["train/loss"].isfinite()
+    assert not torch.equal(model.model.slot_attention.project_k.weight, before)
 
 
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
