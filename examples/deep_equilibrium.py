@@ -1,0 +1,104 @@
+"""A deep-equilibrium layer that tells two spirals apart.
+
+Its output is the fixed point z = f(z, x) of one small network, found by a root finder (Bai, Kolter, Koltun 2019), so its
+depth is however many evaluations that takes. Nothing keeps f a contraction while it is trained: the measured spectral
+radius of ∂f/∂z and the evaluations that the solver needs tell, and the Jacobian regulariser (Bai, Koltun, Kolter 2021)
+keeps both low.
+
+    python examples/deep_equilibrium.py
+"""
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from implicit_slate.fixed_point import Solution, fixed_point, jacobian_regularizer, spectral_radius
+
+
+class DeepEquilibrium(nn.Module):
+    """x (B, inputs) -> the fixed point (B, width) of `cell`. The settings are those of `fixed_point`."""
+
+    def __init__(self, inputs: int, width: int, **settings):
+        super().__init__()
+        self.inject, self.hidden, self.out = (nn.Linear(size, width) for size in (inputs, width, width))
+        self.settings = settings
+
+    def cell(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """The step z -> f(z, x) at this x."""
+        injection = self.inject(x)
+        return lambda z: torch.tanh(self.out(torch.tanh(self.hidden(z) + injection)) + injection)
+
+    def forward(self, x: Tensor) -> Solution:
+        return fixed_point(self.cell(x), x.new_zeros(len(x), self.out.in_features), **self.settings)
+
+
+def two_spirals(num_points: int, generator: torch.Generator, turns: float = 1.25) -> tuple[Tensor, Tensor]:
+    """Points (N, 2) on one spiral or the other, and which of the two (N,)."""
+    labels = torch.arange(num_points) % 2
+    radius = torch.rand(num_points, generator=generator).sqrt()
+    angle = 2 * torch.pi * turns * radius + torch.pi * labels
+    x = 3 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
+    return x + 0.05 * torch.randn(num_points, 2, generator=generator), labels
+
+
+def train(x: Tensor, labels: Tensor, regularizer: float, steps: int, **settings) -> tuple[DeepEquilibrium, nn.Linear]:
+    """The layer and the linear classifier on its output, after so many steps of Adam."""
+    torch.manual_seed(0)
+    layer, head = DeepEquilibrium(2, 32, **settings), nn.Linear(32, 2)
+    optimizer = torch.optim.Adam([*layer.parameters(), *head.parameters()], lr=1e-2)
+    description = f"training, {settings['solver']}, {settings['gradient']}"
+    for _ in track(range(steps), description, transient=True, disable=not sys.stdout.isatty()):
+        batch = torch.randint(len(x), (128,))
+        z = layer(x[batch]).z
+        loss = F.cross_entropy(head(z), labels[batch])
+        if regularizer:
+            loss = loss + regularizer * jacobian_regularizer(layer.cell(x[batch]), z).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return layer, head
+
+
+class Measured(NamedTuple):
+    """Of a trained layer on test points."""
+
+    accuracy: float
+    spectral_radius: float
+    """Mean over points."""
+    evaluations: float
+    """Mean number that a point takes to the solver's tolerance, or to the maximum."""
+    converged: float
+    """The part of the points that is within the tolerance at the end."""
+
+
+@torch.no_grad()
+def measure(layer: DeepEquilibrium, head: nn.Linear, x: Tensor, labels: Tensor) -> Measured:
+    solution = layer(x)
+    accuracy = (head(solution.z).argmax(1) == labels).float().mean().item()
+    radius = spectral_radius(layer.cell(x), solution.z).mean().item()
+    is_open = solution.trace.cummin(0).values > layer.settings["tol"]
+    return Measured(accuracy, radius, 1 + is_open[:-1].sum(0).float().mean().item(), solution.converged.float().mean().item())
+
+
+def main(steps: int = 150) -> None:
+    generator = torch.Generator().manual_seed(0)
+    (x, labels), test = two_spirals(1000, generator), two_spirals(500, generator)
+    table = Table("solver", "gradient", "regulariser", "accuracy", "radius", "evaluations", "converged")
+    for solver in ["anderson", "broyden"]:
+        for gradient, regularizer in [("implicit", 0), ("implicit", 1.0), ("phantom(5, 0.5)", 0), ("exact(gmres)", 0), ("exact(gmres)", 1.0)]:
+            settings = dict(solver=solver, gradient=gradient, max_iterations=20, tol=1e-2)
+            found = measure(*train(x, labels, regularizer, steps, **settings), *test)
+            row = f"{found.accuracy:.1%}", f"{found.spectral_radius:.2f}", f"{found.evaluations:.1f}", f"{found.converged:.0%}"
+            table.add_row(solver, gradient, str(regularizer), *row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
