@@ -3,29 +3,11 @@
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.loggers import Logger
 
 from callbacks import Diverged, Divergence, GradientNorm, SlotJacobian
 from implicit_slate.fixed_point import dense_jacobian
 from implicit_slate.training import Optimization, SLATEModule
-from tests.tiny import SLATE_SIZES, TinyImages
-
-
-class Memory(Logger):
-    """Keeps what is logged: {name: {step: value}}."""
-
-    name, version = "memory", 0
-
-    def __init__(self):
-        super().__init__()
-        self.scalars = {}
-
-    def log_metrics(self, metrics, step=None):
-        for name, value in metrics.items():
-            self.scalars.setdefault(name, {})[step] = value
-
-    def log_hyperparams(self, *args, **kwargs):
-        pass
+from tests.tiny import SLATE_SIZES, Memory, TinyImages
 
 
 def module(gradient="implicit", **options):

@@ -1,0 +1,238 @@
+"""FixedPointDiagnostics beside the library's functions, and what it shares with SlotJacobian."""
+
+import itertools
+
+import lightning as L
+import pytest
+import torch
+
+from callbacks import FixedPointDiagnostics, SlotJacobian
+from callbacks.fixed_point_diagnostics import MEASURES, distance_between_sets
+from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import dense_jacobian, fixed_point, picard
+from implicit_slate.training import Optimization, SLATEModule, SpatialBroadcastModule
+from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, Memory, TinyImages
+
+SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES}
+KINDS = list(SIZES)
+
+
+def module(kind=SLATEModule, **options):
+    torch.manual_seed(0)
+    tricks = Optimization(learning_rate=5e-3, warmup_steps=None, decay=None)
+    return kind(optimization=tricks, **{**SIZES[kind], **options})
+
+
+def fit(model, *callbacks, max_steps=2, save=None, **options):
+    memory = Memory()
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=memory, callbacks=list(callbacks),
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+        val_check_interval=1000, check_val_every_n_epoch=None,
+    )  # fmt: skip
+    trainer.fit(model, TinyImages(), **options)
+    if save:
+        trainer.save_checkpoint(save)
+    return memory.scalars
+
+
+def refinement(model, callback):
+    """f, the initial slots and z* of the callback's images, as the model is now."""
+    model.eval()
+    with torch.no_grad():
+        f = model.model.refinement(callback._images)
+        return f, callback._slots_init, model.model.slot_attention.solver(f, callback._slots_init).z
+
+
+def diagnostics(*measures, **options):
+    return FixedPointDiagnostics(list(measures), **{"every_n_steps": 100, "num_images": 3, **options})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_residuals_at_and_beyond_the_depth_of_training(kind):
+    model, callback = module(kind), diagnostics("residual_at_depth")
+    scalars = fit(model, callback)
+    f, z, _ = refinement(model, callback)
+    depths = {}
+    for depth in range(1, 25):
+        with torch.no_grad():
+            fz = f(z)
+        depths[depth] = ((fz - z).flatten(1).norm(dim=1) / fz.flatten(1).norm(dim=1)).mean().item()
+        z = fz
+    names = {f"residual/depth_{depth}" for depth in (3, 6, 12, 24)}
+    assert scalars.keys() == names | {f"{name}_image_max" for name in names}
+    for depth in (3, 6, 12, 24):
+        assert scalars[f"residual/depth_{depth}"][2] == pytest.approx(depths[depth], rel=1e-4, abs=1e-7)
+        assert scalars[f"residual/depth_{depth}_image_max"][2] >= scalars[f"residual/depth_{depth}"][2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_spectral_radius_and_regulariser_are_the_dense_jacobian_s(kind):
+    model, callback = module(kind), diagnostics("spectral_radius", "jacobian_regularizer")
+    scalars = fit(model, callback)
+    f, _, z = refinement(model, callback)
+    jacobian = dense_jacobian(f, z)
+    radius = torch.linalg.eigvals(jacobian.double()).abs().amax(1)
+    assert scalars["jacobian/spectral_radius"][2] == pytest.approx(radius.mean().item(), rel=1e-3)
+    v = torch.randn(3, jacobian.shape[1], generator=torch.Generator().manual_seed(0))
+    expected = (v[:, None] @ jacobian).square().mean((1, 2))
+    assert scalars["jacobian/regularizer"][2] == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert scalars["jacobian/regularizer_image_max"][2] == pytest.approx(expected.max().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_cosine_is_the_angle_to_the_exact_gradient(kind):
+    model, callback = module(kind, gradient="implicit"), diagnostics("gradient_cosine")
+    scalars = fit(model, callback)
+    refinement(model, callback)  # evaluation mode
+    parameters = [p for p in model.model.slot_attention.parameters() if p.requires_grad]
+    flat = {}
+    for mode in ("implicit", "exact(dense)"):
+        f = model.model.refinement(callback._images)
+        z = fixed_point(f, callback._slots_init, max_iterations=3, gradient=mode).z
+        loss = model.model.slot_loss(callback._images, z)
+        flat[mode] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+    ours, exact = flat["implicit"], flat["exact(dense)"]
+    expected = torch.cosine_similarity(ours, exact, dim=0).item()
+    assert expected < 0.99  # else the test would see nothing
+    assert scalars["gradient/cosine"][2] == pytest.approx(expected, abs=1e-3)
+    assert scalars["gradient/norm_ratio"][2] == pytest.approx((ours.norm() / exact.norm()).item(), rel=1e-2)
+    assert scalars["gradient/adjoint_residual_image_max"][2] < 1e-4
+    assert 1 <= scalars["gradient/adjoint_products"][2] <= 100
+    assert "gradient/cosine_image_max" not in scalars
+
+
+def test_the_exact_mode_agrees_with_itself():
+    scalars = fit(module(gradient="exact(gmres)"), diagnostics("gradient_cosine"))
+    assert scalars["gradient/cosine"][2] == pytest.approx(1) == scalars["gradient/norm_ratio"][2]
+
+
+class Multistable(torch.nn.Module):
+    """In place of a model: z <- tanh(4 z), whose numbers go to one of two points, by their sign."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(4.0))
+        self.slot_attention = torch.nn.Module()
+        self.slot_attention.slot_init = "gaussian"
+
+    def sample_slots(self, batch_size, generator=None):
+        return torch.randn(batch_size, 2, 1, generator=generator)
+
+    def refinement(self, images):
+        return lambda z: torch.tanh(self.weight * z)
+
+
+def test_basins_are_counted_as_sets_of_slots():
+    """Two slots with one number each have four points, but three sets: both up, both down, one of each."""
+    callback = diagnostics("basins", num_starts=24)
+    values = callback.measure(Multistable(), torch.zeros(3, 3, 4, 4), torch.zeros(3, 2, 1), is_last=False)
+    assert values["basins/distinct"].tolist() == [3, 3, 3]
+    assert values["basins/converged"].tolist() == [24, 24, 24]
+
+
+def test_what_does_not_converge_is_no_basin():
+    model = Multistable()
+    model.refinement = lambda images: lambda z: 1 - 2 * z
+    values = diagnostics("basins").measure(model, torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 1), is_last=False)
+    assert values["basins/distinct"].tolist() == values["basins/converged"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_basins_of_a_model(kind):
+    scalars = fit(module(kind), diagnostics("basins", num_starts=3), max_steps=1)
+    for step in (0, 1):
+        assert 0 <= scalars["basins/distinct"][step] <= scalars["basins/converged"][step] <= 3
+
+
+def test_basins_of_learned_queries_are_refused():
+    with pytest.raises(UserError, match="basins.*random initial slots"):
+        fit(module(gradient="bilevel", slot_init="queries"), diagnostics("basins"))
+
+
+def test_sets_are_compared_in_the_order_that_fits_best():
+    torch.manual_seed(0)
+    slots, other = torch.randn(4, 5, 3), torch.randn(4, 5, 3)
+    shuffled = slots[:, torch.randperm(5)]
+    assert distance_between_sets(slots, shuffled).max() == 0
+    orders = [slots - other[:, list(order)] for order in itertools.permutations(range(5))]
+    best = torch.stack(orders).flatten(2).norm(dim=2).amin(0) / slots.flatten(1).norm(dim=1)
+    torch.testing.assert_close(distance_between_sets(slots, other), best)
+
+
+def test_an_unknown_measure_is_named():
+    with pytest.raises(UserError, match="measures: unknown 'basin'; did you mean 'basins'"):
+        FixedPointDiagnostics(["basin"])
+
+
+# What all probes share, on the two that there are.
+
+PROBES = [SlotJacobian, lambda **options: FixedPointDiagnostics(list(MEASURES), num_starts=2, **options)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("probe", PROBES, ids=["SlotJacobian", "FixedPointDiagnostics"])
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+def test_measuring_leaves_the_model_and_its_noise_alone(kind, probe, gradient):
+    options = dict(gradient=gradient) | (dict(dropout=0.1) if kind is SLATEModule else {})
+    watched, alone = module(kind, **options), module(kind, **options)
+    noise = {}
+    for name, model, callbacks in (("watched", watched, [probe(every_n_steps=1, num_images=2)]), ("alone", alone, [])):
+        torch.manual_seed(5)
+        fit(model, *callbacks, max_steps=3)
+        noise[name] = torch.rand(1)
+    assert torch.equal(noise["watched"], noise["alone"])
+    assert watched.training and all(part.training for part in watched.model.modules())
+    for a, b in zip(watched.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=["SlotJacobian", "FixedPointDiagnostics"])
+def test_it_measures_at_its_cadence_with_the_same_slots_after_a_restart(probe, tmp_path):
+    first, second = probe(every_n_steps=2, num_images=2), probe(every_n_steps=2, num_images=2)
+    model = module(gradient="unrolled")  # trains μ and σ, so that a fresh draw would be another one
+    scalars = fit(model, first, max_steps=3, save=tmp_path / "last.ckpt")
+    assert {tuple(steps) for name, steps in scalars.items() if name not in ("evaluations", *RADIUS)} == {(0, 2, 3)}
+    scalars = fit(model, second, max_steps=5, ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    assert {tuple(steps) for name, steps in scalars.items() if name not in ("evaluations", *RADIUS)} == {(4, 5)}
+    assert torch.equal(first._slots_init, second._slots_init)
+    assert not torch.equal(second._slots_init, second._sample_slots(model.model))
+
+
+RADIUS = ("jacobian/spectral_radius", "jacobian/spectral_radius_image_max")
+
+
+def test_several_at_their_own_cadences():
+    often, seldom = diagnostics("residual_at_depth", every_n_steps=1), diagnostics("jacobian_regularizer")
+    scalars = fit(module(), often, seldom, max_steps=3)
+    assert list(scalars["residual/depth_3"]) == [0, 1, 2, 3]
+    assert list(scalars["jacobian/regularizer"]) == [0, 3]
+
+
+def test_learned_queries_are_measured_as_they_are_now():
+    model, callback = module(gradient="bilevel", slot_init="queries"), diagnostics("residual_at_depth")
+    scalars = fit(model, callback)
+    queries = model.model.slot_attention.queries.detach().expand(3, -1, -1)
+    assert torch.equal(callback._slots_init, queries)
+    f, _, _ = refinement(model, callback)
+    assert scalars["residual/depth_3"][2] == pytest.approx(picard(f, queries, max_iterations=3).residual.mean().item())
+
+
+@pytest.mark.parametrize("solver", ["broyden", "anderson"])
+def test_the_jacobian_is_measured_where_the_model_s_own_solver_stops(solver):
+    model, callback = module(solver=solver, tol=1e-4), SlotJacobian(every_n_steps=100, num_images=3)
+    scalars = fit(model, callback)
+    f, slots_init, z = refinement(model, callback)
+    norm = torch.linalg.matrix_norm(dense_jacobian(f, z), 2).mean().item()
+    assert scalars["jacobian/spectral_norm"][2] == pytest.approx(norm, rel=1e-4)
+    elsewhere = dense_jacobian(f, picard(f, slots_init, max_iterations=3).z)
+    assert torch.linalg.matrix_norm(elsewhere, 2).mean().item() != pytest.approx(norm, rel=1e-4)
+
+
+def test_a_step_that_is_not_finite_is_not_measured():
+    model, callback = module(), SlotJacobian(every_n_steps=1, num_images=2)
+    with torch.no_grad():
+        model.model.slot_attention.mlp[0].weight.fill_(torch.inf)
+    callback._images, callback._slots_init = TinyImages().probe(2), model.model.sample_slots(2)
+    callback._measure(L.Trainer(logger=False), model)
+    assert not callback.latest
