@@ -33,9 +33,11 @@ test-slow:  ## the tests that take longer, too
 	@$(MAKE) --no-print-directory setup EXTRAS=all
 	@$(BIN)/python -m pytest
 
-bench: setup  ## our training step beside a plain one, and what the Jacobian callback costs
+bench:  ## our training step beside a plain one, what the Jacobian callback costs, our solvers beside torchdeq's
+	@$(MAKE) --no-print-directory setup EXTRAS=test
 	@$(BIN)/python -m benchmarks.training_step
 	@$(BIN)/python -m benchmarks.slot_jacobian
+	@$(BIN)/python -m benchmarks.against_torchdeq
 
 complexity: setup  ## time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
 	@$(BIN)/python -m benchmarks.complexity $(if $(OUT),--out $(OUT))

@@ -1,0 +1,64 @@
+"""That both libraries do the same work in every run of the benchmark."""
+
+import pytest
+import torch
+
+from benchmarks import against_torchdeq as benchmark
+
+
+class Counted:
+    """f that counts its evaluations, and the vector-Jacobian products through it."""
+
+    def __init__(self, f):
+        self.f, self.evaluations, self.products = f, 0, 0
+
+    def __call__(self, z):
+        self.evaluations += 1
+        fz = self.f(z)
+        if fz.requires_grad:
+            fz.register_hook(self._count)
+        return fz
+
+    def _count(self, _gradient):
+        self.products += 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("make", [benchmark.layer, benchmark.slots])
+def test_both_evaluate_f_and_multiply_by_its_jacobian_equally_often(make):
+    problem = make(batch=2)
+    f = Counted(problem.f)
+    for run in benchmark.runs(problem._replace(f=f)):
+        work = {}
+        for who, call in (("ours", run.ours), ("theirs", run.theirs)):
+            f.evaluations = f.products = 0
+            call()
+            work[who] = (f.evaluations, f.products)
+        if run.what.startswith("forward"):
+            assert work["ours"] == work["theirs"] == (run.count, 0), run.what
+        elif "phantom" in run.what:
+            assert work["ours"] == work["theirs"] == (0, run.count), run.what
+        else:  # f is evaluated once more; a product is that of the step recorded in the forward pass
+            assert work["ours"] == work["theirs"] == (1, run.count + 1), run.what
+
+
+def test_both_are_timed_in_turn_and_the_first_alternates(monkeypatch):
+    order = []
+    run = benchmark.Run("", 5, lambda: order.append("ours"), lambda: order.append("theirs"))
+
+    def timed(call, device):
+        call()
+        return (1.0 if order[-1] == "ours" else 2.0), None
+
+    monkeypatch.setattr(benchmark, "timed", timed)
+    ours, theirs = benchmark.time_in_turn(run, rounds=3, device="cpu")
+    assert order[4:] == ["theirs", "ours", "ours", "theirs", "theirs", "ours"]
+    assert (ours, theirs) == ([0.2] * 3, [0.4] * 3)  # an evaluation, of which a call makes five
+    assert benchmark.row(run, [2e-6, 2e-6, 8e-6], [2e-6, 4e-6, 4e-6]) == ["", "2", "4", "1.00", "0.50 to 2.00"]
