@@ -118,10 +118,11 @@ def cause(message: str) -> str:
 
 def _options() -> list[str]:
     """Every option of our modules as it is spelled behind `model.`, and the trainer's in full."""
-    from implicit_slate.models import SLATE
-    from implicit_slate.training import DVAEModule, Optimization, SLATEModule
+    from implicit_slate.models import SLATE, SpatialBroadcast
+    from implicit_slate.training import DVAEModule, Optimization, SLATEModule, SpatialBroadcastModule
 
-    classes = (SLATEModule, SLATE, DVAEModule)
-    options = {name for kind in classes for name in inspect.signature(kind).parameters if name != "slate"}
+    classes = (SLATEModule, SLATE, DVAEModule, SpatialBroadcastModule, SpatialBroadcast)
+    parameters = [parameter for kind in classes for parameter in inspect.signature(kind).parameters.values()]
+    options = {parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD}
     options |= {f"optimization.{field.name}" for field in dataclasses.fields(Optimization)}
     return sorted(options) + [f"trainer.{name}" for name in inspect.signature(L.Trainer).parameters]
