@@ -1,0 +1,104 @@
+"""A step that contains a gradient: with and without a tape, differentiated twice, and trained."""
+
+import pytest
+import torch
+
+from examples import iterative_inference as example
+from implicit_slate.fixed_point import dense_jacobian, fixed_point
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    model = example.IterativeVAE(9, latent_size=2, hidden=8).double()
+    x = example.bars(3, torch.Generator().manual_seed(0), side=3).double()
+    return model, x, torch.randn(3, 2, dtype=torch.float64)
+
+
+def test_bars_are_lit_as_often_as_said():
+    x = example.bars(20000, torch.Generator().manual_seed(0))
+    assert x.shape == (20000, 64) and set(x.unique().tolist()) == {0.0, 1.0}
+    assert x.mean().item() == pytest.approx(1 - (7 / 8) ** 2, abs=0.01)
+
+
+def test_elbo_is_that_of_the_distributions(small):
+    model, x, noise = small
+    mu, log_variance = torch.randn(2, 3, 2, dtype=torch.float64)
+    q = torch.distributions.Normal(mu, (log_variance / 2).exp())
+    prior = torch.distributions.Normal(torch.zeros_like(mu), torch.ones_like(mu))
+    likelihood = torch.distributions.Bernoulli(logits=model.decoder(q.loc + q.scale * noise))
+    expected = likelihood.log_prob(x).sum(1) - torch.distributions.kl_divergence(q, prior).sum(1)
+    assert torch.allclose(model.elbo(x, (mu, log_variance), noise), expected)
+
+
+def test_a_step_is_the_same_with_and_without_a_tape_and_leaves_none_behind(small):
+    model, x, noise = small
+    posterior = tuple(torch.randn(2, 3, 2, dtype=torch.float64))
+    with torch.no_grad():
+        untaped = model.step(x, noise, posterior)
+    taped = model.step(x, noise, posterior)
+    assert all(torch.equal(a, b) for a, b in zip(untaped, taped))
+    assert not any(part.requires_grad for part in untaped) and all(part.requires_grad for part in taped)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_jacobian_of_a_step_is_that_of_differences(small):
+    model, x, noise = small
+    z = tuple(torch.randn(2, 3, 2, dtype=torch.float64))
+    jacobian, eps = dense_jacobian(lambda p: model.step(x, noise, p), z), 1e-6
+    for column in range(4):
+        shift = torch.zeros(4, dtype=torch.float64)
+        shift[column] = eps
+        shifted = [model.step(x, noise, (z[0] + s[:2], z[1] + s[2:])) for s in (shift, -shift)]
+        above, below = (torch.cat(posterior, dim=1) for posterior in shifted)
+        assert torch.allclose(jacobian[:, :, column], (above - below) / (2 * eps), atol=1e-7)
+
+
+@pytest.mark.parametrize("part", ["decoder", "refine"])
+def test_exact_gradient_is_the_unrolled_one_where_the_refinement_has_converged(small, part):
+    model, x, noise = small
+    parameters = list(getattr(model, part).parameters())
+
+    def gradient(mode):
+        solution = model.infer(x, noise, 200, mode)
+        assert solution.residual.max() < 1e-10
+        found = torch.autograd.grad(model.elbo(x, solution.z, -noise).mean(), parameters)
+        return torch.cat([g.flatten() for g in found])
+
+    unrolled = gradient("unrolled")
+    assert torch.allclose(gradient("exact(gmres)"), unrolled, rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(gradient("implicit"), unrolled, rtol=1e-3)  # one step is another gradient
+
+
+def test_the_graph_that_implicit_leaves_does_not_grow_with_the_iterations(small):
+    model, x, noise = small
+
+    def nodes(num_iterations, gradient):
+        seen, open_ = set(), [part.grad_fn for part in model.infer(x, noise, num_iterations, gradient).z]
+        while open_:
+            node = open_.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                open_.extend(parent for parent, _ in node.next_functions)
+        return len(seen)
+
+    assert nodes(8, "implicit") == nodes(2, "implicit") < nodes(2, "unrolled")
+    assert nodes(8, "unrolled") > 3 * nodes(2, "unrolled")
+
+
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+def test_training_raises_the_elbo_and_refinement_helps(gradient):
+    generator = torch.Generator().manual_seed(0)
+    x, x_test = example.bars(1000, generator), example.bars(200, generator)
+    before, _ = example.evaluate(example.train(x, gradient, 5, steps=0), x_test, 5)
+    trained = example.train(x, gradient, 5, steps=100)
+    after, _ = example.evaluate(trained, x_test, 5)
+    assert before == pytest.approx(-64 * 0.7, abs=4)  # a coin for each pixel
+    assert after > -36
+    assert after > example.evaluate(trained, x_test, 1)[0] + 1
+
+
+def test_main_prints_a_row_a_model(capsys):
+    example.main(steps=2)
+    printed = capsys.readouterr().out
+    assert printed.count("unrolled") == printed.count("implicit") == 2 and "6.0 nats" in printed
