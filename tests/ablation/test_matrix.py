@@ -187,6 +187,8 @@ def test_an_unknown_grid_is_named():
         ("gradients_small", 11 * 2, "gradient=unrolled,seed=0"),
         ("iterations", 4 * 6 * 3, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
         ("iterations_small", 4 * 4 * 2, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
+        ("architecture", 2 * 3, "gradient=unrolled,seed=0"),
+        ("architecture_small", 2 * 2, "gradient=unrolled,seed=0"),
     ],
 )
 def test_the_shipped_grids(name, count, first):
@@ -205,7 +207,8 @@ def test_every_shipped_grid_is_tested():
 def test_the_solvers_grid_is_the_papers_five_variants():
     cells = load_grid(ROOT / "ablations.yaml", "solvers").cells
     forward_and_backward = {
-        (cell.overrides["model.solver"], cell.overrides["model.gradient"]): cell.overrides["model.tol"] for cell in cells
+        (cell.overrides["model.solver"], cell.overrides["model.gradient"]): cell.overrides["model.tol"]
+        for cell in cells
     }
     assert forward_and_backward == {
         ("picard", "unrolled"): None,

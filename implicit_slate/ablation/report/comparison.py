@@ -7,7 +7,7 @@ ranges overlap. A group of *one seed* has no range and decides nothing. A diverg
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from implicit_slate.ablation.report.formatting import capitalised, span
@@ -93,8 +93,13 @@ def compare(pairs: Sequence[Pair], what: str, above: str, below: str, kind: str 
     if not pairs:
         return None
     outcomes = [pair.outcome for pair in pairs]
-    ranges = [span([value for pair in pairs for value in getattr(pair, group)]) for group in ("above", "below")]
-    return Part(outcomes, f"{what} {ranges[0]} {above}, {ranges[1]} {below}; {_in_words(pairs, outcomes, above, kind)}")
+    high, low = span(_pooled(pair.above for pair in pairs)), span(_pooled(pair.below for pair in pairs))
+    return Part(outcomes, f"{what} {high} {above}, {low} {below}; {_in_words(pairs, outcomes, above, kind)}")
+
+
+def _pooled(groups: Iterable[Sequence[float]]) -> list[float]:
+    """All values; a group that takes part in several comparisons counts once."""
+    return [value for group in {id(group): group for group in groups}.values() for value in group]
 
 
 def _in_words(pairs: Sequence[Pair], outcomes: Sequence[str], above: str, kind: str) -> str:

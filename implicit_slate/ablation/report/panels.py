@@ -24,8 +24,8 @@ def panels(run: Run, folder: Path) -> list[Block]:
     blocks: list[Block] = [
         Heading("Reconstructions and slot masks"),
         Paragraph(
-            "Each row is a validation image, the same in every picture: the truth, reconstructions, and the image where "
-            "each slot attends, as the titles say. Whether masks are good is left to the eye: no number here measures it."
+            "Each row is a validation image, the same in every picture: the truth, reconstructions, and the image "
+            "where each slot attends, as the titles say. Whether masks are good is left to the eye."
         ),
         Images(images),
     ]

@@ -35,8 +35,8 @@ def draw_methods(run: Run, folder: Path) -> Picture | None:
             if values:
                 ax.plot(np.median(values), row, "|", ms=15, mew=2.2, color=color, zorder=3)
             if any(cell.status == "diverged" for cell in cells):
-                at_edge = ax.get_yaxis_transform()
-                ax.plot(1.0, row, "X", ms=8, color=color, mec="black", mew=0.8, transform=at_edge, clip_on=False, zorder=4)
+                mark = {"marker": "X", "ms": 8, "color": color, "mec": "black", "mew": 0.8, "zorder": 4}
+                ax.plot(1.0, row, **mark, transform=ax.get_yaxis_transform(), clip_on=False)  # at the right edge
         log = spread([v for cell in finished if (v := cell.number(key)) is not None]) > 5
         if log:
             make_log(ax, "x")
@@ -45,9 +45,8 @@ def draw_methods(run: Run, folder: Path) -> Picture | None:
     figure.axes[0].set_ylim(len(methods) - 0.5, -0.5)
     legend(figure, run, [], any(cell.status == "diverged" for cell in run.cells))
     save(figure, folder, "by_method")
-    save_cells(
-        run, folder / "by_method.csv", finished, list(measures), [[[c.number(key) for key in measures]] for c in finished]
-    )
+    rows = [[[cell.number(key) for key in measures]] for cell in finished]
+    save_cells(run, folder / "by_method.csv", finished, list(measures), rows)
     return Picture(
         "by_method",
         "Results by method",

@@ -22,7 +22,7 @@ from implicit_slate.ablation.report.figures import Figures
 from implicit_slate.ablation.report.formatting import capitalised, short
 from implicit_slate.ablation.report.methods import BB, BN, IB
 from implicit_slate.ablation.report.panels import panels
-from implicit_slate.ablation.report.run import CROSS_ENTROPY, Cell, Run
+from implicit_slate.ablation.report.run import CROSS_ENTROPY, MSE, Cell, Run
 from implicit_slate.ablation.report.summary import Line, is_ranked, measurements
 
 _MEASURED = (
@@ -30,14 +30,17 @@ _MEASURED = (
     "the iterations end, mean over fixed validation images. The **gradient norm** is the L2 norm over slot attention's "
     "parameters before clipping. Largest and last refer to the steps of training. "
 )
-_CROSS_ENTROPY = (
-    "The **cross-entropy** is that of the transformer, summed over an image's tokens, mean over the validation images."
-)
-_MSE = "The **MSE** is that of the reconstruction, summed over an image's values, mean over the validation images."
+
+_LOSSES = {
+    CROSS_ENTROPY: "The **cross-entropy** is that of the transformer, summed over an image's tokens, mean over the "
+    "validation images.",
+    MSE: "The **MSE** is that of the reconstruction, summed over an image's values, mean over the validation images.",
+}
 
 _NAMES = (
-    "The paper's **IN**, **IB**, **BN** and **BB** say how the fixed point is solved forward (I: iterate, B: Broyden) and "
-    "how backward (N: one recorded application, called `implicit` here; B: Broyden, `exact(broyden, 7)` here)."
+    "The paper's **IN**, **IB**, **BN** and **BB** say how the fixed point is solved forward (I: iterate, B: Broyden) "
+    "and how backward (N: one recorded application, called `implicit` here; B: Broyden, `exact(broyden, 7)` here). The "
+    "vector-Jacobian products of a backward solve are not among the evaluations of f."
 )
 
 
@@ -50,7 +53,7 @@ def contents(run: Run, figures: Figures, lines: Sequence[Line], folder: Path) ->
     if figures.overview:
         blocks.append(Images([_image(figures.overview)]))
     blocks.append(Heading("The paper's claims, and what this grid shows"))
-    blocks += [Paragraph(_how_judged(run)), Paragraph(_MEASURED + (_CROSS_ENTROPY if run.loss == CROSS_ENTROPY else _MSE))]
+    blocks += [Paragraph(_how_judged(run)), Paragraph(_MEASURED + _LOSSES[run.loss])]
     blocks += _claims(run)
     blocks.append(Heading("Over training"))
     curves = [_image(picture) for picture in figures.curves]

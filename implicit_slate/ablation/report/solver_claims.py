@@ -92,15 +92,16 @@ def _against(
     factor: float = 1.0,
 ) -> Part | None:
     """`high` lies above each of `low`, in every setting."""
-    low = [method for method in low if method in run.methods]
-    pairs = [
-        Pair(_name(run, setting, method), values_of(run.of(setting, high), value), found, factor)
-        for setting in run.settings
-        for method in low
-        if (found := values_of(run.of(setting, method), value))
-    ]
-    above = "when unrolled" if high == UNROLLED else f"with {PAPER_NAMES[high]}"
-    return compare(pairs, what, above, f"with {' or '.join(PAPER_NAMES[method] for method in low)}", "comparisons")
+    low = [method for method in low if method in run.methods]  # what is not there is not named
+    pairs = []
+    for setting in run.settings:
+        above = values_of(run.of(setting, high), value)
+        for method in low:
+            below = values_of(run.of(setting, method), value)
+            pairs.append(Pair(_name(run, setting, method), above, below, factor))
+    names = ", ".join(PAPER_NAMES[method] for method in low)
+    highest = "when unrolled" if high == UNROLLED else f"with {PAPER_NAMES[high]}"
+    return compare(pairs, what, highest, f"with {' or '.join(names.rsplit(', ', 1))}", "comparisons")
 
 
 def _alike(run: Run, methods: Sequence[Method]) -> Part | None:

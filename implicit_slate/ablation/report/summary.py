@@ -85,7 +85,8 @@ def summarise(run: Run) -> list[Line]:
     geometric = {key: _is_wide(run, key) for key in MEASUREMENTS}
     lines = []
     for setting in run.settings:
-        of_setting = [_line(setting, method, cells, geometric) for method in run.methods if (cells := run.of(setting, method))]
+        groups = [(method, run.of(setting, method)) for method in run.methods]
+        of_setting = [_line(setting, method, cells, geometric) for method, cells in groups if cells]
         if is_ranked(run):
             of_setting.sort(key=lambda line: line.spreads[run.loss].mean if run.loss in line.spreads else math.inf)
         lines += of_setting
