@@ -1,7 +1,7 @@
 """A deep-equilibrium layer that tells two spirals apart.
 
-Its output is the fixed point z = f(z, x) of one small network, found by a root finder (Bai, Kolter, Koltun 2019), so its
-depth is however many evaluations that takes. Nothing keeps f a contraction while it is trained: the measured spectral
+Its output is the fixed point z = f(z, x) of one small network, found by a root finder (Bai, Kolter, Koltun 2019), so
+its depth is however many evaluations that takes. Nothing keeps f a contraction while it is trained: the measured spectral
 radius of ∂f/∂z and the evaluations that the solver needs tell, and the Jacobian regulariser (Bai, Koltun, Kolter 2021)
 keeps both low.
 

@@ -4,7 +4,7 @@ EM repeats z <- f(z) on z = (means, variances, weights) until nothing changes. H
 has brought to the plane, and the embedding is trained so that the clusters are the classes: the loss is taken at the
 converged mixture, and its gradient has to come back through EM. The Jacobian of f has a meaning here: its spectral
 radius is the fraction of the information that is missing because the classes are unknown (Dempster, Laird, Rubin 1977).
-Where clusters overlap it is close to 1: EM is slow, and the exact gradient, a sum of powers of J, is huge.
+Where clusters overlap it is close to 1: EM is slow, and the exact gradient, a sum of all powers of J, is large.
 
     python examples/gaussian_mixture.py
 """

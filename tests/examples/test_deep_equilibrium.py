@@ -35,7 +35,8 @@ def test_gradients_are_those_of_the_unrolled_layer(solver, gradient, x):
         return torch.cat([parameter.grad.flatten() for parameter in made.parameters()])
 
     unrolled = gradients(max_iterations=500, gradient="unrolled")
-    assert torch.allclose(gradients(solver=solver, max_iterations=200, tol=1e-12, gradient=gradient), unrolled, rtol=1e-6)
+    found = gradients(solver=solver, max_iterations=200, tol=1e-12, gradient=gradient)
+    assert torch.allclose(found, unrolled, rtol=1e-6)
 
 
 def test_two_spirals_are_one_spiral_and_the_same_turned_by_half():
