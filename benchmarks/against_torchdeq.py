@@ -1,9 +1,10 @@
-"""`python -m benchmarks.against_torchdeq`: seconds an evaluation of f, and a product of a backward solve, beside torchdeq.
+"""`python -m benchmarks.against_torchdeq`: the time of an evaluation of f and of a backward product beside torchdeq's.
 
 Both libraries solve the same problem with the same number of evaluations, in turn in one process, so that whatever else
 the machine does meets both alike. A map of one layer costs next to nothing, so there it is the solvers that are timed;
 slot attention's step shows what is left of the difference in a model. Both keep the best iterate and its residuals, as
-solvers with a tolerance do; the tolerance is 0, which neither reaches. Both mix as many iterates in Anderson's method: 11 forward, all backward.
+solvers with a tolerance do; the tolerance is 0, which neither reaches. In Anderson's method both mix as many iterates:
+11 forward, all of them backward.
 """
 
 import argparse
@@ -94,8 +95,9 @@ def backward_run(problem: Problem, gradient: str) -> Run:
         count, options = int(first), {"grad": int(first), "tau": float(second)}
     else:
         count = int(second)
-        register_solver(f"{first} of {count}", partial(get_solver(first), m=count + 1))  # as our backward solves, keeps all
-        options = {"ift": True, "b_solver": f"{first} of {count}", "b_max_iter": count - (first == "broyden"), "b_tol": 0.0}
+        solver = f"{first} of {count}"
+        register_solver(solver, partial(get_solver(first), m=count + 1))
+        options = {"ift": True, "b_solver": solver, "b_max_iter": count - (first == "broyden"), "b_tol": 0.0}
     z_ours = fixed_point(f, z0, max_iterations=3, gradient=gradient).z
     states, _ = get_deq(core="indexing", f_max_iter=3, **options)(f, z0)
     cotangent = torch.linspace(-1, 2, z0.numel(), device=z0.device).view_as(z0)

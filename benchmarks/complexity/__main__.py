@@ -20,12 +20,12 @@ BATCH_SIZES = {"cpu": 4, "cuda": 50}
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.complexity", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/complexity"), help="folder to write to (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=9, help="times that everything is timed, in turn (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="times that everything is timed, in turn (%(default)s)")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds {options.rounds}: at least 1 is needed")
 
-    torch.set_num_threads(1)  # the operations are small, and threads that wait for one another would be most of the time
+    torch.set_num_threads(1)  # the operations are small: threads would mostly wait for one another
     device = "cuda" if torch.cuda.is_available() else "cpu"
     console = Console()
     if not console.is_terminal:

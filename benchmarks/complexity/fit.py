@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-FLAT, LINEAR = 0.02, 0.1
-"""Of the growth of n. With n from 2 to 32 a quantity that grows at most 1.3-fold is O(1), from 2.5-fold on it is O(n)
-if it lies on a line: what does not depend on n, such as the gradients of the weights, is a part of everything."""
+FLAT, LINEAR = 0.03, 0.1
+"""Of the growth of n. From n = 2 to 32, what grows at most 1.45-fold is O(1), and what grows 2.5-fold or more, along a
+line, is O(n): a part that does not depend on n, such as the gradients of the weights, is in everything."""
 LINE = 0.9
 """The least R² that makes it a line."""
 
@@ -28,8 +28,8 @@ class Fit(NamedTuple):
 def fit(n: Sequence[int], values: Sequence[float]) -> Fit:
     """At two n or more, in rising order, with positive values.
 
-    The order follows from (growth of the value - 1) / (growth of n - 1), which is 0 for what does not grow and 1 for what
-    is proportional to n: O(1) up to `FLAT`; O(n) from `LINEAR` on if R² is at least `LINE`; between them, unclear.
+    The order follows from (growth of the value - 1) / (growth of n - 1), which is 0 for what does not grow and 1 for
+    what is proportional to n: O(1) up to `FLAT`; O(n) from `LINEAR` on if R² is at least `LINE`; unclear otherwise.
     """
     x, y = np.asarray(n, dtype=float), np.asarray(values, dtype=float)
     slope, constant = np.polyfit(x, y, 1)

@@ -110,7 +110,7 @@ def measure(
     refinement: Refinement,
     gradients: Iterable[str] = GRADIENTS,
     iterations: Iterable[int] = ITERATIONS,
-    rounds: int = 9,
+    rounds: int = 7,
     track: Callable[[list], Iterable] = iter,
 ) -> list[Cell]:
     """All modes at all n. A first round measures memory and warms up; then `rounds` times all cells are timed in turn.

@@ -36,12 +36,12 @@ BACKWARD_A_PRODUCT = Quantity("backward time a product", "ms", lambda cell: 1e3 
 NOTES = f"""\
 **Forward:** n Picard iterations and what the mode records. **Backward:** from a random cotangent of the slots to the
 gradients of the weights, the keys and the values. Times are medians over rounds in which all modes and all n take their
-turns, until a mode at one n has had {PATIENCE:g} s. **Saved for backward:** what the graph holds between the two, a storage
-counted once, weights and inputs left out. **Peak memory:** the most that is allocated at one time in forward and
-backward, gradients included, above what was there before.
+turns, until a mode at one n has had {PATIENCE:g} s. **Saved for backward:** what the graph holds between the two, a
+storage counted once, weights and inputs left out. **Peak memory:** the most that is allocated at one time in forward
+and backward, gradients included, above what was there before.
 
-**Orders.** With growth = (value at the largest n / value at the smallest - 1) / (largest n / smallest n - 1), a quantity is
-O(1) if growth ≤ {FLAT}, O(n) if growth ≥ {LINEAR} and a line a + b·n through it has R² ≥ {LINE}, unclear otherwise.
+**Orders.** With growth = (value at the largest n / value at the smallest - 1) / (largest n / smallest n - 1), a
+quantity is O(1) if growth ≤ {FLAT}, O(n) if growth ≥ {LINEAR} and a line a + b·n has R² ≥ {LINE}, unclear otherwise.
 The backward solve of an `exact` mode makes as many vector-Jacobian products as its convergence takes, or as it may at
 most, whatever n is: the order of its backward time is that of the time a product.
 """
@@ -143,8 +143,8 @@ Orders in n, then the measured values at n = {first} → {last}; the ratios to `
 {NOTES}
 ## Fits
 
-The line a + b·n by least squares with its R², the exponent p of c·n^p by least squares of the logarithms, and the value at
-n = {last} over that at n = {first}. Times in ms, memory in MB.
+The line a + b·n by least squares with its R², the exponent p of c·n^p by least squares of the logarithms, and the
+value at n = {last} over that at n = {first}. Times in ms, memory in MB.
 
 {_markdown_table(["gradient", "quantity", "a + b·n", "R²", "p", "growth"], fits)}
 """
@@ -155,12 +155,12 @@ def write(rows: list[Row], settings: str, device: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "complexity.md", markdown(rows, settings, device))
     values = [
-        [c.gradient, c.n, c.forward, c.backward, c.saved_bytes, c.peak_bytes, c.products, len(c.backward_seconds), device]
+        [c.gradient, c.n, c.forward, c.backward, c.saved_bytes, c.peak_bytes, c.products, len(c.forward_seconds)]
         for row in rows
         for c in row.cells
     ]
     header = ["gradient", "n", "forward_seconds", "backward_seconds", "saved_bytes", "peak_bytes", "products", "rounds"]
-    _write_csv(folder / "complexity.csv", [*header, "device"], values)
+    _write_csv(folder / "complexity.csv", [*header, "device"], [[*line, device] for line in values])
     orders = [[row.gradient, title, *f, device] for row in rows for title, f in row.fits.items()]
     _write_csv(folder / "orders.csv", ["gradient", "quantity", *Fit._fields, "device"], orders)
 

@@ -182,7 +182,8 @@ def test_a_backward_solve_is_judged_by_the_time_of_a_product():
 
 def test_the_command_writes_its_files_and_prints_the_table(monkeypatch, tmp_path, capsys, cells):
     monkeypatch.setattr(command, "SIZES", dict(num_slots=2, slot_size=8, num_inputs=16))
-    monkeypatch.setattr(command, "measure", lambda refinement, rounds, track: [*track([(0, cells), (1, cells)])] and cells)
+    work = [(0, cells), (1, cells)]
+    monkeypatch.setattr(command, "measure", lambda refinement, rounds, track: [*track(work)] and cells)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     command.main(["--out", str(tmp_path / "new"), "--rounds", "1"])
     printed = capsys.readouterr().out

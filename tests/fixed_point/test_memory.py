@@ -11,7 +11,7 @@ from implicit_slate.fixed_point.gradients import MODES
 
 FLAT = [gradient for gradient in GRADIENTS if not gradient.startswith(("unrolled", "exact"))]
 SAME_PRODUCTS = [f"exact({method}, 10)" for method in ("broyden", "anderson", "gmres")] + ["exact(dense)"]
-"""A backward solve stops when it has converged, which takes more products at one z* than at another: here, at all ten."""
+"""A backward solve that stops when it has converged takes more products at one z* than at another: here, always ten."""
 
 
 @pytest.fixture(scope="module", autouse=True)

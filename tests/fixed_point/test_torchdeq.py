@@ -10,7 +10,7 @@ What of torchdeq corresponds to what of ours, with `get_deq(core="indexing", ...
 | neumann(k) | grad=k, tau=1 |
 | phantom(k, τ) | grad=k, tau=τ |
 | truncated(k) of n | f_max_iter=n-k, grad=k, tau=1 |
-| unrolled, n iterations | f_solver="fixed_point_iter", f_max_iter=0, grad=n: it detaches z0, so the weights' gradients only |
+| unrolled, n iterations | f_solver="fixed_point_iter", f_max_iter=0, grad=n (z0 is detached: weights only) |
 | exact(method) | ift=True (or hook_ift=True), b_solver=method, b_tol, b_stop_mode="rel" |
 
 It offers no GMRES, no dense solve, and no `bilevel`.
