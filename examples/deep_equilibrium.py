@@ -55,7 +55,7 @@ def train(x: Tensor, labels: Tensor, regularizer: float, steps: int, **settings)
     optimizer = torch.optim.Adam([*layer.parameters(), *head.parameters()], lr=2e-2)
     description = f"training, {settings['solver']}, {settings['gradient']}"
     for _ in track(range(steps), description, transient=True, disable=not sys.stdout.isatty()):
-        batch = torch.randint(len(x), (256,))
+        batch = torch.randint(len(x), (128,))
         z = layer(x[batch]).z
         loss = F.cross_entropy(head(z), labels[batch])
         if regularizer:
@@ -87,7 +87,7 @@ def measure(layer: DeepEquilibrium, head: nn.Linear, x: Tensor, labels: Tensor) 
     return Measured(*means)
 
 
-def main(steps: int = 120) -> None:
+def main(steps: int = 100) -> None:
     generator = torch.Generator().manual_seed(0)
     (x, labels), test = two_spirals(1000, generator), two_spirals(500, generator)
     table = Table("solver", "gradient", "regulariser", "accuracy", "radius", "f evals", "converged")
