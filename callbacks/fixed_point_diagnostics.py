@@ -89,7 +89,7 @@ class FixedPointDiagnostics(Probe):
         `basins/converged`: how many of the `num_starts` reached one within 500 plain applications of f.
         """
         if model.slot_attention.slot_init == "queries":
-            raise UserError("measures: 'basins' needs random initial slots, and with slot_init 'queries' all are the same")
+            raise UserError("measures: 'basins' needs random initial slots, which slot_init 'queries' does not have")
         generator = torch.Generator().manual_seed(1)
         starts = [model.sample_slots(len(images), generator).detach() for _ in range(self.num_starts)]
         with torch.no_grad():
