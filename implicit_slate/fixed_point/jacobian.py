@@ -97,7 +97,7 @@ def largest_singular_value(
     v0: Tensor | None = None,
     method: str = "lanczos",
 ) -> SingularValue:
-    """The spectral norm of J for each image, with its vector, the residual, and the rounds that it took.
+    """The spectral norm of J for each image, with its vector, the residual, and the rounds; NaN if J is not finite.
 
     Args:
         max_iterations: at most so many rounds of one Jv and one Jᵀu.
@@ -134,6 +134,9 @@ def _lanczos(linear: Linearization, v: Tensor, max_iterations: int, tol: float) 
         left, bidiagonal[:, k, k], _ = _new_direction(linear.jvp(rights[:, :, k]), lefts)
         lefts = torch.cat([lefts, left[:, :, None]], dim=2)
         right, beta, _ = _new_direction(linear.vjp(left), rights)
+        if not bidiagonal.isfinite().all():  # no decomposition takes that
+            nan = beta.new_full((len(v),), torch.nan)
+            return SingularValue(nan, v, nan, iterations=k + 1)
         # Small matrices: float64 on the CPU is both quicker and safer than the device's own decomposition.
         p, s, qh = torch.linalg.svd(bidiagonal[:, : k + 1, : k + 1].double().cpu())
         value = s[:, 0].to(v)
@@ -166,11 +169,13 @@ def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1
 
     The usual power method on J sees only a real dominant eigenvalue; this one is right for complex pairs as well. It
     stops when the dominant Ritz pair's residual ‖Jx - θx‖ / |θ| is below `tol` for every image, or when the Krylov
-    space is the whole space, where it is exact.
+    space is the whole space, where it is exact. NaN if J is not finite.
     """
     linear = Linearization(f, z)
     start = unit_rows(linear.random_start())[0]
     for _, hessenberg in arnoldi(linear.jvp, start, max_iterations):
+        if not hessenberg.isfinite().all():
+            return start.new_full((len(start),), torch.nan)
         values, vectors = torch.linalg.eig(hessenberg[:, :-1])
         radius, dominant = values.abs().max(dim=1)
         last = vectors[torch.arange(len(start)), -1, dominant].abs()
@@ -206,5 +211,5 @@ def _new_direction(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for _ in range(2):  # once is not enough in float32
         part = basis.mT @ x[:, :, None]
         x, coefficients = x - (basis @ part).squeeze(2), coefficients + part.squeeze(2)
-    left = x.norm(dim=1) > 10 * torch.finfo(x.dtype).eps * size
-    return *unit_rows(torch.where(left[:, None], x, 0)), coefficients
+    exhausted = (x.norm(dim=1) <= 10 * torch.finfo(x.dtype).eps * size) & size.isfinite()
+    return *unit_rows(torch.where(exhausted[:, None], 0, x)), coefficients

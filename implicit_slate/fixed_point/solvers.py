@@ -117,7 +117,8 @@ def _iterate(f: Step, z0: State, propose: Propose, max_iterations: int, tol: flo
             best, lowest = select(better, fz, best), torch.where(better, residual, lowest)
             if (lowest <= tol).all():
                 break
-        z = propose(z, fz)
+        if tol is None or step + 1 < max_iterations:
+            z = propose(z, fz)
     if tol is None:
         return Solution(z, residual, len(trace), torch.stack(trace))
     return Solution(best, lowest, len(trace), torch.stack(trace), lowest <= tol)
@@ -137,7 +138,8 @@ def _flat(propose: Callable[[Tensor, Tensor], Tensor]) -> Propose:
 
 
 def _finite_rows(x: Tensor) -> Tensor:
-    return x.isfinite().all(1, keepdim=True)
+    """(B, 1): false, too, where the sum overflows; that is one pass over x where `isfinite` takes four."""
+    return x.sum(1, keepdim=True).isfinite()
 
 
 class _AndersonMixing:
@@ -151,22 +153,24 @@ class _AndersonMixing:
         if self.count == 0:
             shape = (len(x), self.memory, x.shape[1])
             self.differences_g, self.differences_f = x.new_empty(shape), x.new_empty(shape)
-        else:
-            slot = (self.count - 1) % self.memory
-            difference = gx - self.gx
-            # Of unit length: differences shrink by orders of magnitude, and the ridge below must mean the same for all.
-            scale = 1 / difference.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-            self.differences_g[:, slot] = difference * scale
-            self.differences_f[:, slot] = (fx - self.fx) * scale
-        self.fx, self.gx, self.count = fx, gx, self.count + 1
-        used = min(self.count - 1, self.memory)
-        if used == 0:
+            self.gram = x.new_empty((len(x), self.memory, self.memory), dtype=torch.float64)
+            self.fx, self.gx, self.count = fx, gx, 1
             return fx
+        slot, used = (self.count - 1) % self.memory, min(self.count, self.memory)
+        difference = gx - self.gx
+        # Of unit length: differences shrink by orders of magnitude, and the ridge below must mean the same for all.
+        scale = 1 / difference.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        torch.mul(difference, scale, out=self.differences_g[:, slot])
+        torch.mul(fx - self.fx, scale, out=self.differences_f[:, slot])
+        self.fx, self.gx, self.count = fx, gx, self.count + 1
+
         g, f = self.differences_g[:, :used], self.differences_f[:, :used]
-        gram = (g @ g.mT).double()
-        ridge = torch.finfo(x.dtype).eps * torch.eye(used, dtype=gram.dtype, device=gram.device)
-        gamma = torch.linalg.solve_ex(gram + ridge, (g @ gx[:, :, None]).double())[0].to(x)
-        return fx - (f.mT @ gamma).squeeze(2)
+        # The vectors stand as rows: on a CPU a batch of matrix times column takes eight times as long.
+        products = (torch.stack((g[:, slot], gx), dim=1) @ g.mT).double()
+        self.gram[:, slot, :used] = self.gram[:, :used, slot] = products[:, 0]
+        self.gram[:, slot, slot] += torch.finfo(x.dtype).eps  # a ridge
+        gamma = torch.linalg.solve_ex(self.gram[:, :used, :used], products[:, 1])[0].to(x)
+        return fx - (gamma[:, None] @ f).squeeze(1)
 
 
 class _BroydenUpdate:
@@ -202,4 +206,5 @@ class _BroydenUpdate:
 
 def _rank_one_sum(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
     """(Σᵢ uᵢ vᵢᵀ) x for u, v (B, k, D) and x (B, D)."""
-    return (u.mT @ (v @ x[:, :, None])).squeeze(2)
+    # Vectors stand as rows: on a CPU a batch of matrix times column takes eight times as long.
+    return (x[:, None] @ v.mT @ u).squeeze(1)

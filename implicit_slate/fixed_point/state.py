@@ -21,19 +21,20 @@ def parts(z: State) -> tuple[Tensor, ...]:
 def each(function: Callable[..., Tensor], *states: State) -> State:
     """`function` applied to corresponding tensors of the states, in the form of the first state."""
     results = tuple(function(*tensors) for tensors in zip(*map(parts, states), strict=True))
-    return results if isinstance(states[0], tuple) else results[0]
+    return _in_form(results, states[0])
 
 
 def flatten(z: State) -> Tensor:
     """All numbers of one image in a row: (B, D)."""
-    return torch.cat([tensor.flatten(1) for tensor in parts(z)], dim=1)
+    rows = [tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None] for tensor in parts(z)]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
 def unflatten(flat: Tensor, like: State) -> State:
     """The inverse of `flatten`: (B, D) in the form, and the types, of `like`."""
     pieces = flat.split([tensor.shape[1:].numel() for tensor in parts(like)], dim=1)
-    in_form = pieces if isinstance(like, tuple) else pieces[0]
-    return each(lambda piece, tensor: piece.reshape(tensor.shape).to(tensor.dtype), in_form, like)
+    shaped = (piece.reshape(tensor.shape).to(tensor.dtype) for piece, tensor in zip(pieces, parts(like)))
+    return _in_form(tuple(shaped), like)
 
 
 def detach(z: State) -> State:
@@ -75,6 +76,13 @@ def check_step(z: State, z_next: State) -> None:
                 raise ValueError(f"f changed the state's {what}: {old} became {new}")
     if not torch.stack([tensor.isfinite().all() for tensor in parts(z_next)]).all():
         raise NotFinite("the first evaluation of f is not finite")
+
+
+def _in_form(tensors: tuple[Tensor, ...], like: State) -> State:
+    """A tensor, a tuple, or a named tuple, as `like` is."""
+    if not isinstance(like, tuple):
+        return tensors[0]
+    return type(like)(*tensors) if hasattr(like, "_fields") else tensors
 
 
 def _form(z: State) -> str:

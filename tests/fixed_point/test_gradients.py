@@ -1,5 +1,7 @@
 """Gradient modes against dense linear algebra."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 
@@ -135,6 +137,29 @@ def test_a_tuple_state_has_one_adjoint_equation(gradient):
     z = fixed_point(f, (torch.zeros_like(a), torch.zeros_like(b)), max_iterations=80, gradient=gradient).z
     z[0].sum().backward()  # x = (a + b / 2) / 1.4
     assert torch.allclose(a.grad, torch.full_like(a, 1 / 1.4)) and torch.allclose(b.grad, torch.full_like(b, 0.5 / 1.4))
+
+
+@pytest.mark.parametrize("solver", ["picard", "anderson", "broyden"])
+def test_a_state_may_be_one_number_an_image(solver):
+    slope = torch.tensor([0.5, -0.2], requires_grad=True)
+    z = fixed_point(lambda z: slope * z + 1, torch.zeros(2), solver, 50, 1e-6, gradient="exact(gmres)").z
+    z.sum().backward()
+    assert torch.allclose(z, 1 / (1 - slope)) and torch.allclose(slope.grad, 1 / (1 - slope) ** 2)
+
+
+class Pair(NamedTuple):
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+
+@pytest.mark.parametrize("gradient", ALL_MODES)
+def test_a_named_tuple_keeps_its_names(gradient):
+    def f(z):
+        return Pair(0.5 * z.scale, 0.5 * z.mean + 1)
+
+    for solver in ("picard",) if gradient in ("unrolled", "truncated(2)") else ("picard", "anderson", "broyden"):
+        z = fixed_point(f, Pair(torch.zeros(2, 3), torch.ones(2, 3)), solver=solver, gradient=gradient).z
+        assert z.mean.shape == z.scale.shape == (2, 3)
 
 
 EVALUATIONS = {"unrolled": 7, "truncated(2)": 7, "neumann(3)": 10, "phantom(5, 0.5)": 12}

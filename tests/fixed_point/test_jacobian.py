@@ -109,3 +109,9 @@ def test_measuring_leaves_gradients_and_random_numbers_alone():
     spectral_radius(lambda z: torch.tanh(z @ weight), torch.zeros(2, 3))
     assert weight.grad is None
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("measure", [spectral_norm, spectral_radius])
+def test_a_jacobian_that_is_not_finite_has_no_norm_and_raises_nothing(measure):
+    z = torch.zeros(2, 3)
+    assert measure(lambda z: torch.sqrt(z) + z.roll(1, 1), z).isnan().all()  # the root's slope at 0 is infinite
