@@ -15,8 +15,11 @@ from implicit_slate.files import write_atomically
 Scalars = dict[str, dict[int, float]]
 """Of each tag, the value at each step, in the order of the steps."""
 
-GRADIENT_TAGS = ("gradient/cosine", "gradient/norm_ratio", "gradient/adjoint_residual", "gradient/adjoint_products")
-"""What `callbacks.FixedPointDiagnostics` says of the mode's gradient beside the exact one."""
+GRADIENT_TAGS = (
+    "gradient/cosine", "gradient/norm_ratio", "gradient/adjoint_residual", "gradient/adjoint_products",
+    "adjoint/products", "adjoint/residual",
+)  # fmt: skip
+"""Of the mode's gradient beside the exact one, and of an exact mode's own backward solve."""
 
 
 def read_scalars(folder: Path) -> Scalars:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from implicit_slate.errors import UserError
-from implicit_slate.fixed_point import Solution, jacobian_regularizer
+from implicit_slate.fixed_point import Adjoint, Solution, jacobian_regularizer
 from implicit_slate.models import SlotModel
 from implicit_slate.models.slot_attention import SlotUpdate
 from implicit_slate.training.base import TrainingModule
@@ -20,6 +20,7 @@ class SlotModule(TrainingModule):
         if not jacobian_weight >= 0:
             raise UserError(f"jacobian_weight={jacobian_weight}: a number from 0 on is needed")
         self.jacobian_weight = jacobian_weight
+        self._adjoint: Adjoint | None = None
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means over a batch, in evaluation mode; `loss` must be among them."""
@@ -30,6 +31,7 @@ class SlotModule(TrainingModule):
 
         It is taken at the slots that were found, as at constants (Bai, Koltun, Kolter 2021).
         """
+        self._adjoint = solution.adjoint
         if self.jacobian_weight:
             regularizer = jacobian_regularizer(update, solution.z.detach()).mean()
             self.log("train/jacobian_regularizer", regularizer)
@@ -37,6 +39,11 @@ class SlotModule(TrainingModule):
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])
         return loss
+
+    def on_after_backward(self) -> None:
+        if self._adjoint is not None:  # of an exact mode, whose backward solve has now run
+            self.log("adjoint/products", float(self._adjoint.products))
+            self.log("adjoint/residual", self._adjoint.residual.mean())
 
     def validation_step(self, batch, batch_idx) -> None:
         self._log_evaluation(batch, "val")

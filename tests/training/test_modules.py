@@ -147,3 +147,12 @@ def test_a_dvae_of_another_size_is_refused(tmp_path):
     (tmp_path / "junk.ckpt").write_bytes(b"PK junk")
     with pytest.raises(UserError, match="junk.ckpt: not a checkpoint"):
         load_dvae(module().model.dvae, str(tmp_path / "junk.ckpt"))
+
+
+def test_the_backward_solve_of_an_exact_mode_is_logged(tmp_path):
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module(gradient="exact(broyden, 5)"), TinyImages())
+    assert run.callback_metrics["adjoint/products"] == 5 and run.callback_metrics["adjoint/residual"] > 0
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module(gradient="implicit"), TinyImages())
+    assert "adjoint/products" not in run.callback_metrics

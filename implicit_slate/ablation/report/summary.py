@@ -23,8 +23,10 @@ MEASUREMENTS = {
     "steps_per_second": "steps a second",
     "gradient/cosine": "cosine to the exact gradient",
     "gradient/norm_ratio": "norm relative to the exact gradient",
-    "gradient/adjoint_residual": "residual of the exact backward solve",
-    "gradient/adjoint_products": "products of the exact backward solve",
+    "gradient/adjoint_residual": "residual of the reference's backward solve",
+    "gradient/adjoint_products": "products of the reference's backward solve",
+    "adjoint/products": "products of the backward solve",
+    "adjoint/residual": "residual of the backward solve",
 }
 """Keys of a row of `results.json`, and how the report calls them for SLATE."""
 
