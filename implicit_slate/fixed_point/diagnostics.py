@@ -29,7 +29,7 @@ def gradient_cosine(
     parameters: Sequence[Tensor],
     gradient: str | Gradient,
     solver: Solver = Solver(),
-    reference: str | Gradient = "exact(gmres)",
+    reference: str | Gradient = "exact(gmres, 1000)",
 ) -> Agreement:
     """Compare the gradient of loss(z) with respect to `parameters`, all in one vector, with that of `reference`.
 

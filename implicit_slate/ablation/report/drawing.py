@@ -81,9 +81,8 @@ def make_log(ax, axis: str = "y") -> None:
 
 
 def spread(values: Sequence[float]) -> float:
-    """The ratio of the largest to the least positive value."""
-    positive = [value for value in values if value > 0]
-    return max(positive) / min(positive) if positive else 1.0
+    """The ratio of the largest to the least value; 1 where one is not positive, which no log axis can show."""
+    return max(values) / min(values) if values and min(values) > 0 else 1.0
 
 
 def thin(curve: Curve, log: bool) -> Curve:
