@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from implicit_slate.ablation.result import final_loss
 from implicit_slate.ablation.run_folder import FINISHED, RunFolder, is_locked, read_json
 
 PLAIN_SECONDS = 30.0
@@ -56,7 +57,7 @@ class ProgressDisplay:
             title += f"; {pretraining}"
         table = Table(title=f"{title}{self._time_left(rows)}", title_justify="left", box=None)
         table.add_column("cell", no_wrap=True)
-        for heading in ("state", "step", "steps/s", "val CE", "spectral norm"):
+        for heading in ("state", "step", "steps/s", "val loss", "spectral norm"):
             table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
         room = max(self.console.height - 5, 1)
         order = ["running", *FINISHED[::-1], "waiting"]
@@ -65,7 +66,7 @@ class ProgressDisplay:
                 row["cell"],
                 f"[{STYLES[row['status']]}]{row['status']}",
                 f"{row['step']}/{row['max_steps']}" if row["step"] is not None else "",
-                *(_short(row[key]) for key in ("steps_per_second", "val/cross_entropy", "jacobian/spectral_norm")),
+                *(_short(value) for value in (row["steps_per_second"], final_loss(row), row["jacobian/spectral_norm"])),
             )
         if len(rows) > room:
             table.add_row(f"[dim]… and {len(rows) - room} more")
@@ -95,7 +96,7 @@ class ProgressDisplay:
 
     def _row(self, cell: str) -> dict[str, Any]:
         row = {"cell": cell, "status": self.folder.status(cell), "max_steps": self.max_steps}
-        keys = ("step", "steps_per_second", "val/cross_entropy", "jacobian/spectral_norm")
+        keys = ("step", "steps_per_second", "val/cross_entropy", "val/mse", "jacobian/spectral_norm")
         if row["status"] in FINISHED:
             found = self.folder.result(cell)
             found["jacobian/spectral_norm"] = found["jacobian/spectral_norm_final"]
@@ -120,7 +121,7 @@ class ProgressDisplay:
             return ""
         if result["status"] == "failed":
             return f": {result['error']} (see {self.folder.cell(cell) / 'log.txt'})"
-        parts = [f"step {result['step']}", f"val CE {_short(result['val/cross_entropy']) or 'none'}"]
+        parts = [f"step {result['step']}", f"val loss {_short(final_loss(result)) or 'none'}"]
         if result["seconds"]:
             parts.append(duration(result["seconds"]))
         return f": {', '.join(parts)}"

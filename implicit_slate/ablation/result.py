@@ -59,6 +59,11 @@ def summarise(scalars: Mapping[str, Mapping[int, float]]) -> dict[str, float | N
     }
 
 
+def final_loss(row: Mapping[str, Any]) -> float | None:
+    """What the slots are trained for, on the validation set: the cross-entropy, without a transformer the MSE."""
+    return row.get("val/mse") if row.get("val/cross_entropy") is None else row["val/cross_entropy"]
+
+
 def write_result(
     folder: Path, status: str, step: int | None = None, seconds: float | None = None, error: str | None = None
 ) -> dict[str, Any]:

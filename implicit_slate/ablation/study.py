@@ -16,6 +16,7 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
+from implicit_slate.ablation.result import final_loss
 from implicit_slate.ablation.run_folder import CellLock, RunFolder, is_locked, try_lock
 from implicit_slate.errors import UserError
 
@@ -82,7 +83,7 @@ class Queue:
     def finish(self, claim: Claim) -> None:
         """Give a claim back. Its cell is done if it has a result by now, else it goes back into the queue."""
         result = self.folder.result(claim.cell) or {"status": "interrupted"}
-        status, value = result["status"], result.get("val/cross_entropy")
+        status, value = result["status"], final_loss(result)
         state = {"complete": TrialState.COMPLETE, "diverged": TrialState.PRUNED}.get(status, TrialState.FAIL)
         if state == TrialState.COMPLETE and value is None:
             state = TrialState.PRUNED  # Optuna has no complete trial without a value

@@ -6,7 +6,7 @@ import math
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from implicit_slate.ablation.result import read_scalars, summarise, write_result
+from implicit_slate.ablation.result import final_loss, read_scalars, summarise, write_result
 from implicit_slate.ablation.run_folder import MEASURES
 
 
@@ -50,3 +50,9 @@ def test_a_result_is_a_row(tmp_path):
     assert tuple(row) == ("cell", "status", "clip", "seed", *MEASURES)
     assert (row["grad_norm_max"], row["steps_per_second"], row["step"]) == (7.0, 2.0, 100)
     assert row["versions"]["torch"]
+
+
+def test_the_final_loss_is_the_cross_entropy_or_without_one_the_mse():
+    assert final_loss({"val/cross_entropy": 3.0, "val/mse": 1.0}) == 3.0
+    assert final_loss({"val/cross_entropy": None, "val/mse": 1.0}) == 1.0
+    assert final_loss({}) is None
