@@ -2,7 +2,7 @@
 
 import importlib
 
-_HOMES = {"CLEVRMirror": "clevr_mirror", "ImageDataModule": "base", "MirrorScenes": "mirror_scenes"}
+_HOMES = {"COCO": "coco", "CLEVRMirror": "clevr_mirror", "ImageDataModule": "base", "MirrorScenes": "mirror_scenes"}
 
 __all__ = list(_HOMES)
 
