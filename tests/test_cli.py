@@ -18,7 +18,7 @@ def test_help_names_every_command(capsys):
     ("argv", "message"),
     [
         (["fti"], "unknown command 'fti'; did you mean 'fit'?"),
-        (["data", "rendr"], "did you mean 'render'"),
+        (["data", "rendr"], "unknown action 'rendr'; did you mean 'render'?"),
         (["ablate", "demoo"], "unknown grid 'demoo'; did you mean 'demo'?"),
         (["ablate", "demo", "--devices", "0"], "--devices: expected a positive number, got '0'"),
         (["report", "/nowhere"], "/nowhere"),

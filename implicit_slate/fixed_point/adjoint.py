@@ -1,8 +1,8 @@
 """The implicit function theorem as an autograd function.
 
 At z* = f(z*) a loss ℓ has dℓ/dw = u ∂f/∂w, where the row u solves the adjoint equation u = uJ + ∂ℓ/∂z*, J = ∂f/∂z at z*
-(Bai, Kolter, Koltun 2019, theorem 1). One application of f is recorded; on the way back its cotangent ∂ℓ/∂z* is replaced
-by u. The equation is a linear fixed point, and has the forward solvers at its service.
+(Bai, Kolter, Koltun 2019, theorem 1). One application of f is recorded; on the way back its cotangent ∂ℓ/∂z* is
+replaced by u. The equation is a linear fixed point, and has the forward solvers at its service.
 """
 
 from collections.abc import Callable

@@ -86,4 +86,6 @@ def _in_form(tensors: tuple[Tensor, ...], like: State) -> State:
 
 
 def _form(z: State) -> str:
-    return f"a tuple of {len(z)}" if isinstance(z, tuple) else "a tensor" if isinstance(z, Tensor) else f"a {type(z).__name__}"
+    if isinstance(z, tuple):
+        return f"a tuple of {len(z)}"
+    return "a tensor" if isinstance(z, Tensor) else f"a {type(z).__name__}"

@@ -19,9 +19,9 @@ from torch.utils.tensorboard import SummaryWriter
 from implicit_slate.ablation.report import curve_figures, main, write_report
 from implicit_slate.ablation.report.curve_figures import wants_log
 from implicit_slate.ablation.report.document import Paragraph, Table, link, to_html, to_markdown
-from implicit_slate.ablation.report.drawing import COLORS, MAX_METHODS, MAX_POINTS, colors, thin
+from implicit_slate.ablation.report.drawing import COLORS, MAX_POINTS, colors, thin
 from implicit_slate.ablation.report.formatting import short, span
-from implicit_slate.ablation.report.methods import IMPLICIT, UNROLLED, Method
+from implicit_slate.ablation.report.methods import IMPLICIT, UNROLLED
 from implicit_slate.ablation.report.run import Cell, Curve, Run, read_run
 from implicit_slate.errors import UserError
 

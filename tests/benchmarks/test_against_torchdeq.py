@@ -1,7 +1,6 @@
 """That both libraries do the same work in every run of the benchmark."""
 
 import pytest
-import torch
 
 from benchmarks import against_torchdeq as benchmark
 
@@ -21,14 +20,6 @@ class Counted:
 
     def _count(self, _gradient):
         self.products += 1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("make", [benchmark.layer, benchmark.slots])

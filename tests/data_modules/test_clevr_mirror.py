@@ -97,7 +97,7 @@ def test_mask_of_another_size(folder):
 def test_missing_mask(folder):
     path = folder / "masks" / "CLEVR_new_0000000015.png"
     path.unlink()
-    with pytest.raises(UserError, match=f"{path}: expected an image file there, found nothing"):
+    with pytest.raises(UserError, match=f"{path}: expected a file there, found nothing"):
         everything(module(folder).val_dataloader())
 
 

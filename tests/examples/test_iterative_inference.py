@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from examples import iterative_inference as example
-from implicit_slate.fixed_point import dense_jacobian, fixed_point
+from implicit_slate.fixed_point import dense_jacobian
 
 
 @pytest.fixture

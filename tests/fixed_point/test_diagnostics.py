@@ -11,7 +11,8 @@ def agreement(gradient, norm=0.8, n=100, **options):
     weight, inputs = tanh_leaves(norm)
     z0 = torch.zeros_like(inputs.detach())
     f = tanh_map(weight, inputs)
-    return gradient_cosine(lambda z: z.square().sum(), f, z0, [weight, inputs], gradient, Solver("picard", n), **options)
+    solver = Solver("picard", n)
+    return gradient_cosine(lambda z: z.square().sum(), f, z0, [weight, inputs], gradient, solver, **options)
 
 
 def test_unrolled_to_the_end_agrees_with_exact():

@@ -14,16 +14,8 @@ SAME_PRODUCTS = [f"exact({method}, 10)" for method in ("broyden", "anderson", "g
 """A backward solve that stops when it has converged takes more products at one z* than at another: here, always ten."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def slots(one_thread):
+def slots():
     refinement = Refinement(num_slots=4, slot_size=16, num_inputs=64, batch_size=2)
     refinement.peak_bytes("unrolled", 2)  # what torch allocates once only
     return refinement

@@ -1,5 +1,7 @@
 """Forward solvers against linear systems, and where there is nothing to find."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -77,7 +79,7 @@ def test_quasi_newton_takes_fewer_evaluations_on_a_nonlinear_map(solve):
     assert torch.allclose(quick.z, plain.z, atol=1e-7)
 
 
-@pytest.mark.parametrize("solve", [lambda *a, **k: anderson(*a, **k, memory=3), lambda *a, **k: broyden(*a, **k, memory=4)])
+@pytest.mark.parametrize("solve", [partial(anderson, memory=3), partial(broyden, memory=4)])
 def test_a_limited_memory_still_gets_there(solve):
     f = linear_map(0.8)
     assert solve(f, f.z0, max_iterations=200, tol=1e-8).converged.all()
@@ -107,7 +109,7 @@ def test_of_an_expanding_map_the_best_step_is_returned_and_said_not_to_converge(
 @every_solver
 @pytest.mark.parametrize(
     "f",
-    [lambda z: z + 1, lambda z: torch.ones_like(z), lambda z: z.clone(), lambda z: z * torch.tensor([1.0, 0.0, 2.0]) + 1],
+    [lambda z: z + 1, torch.ones_like, torch.clone, lambda z: z * torch.tensor([1.0, 0.0, 2.0]) + 1],
     ids=["translation", "constant", "identity", "singular"],
 )
 def test_singular_maps_leave_everything_finite(solve, f):

@@ -30,14 +30,6 @@ MAPS = ("linear", "tanh", "slots")
 SOLVERS = ("anderson", "broyden")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make(name: str):
     """(f, z0, the tensors to differentiate by): contractions, so that both libraries reach the one fixed point."""
     if name == "linear":

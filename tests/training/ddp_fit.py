@@ -12,7 +12,6 @@ from implicit_slate.training import Optimization, SLATEModule
 from tests.fixed_point.maps import ALL_MODES
 from tests.tiny import SLATE_SIZES, TinyImages
 
-
 RUNS = {mode: {"gradient": mode} for mode in ALL_MODES} | {
     "queries": {"gradient": "bilevel", "slot_init": "queries"},
     "BB": {"gradient": "exact(broyden, 7)", "solver": "broyden", "tol": 1e-4},

@@ -1,6 +1,5 @@
 """The figures of a grid's results: methods side by side, and numeric axes from left to right."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
