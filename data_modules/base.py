@@ -42,10 +42,16 @@ class ArrayImages:
         return len(self.images)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        batch = {"image": self.images[indices].float().div_(255)}
+        index = torch.tensor(indices, dtype=torch.long, device=self.images.device)
+        batch = {"image": self.images.index_select(0, index).float().div_(255)}
         if self.masks is not None:
-            batch["mask"] = self.masks[indices].long()
+            batch["mask"] = self.masks.index_select(0, index).long()
         return batch
+
+    def move_to(self, device: torch.device) -> None:
+        """From now on the bytes are there, and so are the batches made of them."""
+        self.images = self.images.to(device)
+        self.masks = None if self.masks is None else self.masks.to(device)
 
 
 class Splits(NamedTuple):

@@ -1,0 +1,194 @@
+"""Decoded, resized images kept once beside their source, as arrays of bytes that processes map into memory.
+
+An entry is a folder, `<split>-<size>-<what>-<files>/`, with `images.npy`, uint8 (N, 3, size, size), where there are
+masks `masks.npy`, uint8 (N, size, size), and, where a source counts them, `num_objects.npy`. Its name holds a hash of
+all that it was made of: names, sizes and times of the files, and how they are cropped and resized. So an entry is
+never changed: it is made in a folder of another name, and renamed when it is whole.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_info
+
+from data_modules.base import ArrayImages
+from data_modules.progress import meter
+from data_modules.sources import Decoded, Source
+from implicit_slate.errors import UserError
+
+VERSION = 1  # of how images are decoded and kept; another one makes every entry anew
+
+
+class CachedImages(ArrayImages):
+    """The images of an entry, mapped into memory: processes share them, and a pickle holds only the entry's name."""
+
+    def __init__(self, entry: Path):
+        self.entry = entry
+        images, masks, num_objects = (entry / f"{name}.npy" for name in ("images", "masks", "num_objects"))
+        self.images = _mapped(images)
+        self.masks = _mapped(masks) if masks.exists() else None
+        self.num_objects = np.load(num_objects) if num_objects.exists() else None
+
+    def __reduce__(self):
+        return CachedImages, (self.entry,)
+
+
+def open_cache(source: Source, split: str, root: Path, folder: Path) -> CachedImages:
+    """The source's decoded images: those kept in `folder`, or decoded now, with a progress bar.
+
+    Of several processes that need them at once, one decodes and the others wait.
+
+    Args:
+        split: names the entry.
+        root: files are known by their names below it, so that a data set may move with its cache.
+
+    Raises:
+        UserError: a source file is missing or cannot be decoded; `folder` cannot be written, or its disk is full.
+            Nothing is left behind then.
+    """
+    made_of = f"{split}-{source.size}-{_hash([VERSION, source])[:8]}"
+    name = f"{made_of}-{_hash(_listing(source, root))[:16]}"
+    entry = folder / name
+    try:
+        if not entry.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder / "lock", f"{folder}: another process decodes images; waiting for it"):
+                if not entry.is_dir():
+                    _build(source, split, entry)
+                    for outdated in folder.glob(f"{made_of}-*"):
+                        if outdated != entry:
+                            shutil.rmtree(outdated)
+        return CachedImages(entry)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: decoded images cannot be kept there ({error.strerror or error}); cache_dir names another folder"
+        ) from error
+
+
+def _build(source: Source, split: str, entry: Path) -> None:
+    for left in entry.parent.glob(".new-*"):  # by processes that were killed: we have the lock
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=entry.parent, prefix=".new-") as new:
+        made = Path(new, "entry")
+        made.mkdir()
+        converted = _write(source, split, made)
+        os.rename(made, entry)
+    if converted:
+        modes = Counter(mode for _, mode in converted)
+        counts = ", ".join(f"{count} {mode}" for mode, count in modes.most_common())
+        rank_zero_info(f"{converted[0][0]}: not an RGB image; converted, as all such images of {split} ({counts})")
+
+
+def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:
+    """Writes the arrays. Returns the files whose colours were converted, with their modes."""
+    try:
+        total = len(source)
+    except NotImplementedError:
+        total = None
+    images, masks = _Appended(folder / "images.npy"), _Appended(folder / "masks.npy")
+    num_objects, converted = [], []
+    with images, masks, meter(f"decode {split}", total, unit="images") as advance:
+        for piece in _decoded(source):
+            images.append(piece.images.transpose(0, 3, 1, 2))
+            if piece.masks is not None:
+                masks.append(piece.masks)
+            if piece.num_objects is not None:
+                num_objects.append(piece.num_objects)
+            converted += piece.converted
+            advance(len(piece.images))
+    if num_objects:
+        np.save(folder / "num_objects.npy", np.concatenate(num_objects))
+    return converted
+
+
+def _decoded(source: Source) -> Iterator[Decoded]:
+    """The pieces in order. Threads, since Pillow, zlib and numpy let others run while they work."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool, waiting = ThreadPoolExecutor(workers), deque()
+    try:
+        for piece in source.pieces():
+            waiting.append(pool.submit(source.decode, piece))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _Appended:
+    """A .npy file of bytes that grows along its first dimension. It is written, not mapped: a full disk is an OSError
+    when one writes, but a crash when one maps."""
+
+    def __init__(self, path: Path):
+        self.path, self.file, self.shape = path, None, None
+
+    def __enter__(self) -> "_Appended":
+        return self
+
+    def append(self, values: np.ndarray) -> None:
+        if self.file is None:
+            self.file, self.shape = open(self.path, "wb"), (0, *values.shape[1:])
+            self._write_header()
+        self.shape = (self.shape[0] + len(values), *self.shape[1:])
+        self.file.write(np.ascontiguousarray(values, dtype=np.uint8))
+
+    def __exit__(self, kind, *_) -> None:
+        if self.file is None:
+            return
+        with self.file:
+            if kind is None:
+                self.file.seek(0)
+                self._write_header()
+                self.file.flush()
+                os.fsync(self.file.fileno())  # what is renamed is whole, also after a loss of power
+
+    def _write_header(self) -> None:
+        # numpy leaves room in it for the first dimension to grow
+        header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+
+class _locked:
+    def __init__(self, path: Path, message: str):
+        self.lock, self.message = FileLock(path), message
+
+    def __enter__(self) -> None:
+        try:
+            self.lock.acquire(blocking=False)
+        except Timeout:
+            rank_zero_info(self.message)
+            self.lock.acquire()
+
+    def __exit__(self, *_) -> None:
+        self.lock.release()
+
+
+def _listing(source: Source, root: Path) -> Iterator[str]:
+    prefix = f"{root}{os.sep}"
+    for path in source.files():
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            raise UserError(f"{path}: expected a file there, found nothing") from None
+        yield f"{str(path).removeprefix(prefix)} {status.st_size} {status.st_mtime_ns}"
+
+
+def _hash(parts) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{part}\n".encode())
+    return digest.hexdigest()
+
+
+def _mapped(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c": torch warns of arrays that cannot be written
