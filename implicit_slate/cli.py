@@ -1,5 +1,6 @@
 """The command `implicit-slate`."""
 
+import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -38,11 +39,18 @@ def report(argv: list[str]) -> int:
 
 
 def data(argv: list[str]) -> int:
-    if len(argv) < 2 or argv[1] != "render":
-        raise UserError(f"data: unknown action {' '.join(argv[1:2])!r}; did you mean 'render'?")
-    from data_modules.rendering import main
-
-    return main(argv[2:])
+    if len(argv) < 2 or argv[1] in ("-h", "--help"):
+        rows = "\n".join(f"  {name:<10}{text}" for name, (_, text) in DATA_ACTIONS.items())
+        print(f"usage: implicit-slate data ACTION [--help]\n\n{rows}")
+        return 0 if len(argv) > 1 else 2
+    if argv[1] not in DATA_ACTIONS:
+        raise UserError(f"data: unknown action {argv[1]!r}{nearest(argv[1], DATA_ACTIONS)}")
+    command = importlib.import_module(DATA_ACTIONS[argv[1]][0])
+    try:
+        return command.main(argv[2:])
+    except KeyboardInterrupt:
+        print(f"stopped: data {argv[1]}; what is done is kept, and the same command goes on", file=sys.stderr)
+        return 130
 
 
 def import_checkpoint(argv: list[str]) -> int:
@@ -51,13 +59,19 @@ def import_checkpoint(argv: list[str]) -> int:
     return main(argv[1:])
 
 
+DATA_ACTIONS = {
+    "render": ("data_modules.rendering", "make scenes like those of CLEVR-Mirror, with instance masks"),
+    "check": ("data_modules.checking", "hold a folder against its data set's format, and list what is wrong"),
+    "download": ("data_modules.downloading", "fetch what has a stable public address"),
+}
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "fit": (lightning, "train: fit --config experiments/X.yaml [--model.gradient unrolled …]"),
     "validate": (lightning, "the validation losses of a checkpoint"),
     "test": (lightning, "the test losses of a checkpoint"),
     "ablate": (ablate, "run or resume a grid of ablations.yaml"),
     "report": (report, "rebuild a grid's report from its result files"),
-    "data": (data, "data render: make scenes like those of CLEVR-Mirror"),
+    "data": (data, "render, check or download data: data render --help"),
     "import-checkpoint": (import_checkpoint, "take over a checkpoint of the public SLATE code"),
 }
 

@@ -16,23 +16,22 @@ import multiprocessing
 import os
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from data_modules.progress import track
 from data_modules.rendering import render
 from data_modules.rendering.mitsuba_scene import load_mitsuba
 from data_modules.rendering.scenes import Scene, check_scene, name_scene
 from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.files import write_atomically
 
-DEFAULT_SAMPLES = 144
+DEFAULT_SAMPLES = 100
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,7 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     waiting = {stem: scene for stem, scene in given.items() if not _is_whole(args.out, stem)}
     work = partial(render_to_files, out=args.out, size=args.size, mirror=args.mirror, samples=args.samples,
                    seed=args.seed)
-    _run(work, waiting, args.workers, done=len(given) - len(waiting))
+    for _ in track(_results(work, waiting, args.workers), "render", len(given), len(given) - len(waiting), "scenes"):
+        pass
     print(f"{len(given)} scenes in {args.out}")
     return 0
 
@@ -149,20 +149,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run(work: Callable, waiting: dict, workers: int, done: int) -> None:
-    """Calls work(stem, scene) for all that is waiting, with a progress bar, or plain lines without a terminal."""
-    console = Console(stderr=True)
-    total = done + len(waiting)
-    columns = ("scenes", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("scenes", total=total, completed=done)
-        for count, _ in enumerate(_results(work, waiting, workers), start=done + 1):
-            progress.advance(bar)
-            if not console.is_terminal and (count % 100 == 0 or count == total):
-                console.print(f"{count}/{total} scenes", highlight=False)
-
-
-def _results(work: Callable, waiting: dict, workers: int):
+def _results(work: Callable, waiting: dict, workers: int) -> Iterator[None]:
+    """Calls work(stem, scene) for all that is waiting, in some order."""
     if workers == 1 or len(waiting) < 2:
         for item in waiting.items():
             yield work(*item)

@@ -1,0 +1,8 @@
+"""Fetches data sets that have a stable public address: the command `implicit-slate data download`.
+
+`catalog` says what can be fetched and from where; `transfer` fetches a file.
+"""
+
+from data_modules.downloading.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,35 @@
+"""`implicit-slate data download KIND --out DIR`: fetches what has a stable public address.
+
+Exit status: 0 everything is there, 1 a download failed (the same command goes on), 2 bad usage; that a data set has no
+public address is bad usage, too: the line says where to ask.
+"""
+
+import sys
+from pathlib import Path
+
+from data_modules.downloading.catalog import KINDS, NO_ADDRESS, select
+from data_modules.downloading.transfer import DownloadError, fetch
+from implicit_slate.errors import ArgumentParser, UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = ArgumentParser(prog="implicit-slate data download", description=__doc__)
+    parser.add_argument("kind", metavar="KIND", help=", ".join([*KINDS, *NO_ADDRESS]))
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the folder to write to")
+    parser.add_argument("--only", action="append", metavar="NAME", help="fetch this file of the data set (repeatable)")
+    parser.add_argument("--base-address", metavar="URL", help="fetch the same files from below this address")
+    args = parser.parse_args(argv)
+    remotes = select(args.kind, args.base_address, args.only)
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out}: expected a folder")
+    try:
+        for remote in remotes:
+            print(f"{args.out / remote.name}: {fetch(remote, args.out)}")
+    except DownloadError as error:
+        print(f"implicit-slate: {error}", file=sys.stderr)
+        return 1
+    archives = [remote.name for remote in remotes if remote.name.endswith((".zip", ".tar.gz"))]
+    if archives:
+        print(f"to unpack, in {args.out}: " + "; ".join(
+            f"unzip -q {name}" if name.endswith(".zip") else f"tar xzf {name}" for name in archives))
+    return 0

@@ -1,0 +1,273 @@
+"""Downloads from a real server on this machine, which serves parts of files and can be told to fail."""
+
+import base64
+import hashlib
+import http.server
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from data_modules.downloading import catalog, transfer
+from data_modules.downloading.catalog import KINDS, Remote
+from data_modules.downloading.transfer import DownloadError, fetch
+from implicit_slate.cli import main
+from implicit_slate.errors import UserError
+
+CONTENT = os.urandom(300_000)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:  # noqa: N802 (the name is the library's)
+        server = self.server
+        server.requests.append((self.path, self.headers.get("Range")))
+        data = server.files.get(self.path)
+        if server.errors or data is None:
+            return self.send_error(server.errors.pop() if server.errors else 404)
+        start = 0
+        tag = f'"{hashlib.md5(data).hexdigest()}"'
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if wanted and server.ranges and self.headers.get("If-Range") in (None, tag):
+            start = int(wanted[1])
+            if start >= len(data):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("ETag", tag)
+        for name, value in server.headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        end = start + server.breaks.pop() if server.breaks else len(data)
+        self.wfile.write(data[start:end])
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Serves `files`; closes the connection after as many bytes as `breaks` says, and answers `errors` first."""
+    monkeypatch.setattr(transfer, "PAUSE", 0.0)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
+        made.files, made.requests, made.breaks, made.errors, made.headers = {}, [], [], [], {}
+        made.ranges = True
+        made.address = f"http://127.0.0.1:{made.server_port}"
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def remote(server) -> Remote:
+    server.files["/data.h5"] = CONTENT
+    return Remote(f"{server.address}/data.h5", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_arrives_whole_and_is_checked(server, remote, tmp_path):
+    assert fetch(remote, tmp_path / "new") == "300.0 kB; SHA-256 is published"
+    assert (tmp_path / "new" / "data.h5").read_bytes() == CONTENT
+    assert names(tmp_path / "new") == ["data.h5"]
+    assert server.requests == [("/data.h5", None)]
+
+
+def test_what_is_there_is_checked_and_not_fetched_again(server, remote, tmp_path):
+    fetch(remote, tmp_path)
+    assert "already" in fetch(remote, tmp_path)
+    assert len(server.requests) == 1
+
+
+def test_a_broken_connection_goes_on_where_it_was(server, remote, tmp_path):
+    server.breaks = [150_000, 100_000]
+    fetch(remote, tmp_path)
+    assert (tmp_path / "data.h5").read_bytes() == CONTENT
+    assert [part for _, part in server.requests] == [None, "bytes=100000-", "bytes=250000-"]
+
+
+def test_a_stopped_run_goes_on_where_it_was(server, remote, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+    server.breaks = [100_000]
+    with pytest.raises(DownloadError, match="data.h5: the connection broke off; the same command goes on"):
+        fetch(remote, tmp_path)
+    assert names(tmp_path) == [".data.h5.part", ".data.h5.part.version"]
+    fetch(remote, tmp_path)
+    assert (tmp_path / "data.h5").read_bytes() == CONTENT and names(tmp_path) == ["data.h5"]
+    assert server.requests[-1][1] == "bytes=100000-"
+
+
+def test_another_version_on_the_server_starts_anew(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "ATTEMPTS", 1)
+    server.files["/a"], server.breaks = CONTENT, [1000]
+    remote = Remote(f"{server.address}/a")
+    with pytest.raises(DownloadError):
+        fetch(remote, tmp_path)
+    server.files["/a"] = other = CONTENT[::-1]
+    fetch(remote, tmp_path)
+    assert (tmp_path / "a").read_bytes() == other
+
+
+def test_a_server_without_ranges_starts_anew(server, remote, tmp_path):
+    server.ranges, server.breaks = False, [1000]
+    fetch(remote, tmp_path)
+    assert (tmp_path / "data.h5").read_bytes() == CONTENT
+
+
+def test_all_bytes_were_there_when_it_was_stopped(server, tmp_path):
+    server.files["/a"] = CONTENT
+    (tmp_path / ".a.part").write_bytes(CONTENT)
+    (tmp_path / ".a.part.version").write_text(f'"{hashlib.md5(CONTENT).hexdigest()}"')
+    fetch(Remote(f"{server.address}/a"), tmp_path)
+    assert (tmp_path / "a").read_bytes() == CONTENT and names(tmp_path) == ["a"]
+    assert server.requests == [("/a", "bytes=300000-")]
+
+
+def test_a_passing_error_of_the_server_is_tried_again(server, remote, tmp_path):
+    server.errors = [503, 503]
+    fetch(remote, tmp_path)
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(("errors", "message"), [
+    ([503] * 9, "data.h5: the server answers 503 Service Unavailable; the same command goes on"),
+    ([404], "data.h5: the server answers 404 Not Found"),
+])
+def test_a_server_that_fails(server, remote, tmp_path, errors, message):
+    server.errors = errors
+    with pytest.raises(DownloadError, match=message):
+        fetch(remote, tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_no_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer, "PAUSE", 0.0)
+    with pytest.raises(DownloadError, match="http://127.0.0.1:9/x: .*refused; the same command goes on"):
+        fetch(Remote("http://127.0.0.1:9/x"), tmp_path)
+
+
+def test_another_size_on_the_server(server, remote, tmp_path):
+    server.files["/data.h5"] = CONTENT[:-1]
+    with pytest.raises(DownloadError, match="expected 300000 bytes, but the server has 299999"):
+        fetch(remote, tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_another_checksum(server, remote, tmp_path):
+    server.files["/data.h5"] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    with pytest.raises(DownloadError, match="data.h5: expected the SHA-256 sum .*; removed"):
+        fetch(remote, tmp_path)
+    assert "data.h5" not in names(tmp_path) and ".data.h5.part" not in names(tmp_path)
+
+
+@pytest.mark.parametrize("there", [b"my thesis", CONTENT[::-1]])
+def test_another_file_of_that_name_is_left_alone(server, remote, tmp_path, there):
+    (tmp_path / "data.h5").write_bytes(there)
+    with pytest.raises(UserError, match=f"{tmp_path}/data.h5: expected .*; move it away"):
+        fetch(remote, tmp_path)
+    assert (tmp_path / "data.h5").read_bytes() == there and not server.requests
+
+
+def test_checksums_that_only_the_server_knows(server, tmp_path):
+    server.files["/a"] = CONTENT
+    digest = base64.b64encode(hashlib.md5(CONTENT).digest()).decode()
+    server.headers = {"x-goog-hash": f"crc32c=AAAAAA==, md5={digest}"}
+    assert "MD5 is the server's" in fetch(Remote(f"{server.address}/a"), tmp_path)
+    server.headers = {"x-goog-hash": f"md5={base64.b64encode(bytes(16)).decode()}"}
+    with pytest.raises(DownloadError, match="expected the MD5 sum 0000"):
+        fetch(Remote(f"{server.address}/a"), tmp_path / "other")
+    server.headers = {}
+    assert "no checksum is known" in fetch(Remote(f"{server.address}/a"), tmp_path / "third")
+
+
+def test_two_at_once_do_not_mix(server, remote, tmp_path):
+    with transfer._own(tmp_path / ".data.h5.part"), pytest.raises(UserError, match="another process is fetching"):
+        fetch(remote, tmp_path)
+
+
+def test_no_space(server, remote, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match="data.h5 needs 300.0 kB more, but 1.0 kB are free"):
+        fetch(remote, tmp_path)
+    assert "data.h5" not in names(tmp_path)
+
+
+def test_a_disk_that_fills_up_is_one_line_and_no_half_file(server, remote, tmp_path):
+    """The limit of a file's size stands for a full disk: both are errors of a write."""
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from data_modules.downloading.catalog import KINDS, Remote; from implicit_slate.cli import main;"
+        f"KINDS['shapes3d'] = [Remote({remote.address!r})];"
+        f"sys.exit(main(['data', 'download', 'shapes3d', '--out', {str(tmp_path)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert ".data.h5.part: cannot be written (File too large); what is there is kept" in done.stderr
+    assert "data.h5" not in names(tmp_path)
+    fetch(remote, tmp_path)  # with space again, it goes on
+    assert (tmp_path / "data.h5").read_bytes() == CONTENT and server.requests[-1][1] == "bytes=100000-"
+
+
+def test_shapestacks_with_the_authors_checksums(server, tmp_path, capsys):
+    for part in catalog.SHAPESTACKS_PARTS:
+        server.files[f"/v1/shapestacks-{part}.tar.gz"] = data = CONTENT + part.encode()
+        server.files[f"/v1/shapestacks-{part}.md5"] = f"{hashlib.md5(data).hexdigest()}  shapestacks.tar.gz\n".encode()
+    command = ["data", "download", "shapestacks", "--base-address", f"{server.address}/v1/", "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert names(tmp_path) == [f"shapestacks-{part}.tar.gz" for part in ("iseg", "meta", "rgb")]
+    printed = capsys.readouterr().out
+    assert printed.count("MD5 is published") == 3 and "tar xzf shapestacks-rgb.tar.gz" in printed
+    server.files["/v1/shapestacks-rgb.md5"] = b"0" * 32
+    (tmp_path / "shapestacks-rgb.tar.gz").unlink()
+    assert main([*command, "--only", "shapestacks-rgb.tar.gz"]) == 1
+    error = capsys.readouterr().err
+    assert "shapestacks-rgb.tar.gz: expected the MD5 sum 0000" in error and "shapestacks-rgb.tar.gz" not in names(tmp_path)
+
+
+def test_another_server_must_have_the_same_file(server, tmp_path, capsys):
+    server.files["/3dshapes.h5"] = CONTENT
+    assert main(["data", "download", "shapes3d", "--base-address", server.address, "--out", str(tmp_path)]) == 1
+    assert "expected 267573662 bytes, but the server has 300000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["clevr-mirror"], "clevr-mirror: has no stable public address; its authors link it on https://sites.google.com/"),
+    (["folder"], "folder: has no stable public address"),
+    (["shapestacks"], "shapestacks: give --base-address URL, .* https://shapestacks.robots.ox.ac.uk"),
+    (["coc"], "unknown kind 'coc'; did you mean 'coco'"),
+    (["coco", "--only", "val2017"], "--only val2017: not a file of coco; did you mean 'val2017.zip'"),
+    (["coco", "--base-address", "here"], "--base-address here: expected http"),
+    ([], "download: the following arguments are required: KIND"),
+])
+def test_bad_usage_is_one_line_and_fetches_nothing(tmp_path, capsys, arguments, message):
+    assert main(["data", "download", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_must_be_a_folder(tmp_path, capsys):
+    (tmp_path / "out").write_text("words")
+    assert main(["data", "download", "shapes3d", "--out", str(tmp_path / "out")]) == 2
+    assert "expected a folder" in capsys.readouterr().err
+
+
+def test_every_published_sum_is_a_sum():
+    remotes = [remote for kind in KINDS.values() for remote in kind]
+    assert len({remote.address for remote in remotes}) == len(remotes)
+    for remote in remotes:
+        assert (remote.size is None) == (remote.sha256 is None)
+        assert remote.sha256 is None or re.fullmatch("[0-9a-f]{64}", remote.sha256)
