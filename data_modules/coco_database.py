@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from data_modules.progress import meter, track
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
 
@@ -197,11 +198,11 @@ def _load(split: Split, zoo: bool, progress: Callable):
     )
 
 
-def _write(dataset, images: Path, out: Path, progress: Callable) -> None:
+def _write(samples: Iterable, images: Path, out: Path) -> None:
     names, num_instances, num_crowds = [], 0, 0
-    for sample in dataset.iter_samples(progress=progress):
+    for sample in samples:
         name = Path(sample.filepath).relative_to(images)
-        labels = sample[FIELD] if dataset.has_field(FIELD) else None
+        labels = sample[FIELD] if sample.has_field(FIELD) else None
         detections = labels.detections if labels else []
         things = [thing for thing in detections if not thing.get_attribute_value("iscrowd", 0)]
         if len(things) > 255:
@@ -220,25 +221,16 @@ def _write(dataset, images: Path, out: Path, progress: Callable) -> None:
     write_atomically(out / "index.json", json.dumps(index._asdict()))
 
 
-@contextmanager
-def _progress(task: str) -> Iterator[Callable]:
-    """A function that shows how far FiftyOne's own progress bar would be; without a terminal, lines."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+def _follow(advance: Callable[[int], None]) -> Callable:
+    """What FiftyOne calls with its own progress bar, which it does not show."""
+    done = 0
 
-    console = Console(stderr=True)
-    columns = (task, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        bar, said = bars.add_task(task, total=None), time.monotonic()
+    def follow(bar) -> None:
+        nonlocal done
+        advance(bar.iteration - done)
+        done = bar.iteration
 
-        def show(done) -> None:
-            nonlocal said
-            bars.update(bar, completed=done.iteration, total=done.total)
-            if not console.is_terminal and time.monotonic() - said >= 10:
-                said = time.monotonic()
-                console.print(f"{task}: {done.iteration}/{done.total}", highlight=False)
-
-        yield show
+    return follow
 
 
 def _end_with_parent() -> None:
@@ -259,15 +251,15 @@ def _main(request: dict) -> None:
         os.environ["FIFTYONE_DATABASE_URI"] = address
     for split, count in zip(splits, counts, strict=True):
         try:
-            with _progress(f"COCO {split.name}: FiftyOne reads the annotations") as progress:
-                dataset = _load(split, request["zoo"], progress)
+            with meter(f"COCO {split.name}: annotations through FiftyOne", count, unit="images") as advance:
+                dataset = _load(split, request["zoo"], _follow(advance))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{split.annotations}: FiftyOne cannot read it ({error!r})") from error
         try:
             if len(dataset) != count:
-                raise UserError(f"{split.annotations}: expected {count} images in FiftyOne's data, found {len(dataset)}")
-            with _progress(f"COCO {split.name}: masks") as progress:
-                _write(dataset, split.images, Path(request["out"], split.name), progress)
+                raise UserError(f"{split.annotations}: expected {count} images in FiftyOne, found {len(dataset)}")
+            samples = track(dataset.iter_samples(), f"COCO {split.name}: masks", count, unit="images")
+            _write(samples, split.images, Path(request["out"], split.name))
         finally:
             dataset.delete()
 
