@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_modules.base import split_70_15_15
-from data_modules.checking.decoding import read_image, read_mask
+from data_modules.checking.decoding import check_item
 from data_modules.checking.survey import Checked, Survey
+from data_modules.image_files import Item
 from implicit_slate.errors import UserError
 
 NAME = re.compile(r"CLEVR_new_\d{10}")
@@ -18,8 +19,7 @@ NAME = re.compile(r"CLEVR_new_\d{10}")
 class SceneFiles(NamedTuple):
     """The files of one scene; None where the folder has none of that kind."""
 
-    image: Path
-    mask: Path | None
+    item: Item
     scene: Path | None
 
 
@@ -33,7 +33,7 @@ def survey(folder: Path) -> Survey:
     masks, scenes = (there if (there := folder / kind).is_dir() else None for kind in ("masks", "scenes"))
     files = {
         path.relative_to(folder).as_posix(): SceneFiles(
-            path, masks and masks / path.name, scenes and scenes / f"{path.stem}.json"
+            Item(path, masks and masks / path.name), scenes and scenes / f"{path.stem}.json"
         )
         for path in paths
     }
@@ -57,19 +57,10 @@ def survey(folder: Path) -> Survey:
 
 
 def check(files: SceneFiles) -> Checked:
-    problems, size, mode, labels = [], None, "RGB", None
-    try:
-        size, mode = read_image(files.image)
-    except UserError as error:
-        problems.append(str(error))
-    if files.mask is not None:
-        try:
-            labels = np.unique(read_mask(files.mask, size))
-        except UserError as error:
-            problems.append(str(error))
+    checked, labels = check_item(files.item)
     if files.scene is not None:
-        problems += _compare_scene(files, labels)
-    return Checked(str(files.image), problems, size, mode)
+        checked.problems.extend(_compare_scene(files, labels))
+    return checked
 
 
 def _compare_scene(files: SceneFiles, labels: np.ndarray | None) -> list[str]:
@@ -78,14 +69,15 @@ def _compare_scene(files: SceneFiles, labels: np.ndarray | None) -> list[str]:
         scene = json.loads(files.scene.read_bytes())
         name, num_objects = scene["image_filename"], len(scene["objects"])
     except FileNotFoundError:
-        return [f"{files.scene}: expected the scene file of {files.image.name}, found nothing"]
+        return [f"{files.scene}: expected the scene file of {files.item.image.name}, found nothing"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return [f"{files.scene}: expected a scene file, JSON with `image_filename` and `objects` ({type(error).__name__}: {error})"]
-    if name != files.image.name:
-        return [f"{files.scene}: expected image_filename {files.image.name}, found {name}"]
+        reason = f"{type(error).__name__}: {error}"
+        return [f"{files.scene}: expected a scene file, JSON with `image_filename` and `objects` ({reason})"]
+    if name != files.item.image.name:
+        return [f"{files.scene}: expected image_filename {files.item.image.name}, found {name}"]
     if labels is None:
         return []
     found = [int(label) for label in labels if label != 0]
     if found == [*range(1, num_objects + 1)]:
         return []
-    return [f"{files.mask}: expected the values 1 to {num_objects}, one for each object of {files.scene}, found {found}"]
+    return [f"{files.item.mask}: expected the values 1 to {num_objects}, the objects of {files.scene}, found {found}"]

@@ -43,7 +43,8 @@ KINDS: dict[str, list[Remote]] = {
                "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba", on_request=True),
     ],
     "clevr": [
-        Remote("https://storage.googleapis.com/multi-object-datasets/clevr_with_masks/clevr_with_masks_train.tfrecords"),
+        Remote("https://storage.googleapis.com/multi-object-datasets/clevr_with_masks/"
+               "clevr_with_masks_train.tfrecords"),
         Remote("https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip", 19021600724,  # the original, without masks
                "5cd61cf1096ed20944df93c9adb31e74d189b8459a94f54ba00090e5c59936d1", on_request=True),
     ],
@@ -67,8 +68,8 @@ def select(kind: str, base_address: str | None, only: list[str] | None) -> list[
         raise UserError(f"--base-address {base_address}: expected http://… or https://…")
     if kind == "shapestacks":
         if base_address is None:
-            raise UserError("shapestacks: give --base-address URL, the folder with shapestacks-rgb.tar.gz; its authors' "
-                            "page, https://shapestacks.robots.ox.ac.uk, says where that is now")
+            raise UserError("shapestacks: give --base-address URL, the folder with shapestacks-rgb.tar.gz; its "
+                            "authors' page, https://shapestacks.robots.ox.ac.uk, says where that is now")
         stems = [f"{base_address.rstrip('/')}/shapestacks-{part}" for part in SHAPESTACKS_PARTS]
         remotes = [Remote(f"{stem}.tar.gz", md5_address=f"{stem}.md5") for stem in stems]
     else:
