@@ -2,7 +2,10 @@
 
 import importlib
 
-_HOMES = {"COCO": "coco", "CLEVRMirror": "clevr_mirror", "ImageDataModule": "base", "MirrorScenes": "mirror_scenes"}
+_HOMES = {
+    "CLEVR": "clevr", "CLEVRMirror": "clevr_mirror", "COCO": "coco", "ImageDataModule": "base",
+    "ImageFolder": "image_folder", "MirrorScenes": "mirror_scenes", "Shapes3D": "shapes3d", "ShapeStacks": "shapestacks",
+}
 
 __all__ = list(_HOMES)
 

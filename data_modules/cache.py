@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info
 
-from data_modules.base import ArrayImages
+from data_modules.base import ArrayImages, Batch
 from data_modules.progress import meter
 from data_modules.sources import Decoded, Source
 from implicit_slate.errors import UserError
@@ -29,20 +29,41 @@ VERSION = 1  # of how images are decoded and kept; another one makes every entry
 
 
 class CachedImages(ArrayImages):
-    """The images of an entry, mapped into memory: processes share them, and a pickle holds only the entry's name."""
+    """The images of an entry, mapped into memory: processes share them, and a pickle holds only their place.
 
-    def __init__(self, entry: Path):
-        self.entry = entry
+    Args:
+        rows: those of the entry that are used, int (n,); None: all.
+    """
+
+    def __init__(self, entry: Path, rows: np.ndarray | None = None):
+        self.entry, self.rows = entry, rows
         images, masks, num_objects = (entry / f"{name}.npy" for name in ("images", "masks", "num_objects"))
         self.images = _mapped(images)
         self.masks = _mapped(masks) if masks.exists() else None
         self.num_objects = np.load(num_objects) if num_objects.exists() else None
+        """Of all images of the entry, int (N,)."""
+
+    def select(self, rows: np.ndarray) -> "CachedImages":
+        return CachedImages(self.entry, rows)
+
+    def __len__(self) -> int:
+        return len(self.images) if self.rows is None else len(self.rows)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        return super().__getitem__(indices if self.rows is None else self.rows[indices].tolist())
+
+    def move_to(self, device: torch.device) -> None:
+        if self.rows is not None:
+            rows, self.rows = torch.from_numpy(self.rows), None
+            self.images = self.images[rows]
+            self.masks = None if self.masks is None else self.masks[rows]
+        super().move_to(device)
 
     def __reduce__(self):
-        return CachedImages, (self.entry,)
+        return CachedImages, (self.entry, self.rows)
 
 
-def open_cache(source: Source, split: str, root: Path, folder: Path) -> CachedImages:
+def open_cache(source: Source, split: str, root: Path, folder: Path, selection: object = None) -> CachedImages:
     """The source's decoded images: those kept in `folder`, or decoded now, with a progress bar.
 
     Of several processes that need them at once, one decodes and the others wait.
@@ -50,12 +71,13 @@ def open_cache(source: Source, split: str, root: Path, folder: Path) -> CachedIm
     Args:
         split: names the entry.
         root: files are known by their names below it, so that a data set may move with its cache.
+        selection: what part of the data set is used. An entry replaces older ones of the same selection only.
 
     Raises:
         UserError: a source file is missing or cannot be decoded; `folder` cannot be written, or its disk is full.
             Nothing is left behind then.
     """
-    made_of = f"{split}-{source.size}-{_hash([VERSION, source])[:8]}"
+    made_of = f"{split}-{source.size}-{_hash([VERSION, source, selection])[:8]}"
     name = f"{made_of}-{_hash(_listing(source, root))[:16]}"
     entry = folder / name
     try:
@@ -85,7 +107,7 @@ def _build(source: Source, split: str, entry: Path) -> None:
     if converted:
         modes = Counter(mode for _, mode in converted)
         counts = ", ".join(f"{count} {mode}" for mode, count in modes.most_common())
-        rank_zero_info(f"{converted[0][0]}: not an RGB image; converted, as all such images of {split} ({counts})")
+        rank_zero_info(f"{converted[0][0]}: not an RGB image; converted, like all such images of {split} ({counts})")
 
 
 def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:

@@ -32,6 +32,8 @@ class CachedDataModule(ImageDataModule):
 
     crop: Crop = SQUARE
     open_mask: Callable = staticmethod(open_mask)
+    selection: object = None
+    """Where an option says which part of the data is used, that option: the caches of different parts stay."""
 
     def __init__(
         self,
@@ -72,7 +74,7 @@ class CachedDataModule(ImageDataModule):
     def _open(self, source: Source, split: str) -> ArrayImages:
         if isinstance(source, FileSource) and not source.items:
             return ArrayImages(np.empty((0, self.image_size, self.image_size, 3), np.uint8))
-        return open_cache(source, split, self.root, self.cache_dir)
+        return open_cache(source, split, self.root, self.cache_dir, self.selection)
 
     def _loader(self, images: ArrayImages, sampler: StepBatchSampler | SequentialShard) -> DataLoader:
         if not self.on_device:

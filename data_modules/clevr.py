@@ -1,0 +1,178 @@
+"""CLEVR with masks (multi-object data sets; Locatello et al. 2020), from TFRecords or HDF5."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from data_modules import tfrecords
+from data_modules.base import Splits
+from data_modules.cached import CachedDataModule
+from data_modules.hdf5 import bytes_dataset, open_hdf5
+from data_modules.image_files import Crop, resize_image, resize_mask
+from data_modules.sources import Decoded, Source
+from implicit_slate.errors import UserError
+
+SIZE = (320, 240)
+CROP = Crop(SIZE, (64, 29, 256, 221))
+"""Columns 64:256 and rows 29:221, as the source has it."""
+SUFFIXES = (".tfrecords", ".tfrecord", ".h5", ".hdf5")
+
+
+class CLEVR(CachedDataModule):
+    """Scenes of 3 to 10 objects, with masks, cropped as in the source.
+
+    The file is `clevr_with_masks_train.tfrecords` as distributed, of Examples with the features `image`, `mask` and
+    `visibility`; or an HDF5 file with these names: `image`, uint8 (N, 240, 320, 3); `mask`, uint8 (N, K, 240, 320, 1),
+    a layer for each entity with the background first; and, if it is there, `visibility`, (N, K), 1 for the entities
+    that the scene has, the background among them. The first `num_train` scenes train, the `num_eval` after them test,
+    and the `num_eval` after those validate.
+
+    Args:
+        root: the file, or the folder that holds it alone.
+        max_objects: leave out scenes of more objects; 6: CLEVR6. Test and validation have `num_eval` without them.
+        num_train: scenes of the training split, before any is left out.
+        num_eval: scenes of the test split, and of the validation split.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: int = 128,
+        max_objects: int | None = None,
+        num_train: int = 70_000,
+        num_eval: int = 320,
+        **options,
+    ):
+        super().__init__(root, image_size, **options)
+        self.max_objects, self.num_train, self.num_eval = max_objects, num_train, num_eval
+        if self.root.suffix in SUFFIXES and not options.get("cache_dir"):
+            self.cache_dir = self.root.parent / self.cache_dir.name
+
+    def sources(self) -> dict[str, Source]:
+        """All scenes of the file, whatever split they are of."""
+        path = self._file()
+        kind = TFRecordScenes if path.suffix.startswith(".tf") else HDF5Scenes
+        return {"scenes": kind(path, self.image_size)}
+
+    def load(self) -> Splits:
+        [(name, source)] = self.sources().items()
+        scenes = self._open(source, name)
+        fits = scenes.num_objects <= (self.max_objects or np.inf)
+        rows = np.arange(len(scenes))
+        train, rest = rows[fits & (rows < self.num_train)], rows[fits & (rows >= self.num_train)]
+        test, val = rest[: self.num_eval], rest[self.num_eval : 2 * self.num_eval]
+        if not len(train) or len(val) < self.num_eval:
+            few = f" of at most {self.max_objects} objects" if self.max_objects else ""
+            raise UserError(
+                f"{self._file()}: expected {self.num_train} scenes and {2 * self.num_eval}{few} after them, "
+                f"found {len(scenes)} scenes, {len(train)}{few} and {len(rest)} after them"
+            )
+        return Splits(scenes.select(train), scenes.select(val), scenes.select(test))
+
+    def _file(self) -> Path:
+        if not self.root.is_dir():
+            return self.root
+        found = sorted(path for path in self.root.iterdir() if path.suffix in SUFFIXES)
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found) or "none"
+            raise UserError(f"{self.root}: expected one file ({', '.join(SUFFIXES)}), found {names}; root may name it")
+        return found[0]
+
+
+class Scene(NamedTuple):
+    """A scene as it is in the file."""
+
+    image: np.ndarray
+    """uint8 (240, 320, 3)"""
+    layers: np.ndarray
+    """uint8 (K, 240, 320), 0 where the entity is not seen; the background first"""
+    visibility: np.ndarray | None
+    """(K,)"""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """All scenes of a file; a subclass says how they are stored."""
+
+    path: Path
+    size: int
+
+    PIECE = 4  # scenes, of some 3 MB each
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.size}, {CROP})"
+
+    def __len__(self) -> int:
+        raise NotImplementedError("only reading tells")
+
+    def files(self) -> list[Path]:
+        return [self.path]
+
+    def scenes(self, piece: Any) -> Iterator[Scene]:
+        raise NotImplementedError
+
+    def decode(self, piece: Any) -> Decoded:
+        images, masks, num_objects = [], [], []
+        for scene in self.scenes(piece):
+            image, mask = Image.fromarray(scene.image), Image.fromarray(scene.layers.argmax(0).astype(np.uint8))
+            images.append(resize_image(CROP.apply(image, self.path), self.size))
+            masks.append(resize_mask(CROP.apply(mask, self.path), self.size))
+            there = scene.layers.any((1, 2))[1:].sum() if scene.visibility is None else scene.visibility.sum() - 1
+            num_objects.append(round(float(there)))
+        return Decoded(np.stack(images), np.stack(masks), np.array(num_objects))
+
+
+class TFRecordScenes(Scenes):
+    """The scenes of a TFRecord file."""
+
+    def pieces(self) -> Iterator[list[tuple[int, bytes]]]:
+        piece = []
+        for entry in enumerate(tfrecords.read_records(self.path)):
+            piece.append(entry)
+            if len(piece) == self.PIECE:
+                yield piece
+                piece = []
+        if piece:
+            yield piece
+
+    def scenes(self, piece: list[tuple[int, bytes]]) -> Iterator[Scene]:
+        width, height = SIZE
+        for number, record in piece:
+            try:
+                features = tfrecords.features(record)
+                image = tfrecords.joined_bytes(features["image"]).reshape(height, width, 3)
+                layers = tfrecords.joined_bytes(features["mask"]).reshape(-1, height, width)
+                visibility = tfrecords.floats(features["visibility"])
+            except KeyError as error:
+                raise UserError(f"{self.path}: record {number}: expected the feature {error}, found none") from None
+            except (ValueError, IndexError) as error:
+                raise UserError(
+                    f"{self.path}: record {number}: expected image (240, 320, 3) and mask (K, 240, 320, 1) as bytes, "
+                    f"visibility (K) as floats ({error})"
+                ) from None
+            yield Scene(image, layers, visibility)
+
+
+class HDF5Scenes(Scenes):
+    """The scenes of an HDF5 file."""
+
+    def __len__(self) -> int:
+        with open_hdf5(self.path) as file:
+            return len(bytes_dataset(file, self.path, "image", (None, SIZE[1], SIZE[0], 3)))
+
+    def pieces(self) -> Iterator[list[Scene]]:
+        with open_hdf5(self.path) as file:
+            images = bytes_dataset(file, self.path, "image", (None, SIZE[1], SIZE[0], 3))
+            masks = bytes_dataset(file, self.path, "mask", (len(images), None, SIZE[1], SIZE[0], 1))
+            visibility = file.get("visibility")
+            for start in range(0, len(images), self.PIECE):
+                part = slice(start, start + self.PIECE)
+                counts = [None] * self.PIECE if visibility is None else visibility[part]
+                yield [Scene(*scene) for scene in zip(images[part], masks[part][..., 0], counts)]
+
+    def scenes(self, piece: list[Scene]) -> list[Scene]:
+        return piece

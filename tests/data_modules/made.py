@@ -1,0 +1,157 @@
+"""Small data sets in the exact layouts of their authors."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import h5py
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from PIL import Image
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, format="JPEG" if path.suffix == ".jpg" else "PNG")
+    return path
+
+
+def grey(value: int, height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def clevr_mirror(root: Path, count: int = 20, masks: bool = True) -> Path:
+    """Image i is of grey 10 i, its mask shows object 1 in the upper left quarter."""
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:16, :16] = 1
+    for i in reversed(range(count)):
+        save(root / "images" / f"CLEVR_new_{i:010d}.png", grey(10 * i, 32, 32))
+        if masks:
+            save(root / "masks" / f"CLEVR_new_{i:010d}.png", mask)
+    return root
+
+
+SCENARIOS = {
+    "train": ["env_blocks-easy-h=2-vcom=0-vpsf=0-v=1", "env_ccs-hard-h=3-vcom=1-vpsf=0-v=12"],
+    "eval": ["env_ccs-easy-h=4-vcom=0-vpsf=2-v=7"],
+    "test": ["env_blocks-hard-h=5-vcom=5-vpsf=0-v=3"],
+}
+
+
+def shapestacks(root: Path, cameras: int = 2, iseg: str | None = "recordings/{}") -> Path:
+    """Image c of a scenario of height h is of grey 10 h + c in the middle 196 pixels and white around; its mask has the
+    labels 0 and, in the lower half, 1 to h."""
+    for split, scenarios in SCENARIOS.items():
+        for scenario in scenarios:
+            height = int(scenario.split("h=")[1][0])
+            for camera in range(1, cameras + 1):
+                picture = grey(255, 224, 224)
+                picture[14:210, 14:210] = 10 * height + camera
+                name = f"rgb-w={camera}-f=0-l=2-c=original-cam_{camera}-mono-0.png"
+                save(root / "recordings" / scenario / name, picture)
+                if iseg:
+                    labels = np.zeros((224, 224), np.uint8)
+                    labels[112:] = 1 + np.arange(224) * height // 224
+                    layers = np.stack([labels * 32, labels, labels, np.full_like(labels, 255)], -1)
+                    name = f"iseg-w=0-f=0-l=0-c=original-cam_{camera}-mono-0.map"
+                    save(root / iseg.format(scenario) / name, layers)
+        for subset in ("default", "blocks_all", "ccs_all"):
+            kept = [name for name in scenarios if subset == "default" or subset[:3] in name]
+            path = root / "splits" / subset / f"{split}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{name}\n" for name in kept))
+    return root
+
+
+def shapes3d(root: Path, values: np.ndarray, shape: tuple[int, ...] = (480_000, 64, 64, 3)) -> Path:
+    """The first images are of the grey values given, the rest, which takes no room, black."""
+    root.mkdir(parents=True, exist_ok=True)
+    with h5py.File(root / "3dshapes.h5", "w") as file:
+        images = file.create_dataset("images", shape, np.uint8, chunks=(50, *shape[1:]), compression="gzip")
+        images[: len(values)] = np.broadcast_to(values[:, None, None, None], (len(values), *shape[1:]))
+        file.create_dataset("labels", (shape[0], 6), np.float64)
+    return root
+
+
+def clevr_scene(number: int, layers: int = 5) -> dict[str, np.ndarray]:
+    """A scene of number % 3 + 2 objects. Row r of the image has the value r, column c in its second channel c % 256,
+    the third the number. Object i is a square of 20 pixels around row 100, column 60 + 30 i."""
+    image = np.zeros((240, 320, 3), np.uint8)
+    image[..., 0], image[..., 1], image[..., 2] = np.arange(240)[:, None], np.arange(320) % 256, number
+    mask, count = np.zeros((layers, 240, 320, 1), np.uint8), number % 3 + 2
+    for i in range(1, count + 1):
+        mask[i, 90:110, 50 + 30 * i : 70 + 30 * i] = 255
+    mask[0] = 255 - mask[1:].max(0)
+    visibility = (np.arange(layers) <= count).astype(np.float32)
+    return {"image": image, "mask": mask, "visibility": visibility}
+
+
+def clevr_hdf5(root: Path, count: int = 12) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    scenes = [clevr_scene(number) for number in range(count)]
+    with h5py.File(root / "clevr.h5", "w") as file:
+        for name in scenes[0]:
+            file.create_dataset(name, data=np.stack([scene[name] for scene in scenes]), compression="gzip")
+    return root / "clevr.h5"
+
+
+def clevr_tfrecords(root: Path, count: int = 12, compress: bool = True) -> Path:
+    """As distributed: GZIP, and every byte of an image a value of its own."""
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / "clevr_with_masks_train.tfrecords"
+    with (gzip.open(path, "wb", 1) if compress else open(path, "wb")) as file:
+        for number in range(count):
+            file.write(framed(example(clevr_scene(number))))
+    return path
+
+
+def framed(message: bytes) -> bytes:
+    length = struct.pack("<Q", len(message))
+    return length + struct.pack("<I", masked_crc32c(length)) + message + struct.pack("<I", 0)
+
+
+def example(features: dict[str, np.ndarray]) -> bytes:
+    """A serialised tf.train.Example."""
+    made = _Example()
+    for name, values in features.items():
+        if values.dtype == np.uint8:
+            flat = values.tobytes()
+            made.features.feature[name].bytes_list.value.extend(flat[i : i + 1] for i in range(len(flat)))
+        else:
+            made.features.feature[name].float_list.value.extend(values.ravel().tolist())
+    return made.SerializeToString()
+
+
+def _example_class():
+    """tf.train.Example, as TensorFlow defines it."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="made", syntax="proto3")
+
+    def message(parent, name: str, *fields):
+        made = parent.add(name=name)
+        for field_name, number, label, kind, type_name in fields:
+            made.field.add(name=field_name, number=number, label=label, type=kind, type_name=type_name or None)
+        return made
+
+    one, many = kinds.LABEL_OPTIONAL, kinds.LABEL_REPEATED
+    message(file.message_type, "BytesList", ("value", 1, many, kinds.TYPE_BYTES, ""))
+    message(file.message_type, "FloatList", ("value", 1, many, kinds.TYPE_FLOAT, ""))
+    message(
+        file.message_type, "Feature", ("bytes_list", 1, one, kinds.TYPE_MESSAGE, ".made.BytesList"),
+        ("float_list", 2, one, kinds.TYPE_MESSAGE, ".made.FloatList"),
+    )
+    features = message(
+        file.message_type, "Features", ("feature", 1, many, kinds.TYPE_MESSAGE, ".made.Features.FeatureEntry")
+    )
+    message(
+        features.nested_type, "FeatureEntry", ("key", 1, one, kinds.TYPE_STRING, ""),
+        ("value", 2, one, kinds.TYPE_MESSAGE, ".made.Feature"),
+    ).options.map_entry = True
+    message(file.message_type, "Example", ("features", 1, one, kinds.TYPE_MESSAGE, ".made.Features"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("made.Example"))
+
+
+_Example = _example_class()
