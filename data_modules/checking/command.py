@@ -14,6 +14,11 @@ from implicit_slate.files import write_atomically
 
 KINDS = {
     "clevr-mirror": "scenes",
+    "shapestacks": "shapestacks",
+    "coco": "coco",
+    "shapes3d": "shapes3d",
+    "clevr": "clevr",
+    "folder": "folder",
 }
 
 
@@ -38,11 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     findings = run(survey, args.workers)
     for line in (*findings.counts, *findings.problems):
         print(line)
-    total, bad = len(survey.samples), len(survey.samples) - len(findings.good)
     if findings.problems:
-        print(f"wrong: {len(findings.problems)} (above); {bad} of {total} {survey.unit} are bad")
+        bad = findings.total - len(findings.good)
+        print(f"wrong: {len(findings.problems)} (above); {bad} of {findings.total} {survey.unit} are bad")
     else:
-        print(f"nothing is wrong with {total} {survey.unit}")
+        print(f"nothing is wrong with {findings.total} {survey.unit}")
     if args.fix_list is not None:
         write_atomically(args.fix_list, "".join(f"{name}\n" for name in findings.good))
         print(f"{len(findings.good)} good {survey.unit} listed in {args.fix_list}")

@@ -5,11 +5,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from data_modules.base import split_70_15_15
-from data_modules.checking.decoding import check_item
-from data_modules.checking.survey import Checked, Survey
+from data_modules.checking.decoding import check_item, read_labels
+from data_modules.checking.survey import Checked, Survey, compare_sizes
 from data_modules.image_files import Item
 from implicit_slate.errors import UserError
 
@@ -31,12 +29,9 @@ def survey(folder: Path) -> Survey:
     if not paths:
         raise UserError(f"{images}: expected images (CLEVR_new_*.png), found no PNG file")
     masks, scenes = (there if (there := folder / kind).is_dir() else None for kind in ("masks", "scenes"))
-    files = {
-        path.relative_to(folder).as_posix(): SceneFiles(
-            Item(path, masks and masks / path.name), scenes and scenes / f"{path.stem}.json"
-        )
-        for path in paths
-    }
+    files = [
+        SceneFiles(Item(path, masks and masks / path.name), scenes and scenes / f"{path.stem}.json") for path in paths
+    ]
     problems = [f"{path}: expected a name like CLEVR_new_0000000000.png" for path in paths
                 if not NAME.fullmatch(path.stem)]
     stems = {path.stem for path in paths}
@@ -53,31 +48,35 @@ def survey(folder: Path) -> Survey:
             f"{name} {len(part)}" for name, part in zip(("train", "validation", "test"), parts, strict=True)))
     except UserError as error:
         problems.append(str(error))
-    return Survey(files, check, counts=counts, problems=problems, one_size=True)
+    return Survey(
+        zip((path.name for path in paths), files, strict=True), len(files), check, counts=counts, problems=problems,
+        conclude=compare_sizes,
+    )
 
 
 def check(files: SceneFiles) -> Checked:
-    checked, labels = check_item(files.item)
+    checked = check_item(files.item)
     if files.scene is not None:
-        checked.problems.extend(_compare_scene(files, labels))
+        checked.problems.extend(_compare_scene(files, checked))
     return checked
 
 
-def _compare_scene(files: SceneFiles, labels: np.ndarray | None) -> list[str]:
-    """What is wrong with the scene file, and with the values of its mask, if that has any."""
+def _compare_scene(files: SceneFiles, checked: Checked) -> list[str]:
+    """What is wrong with the scene file, and with the values of its mask, if that could be read."""
+    image = files.item.image.name
     try:
         scene = json.loads(files.scene.read_bytes())
         name, num_objects = scene["image_filename"], len(scene["objects"])
     except FileNotFoundError:
-        return [f"{files.scene}: expected the scene file of {files.item.image.name}, found nothing"]
+        return [f"{files.scene}: expected the scene file of {image}, found nothing"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         return [f"{files.scene}: expected a scene file, JSON with `image_filename` and `objects` ({reason})"]
-    if name != files.item.image.name:
-        return [f"{files.scene}: expected image_filename {files.item.image.name}, found {name}"]
-    if labels is None:
+    if name != image:
+        return [f"{files.scene}: expected image_filename {image}, found {name}"]
+    if checked.num_objects is None:
         return []
-    found = [int(label) for label in labels if label != 0]
+    found = read_labels(files.item, None)
     if found == [*range(1, num_objects + 1)]:
         return []
     return [f"{files.item.mask}: expected the values 1 to {num_objects}, the objects of {files.scene}, found {found}"]

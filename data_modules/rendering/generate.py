@@ -12,18 +12,17 @@ stopped goes on where it was.
 import argparse
 import io
 import json
-import multiprocessing
 import os
-import threading
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from data_modules.processes import process_pool
 from data_modules.progress import track
 from data_modules.rendering import render
 from data_modules.rendering.mitsuba_scene import load_mitsuba
@@ -140,15 +139,6 @@ def _is_whole(out: Path, stem: str) -> bool:
     return all((out / name).exists() for name in names)
 
 
-def _end_with_parent() -> None:
-    """Lets a worker end when the process that started it is killed, rather than wait for work for ever."""
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _results(work: Callable, waiting: dict, workers: int) -> Iterator[None]:
     """Calls work(stem, scene) for all that is waiting, in some order."""
     if workers == 1 or len(waiting) < 2:
@@ -156,12 +146,6 @@ def _results(work: Callable, waiting: dict, workers: int) -> Iterator[None]:
             yield work(*item)
         return
     # spawn: a fork of a process that has loaded Mitsuba inherits locks held by its threads
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_end_with_parent) as pool:
-        futures = [pool.submit(work, *item) for item in waiting.items()]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with process_pool(min(workers, len(waiting)), "spawn") as pool:
+        for future in as_completed([pool.submit(work, *item) for item in waiting.items()]):
+            yield future.result()

@@ -49,7 +49,7 @@ def test_a_clean_folder(folder, capsys, workers):
     assert status == 0
     assert lines == [
         "40 images, with masks, with scene files", "split by sorted name: train 28, validation 6, test 6",
-        "40 of 16 × 16 pixels", "nothing is wrong with 40 images",
+        "40 of 16 × 16 pixels", "objects in a mask: 1 to 2, 1.50 in the mean", "nothing is wrong with 40 images",
     ]
 
 
@@ -162,7 +162,7 @@ def test_the_list_of_the_good_ones(folder, tmp_path, capsys):
     file = tmp_path / "lists" / "good.txt"
     status, lines = check(folder, capsys, "--fix-list", str(file))
     assert status == 1 and lines[-1] == f"38 good images listed in {file}"
-    assert file.read_text() == "".join(f"images/{stem(i)}.png\n" for i in range(NUM_SCENES) if i not in (7, 9))
+    assert file.read_text() == "".join(f"{stem(i)}.png\n" for i in range(NUM_SCENES) if i not in (7, 9))
     file.write_text("mine")
     assert main(["data", "check", "clevr-mirror", str(folder), "--fix-list", str(file)]) == 2
     assert f"--fix-list {file}: exists already" in capsys.readouterr().err
