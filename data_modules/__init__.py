@@ -4,7 +4,8 @@ import importlib
 
 _HOMES = {
     "CLEVR": "clevr", "CLEVRMirror": "clevr_mirror", "COCO": "coco", "ImageDataModule": "base",
-    "ImageFolder": "image_folder", "MirrorScenes": "mirror_scenes", "Shapes3D": "shapes3d", "ShapeStacks": "shapestacks",
+    "ImageFolder": "image_folder", "MirrorScenes": "mirror_scenes", "Shapes3D": "shapes3d",
+    "ShapeStacks": "shapestacks",
 }
 
 __all__ = list(_HOMES)

@@ -6,6 +6,7 @@ all that it was made of: names, sizes and times of the files, and how they are c
 never changed: it is made in a folder of another name, and renamed when it is whole.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -114,6 +115,8 @@ def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:
     """Writes the arrays. Returns the files whose colours were converted, with their modes."""
     try:
         total = len(source)
+        if 3 * source.size**2 * total > shutil.disk_usage(folder).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except NotImplementedError:
         total = None
     images, masks = _Appended(folder / "images.npy"), _Appended(folder / "masks.npy")

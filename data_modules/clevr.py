@@ -74,8 +74,11 @@ class CLEVR(CachedDataModule):
         return Splits(scenes.select(train), scenes.select(val), scenes.select(test))
 
     def _file(self) -> Path:
-        if not self.root.is_dir():
+        if self.root.is_file():
             return self.root
+        if not self.root.is_dir():
+            kinds = ", ".join(SUFFIXES)
+            raise UserError(f"{self.root}: expected CLEVR with masks, a file ({kinds}) or its folder; found nothing")
         found = sorted(path for path in self.root.iterdir() if path.suffix in SUFFIXES)
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"

@@ -60,29 +60,34 @@ class ShapeStacks(CachedDataModule):
         items: list[Item] = []
         for number, line in enumerate(lines, 1):
             if scenario := line.strip():
-                items += self._scenario(scenario, f"{scenarios}, line {number}")
+                try:
+                    items += self.scenario(scenario)
+                except UserError as error:
+                    raise UserError(f"{scenarios}, line {number}: {error}") from None
                 if bool(items[-1].mask) != bool(items[0].mask):
+                    with_masks, without = (items[0], items[-1]) if items[0].mask else (items[-1], items[0])
                     raise UserError(
-                        f"{scenarios}, line {number}: {items[-1].image.parent}: expected segmentations of all scenarios "
-                        f"or of none; {items[0].image.parent} has {'some' if items[0].mask else 'none'}"
+                        f"{scenarios}, line {number}: {without.image.parent}: expected segmentations of all scenarios "
+                        f"or of none; {with_masks.image.parent} has them"
                     )
         if not items:
             raise UserError(f"{scenarios}: expected scenarios, one a line; the split is empty")
         return items
 
-    def _scenario(self, scenario: str, line: str) -> list[Item]:
+    def scenario(self, scenario: str) -> list[Item]:
+        """The images of a scenario, of all cameras, and their segmentations. UserError if some are missing."""
         folder = self.root / "recordings" / scenario
         try:
             names = sorted(os.listdir(folder))
         except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{line}: {folder}: expected the recording of this scenario, found no folder") from None
+            raise UserError(f"{folder}: expected the recording of this scenario, found no folder") from None
         images = [folder / name for name in names if name.startswith("rgb-") and name.endswith(".png")]
         if not images:
-            raise UserError(f"{line}: {folder}: expected images rgb-*.png, found none")
+            raise UserError(f"{folder}: expected images rgb-*.png, found none")
         maps = self._segmentations(scenario, names)
         for image in images:
             if maps and _camera(image.name) not in maps:
-                raise UserError(f"{line}: {image}: expected a segmentation of {_camera(image.name)}, too, found none")
+                raise UserError(f"{image}: expected a segmentation of {_camera(image.name)}, too, found none")
         return [Item(image, maps.get(_camera(image.name))) for image in images]
 
     def _segmentations(self, scenario: str, names: list[str]) -> dict[str, Path]:

@@ -21,9 +21,7 @@ from implicit_slate.errors import UserError
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """The messages of a file, compressed with GZIP or not. UserError if there is none, or it is damaged."""
-    if not path.is_file():
-        raise UserError(f"{path}: expected a TFRecord file there, found {'a folder' if path.is_dir() else 'nothing'}")
+    """The messages of a file, compressed with GZIP or not. UserError if it is another file, or damaged."""
     count = 0
     try:
         with open(path, "rb") as raw:

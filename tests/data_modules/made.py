@@ -22,11 +22,11 @@ def grey(value: int, height: int, width: int) -> np.ndarray:
 
 
 def clevr_mirror(root: Path, count: int = 20, masks: bool = True) -> Path:
-    """Image i is of grey 10 i, its mask shows object 1 in the upper left quarter."""
+    """Image i < 25 is of grey 10 i, its mask shows object 1 in the upper left quarter."""
     mask = np.zeros((32, 32), np.uint8)
     mask[:16, :16] = 1
     for i in reversed(range(count)):
-        save(root / "images" / f"CLEVR_new_{i:010d}.png", grey(10 * i, 32, 32))
+        save(root / "images" / f"CLEVR_new_{i:010d}.png", grey(10 * i % 250, 32, 32))
         if masks:
             save(root / "masks" / f"CLEVR_new_{i:010d}.png", mask)
     return root
@@ -68,7 +68,8 @@ def shapes3d(root: Path, values: np.ndarray, shape: tuple[int, ...] = (480_000, 
     """The first images are of the grey values given, the rest, which takes no room, black."""
     root.mkdir(parents=True, exist_ok=True)
     with h5py.File(root / "3dshapes.h5", "w") as file:
-        images = file.create_dataset("images", shape, np.uint8, chunks=(50, *shape[1:]), compression="gzip")
+        chunks = (min(50, shape[0]), *shape[1:])
+        images = file.create_dataset("images", shape, np.uint8, chunks=chunks, compression="gzip")
         images[: len(values)] = np.broadcast_to(values[:, None, None, None], (len(values), *shape[1:]))
         file.create_dataset("labels", (shape[0], 6), np.float64)
     return root

@@ -6,19 +6,12 @@ from PIL import Image
 
 from data_modules import CLEVRMirror
 from implicit_slate.errors import UserError
+from tests.data_modules.made import clevr_mirror
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 images of 32 × 32; image i is of grey 10 i, its mask shows object 1 in the upper left quarter."""
-    (tmp_path / "images").mkdir()
-    (tmp_path / "masks").mkdir()
-    mask = np.zeros((32, 32), np.uint8)
-    mask[:16, :16] = 1
-    for i in reversed(range(20)):
-        Image.fromarray(np.full((32, 32, 3), 10 * i, np.uint8)).save(tmp_path / "images" / f"CLEVR_new_{i:010d}.png")
-        Image.fromarray(mask).save(tmp_path / "masks" / f"CLEVR_new_{i:010d}.png")
-    return tmp_path
+    return clevr_mirror(tmp_path)
 
 
 def module(folder, **options) -> CLEVRMirror:

@@ -1,0 +1,192 @@
+"""CLEVR with masks, in TFRecords as distributed and in HDF5, on made scenes."""
+
+import gzip
+import re
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from data_modules import CLEVR
+from implicit_slate.errors import UserError
+from tests.data_modules import made
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory):
+    """12 scenes, of 2, 3, 4, 2, … objects."""
+    root = tmp_path_factory.mktemp("clevr")
+    return {"h5": made.clevr_hdf5(root / "h5"), "tfrecords": made.clevr_tfrecords(root / "tfrecords")}
+
+
+@pytest.fixture(params=["h5", "tfrecords"])
+def file(request, made_once, tmp_path):
+    return Path(shutil.copy(made_once[request.param], tmp_path))
+
+
+@pytest.fixture
+def tfrecords(made_once, tmp_path):
+    return Path(shutil.copy(made_once["tfrecords"], tmp_path))
+
+
+@pytest.fixture
+def hdf5(made_once, tmp_path):
+    return Path(shutil.copy(made_once["h5"], tmp_path))
+
+
+def module(root, image_size=64, **options) -> CLEVR:
+    data = CLEVR(root, image_size, batch_size=2, **{"num_train": 6, "num_eval": 2} | options)
+    data.setup()
+    return data
+
+
+def fails(root, message: str, **options) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        module(root, **options)
+    assert "\n" not in str(error.value)
+
+
+def numbers(data) -> list[list[int]]:
+    return [(part[list(range(len(part)))]["image"][:, 2, 0, 0] * 255).round().int().tolist() for part in data.splits]
+
+
+def test_splits(file):
+    assert numbers(module(file)) == [[0, 1, 2, 3, 4, 5], [8, 9], [6, 7]]
+
+
+def test_scenes_of_few_objects(file):
+    assert numbers(module(file, max_objects=3)) == [[0, 1, 3, 4], [9, 10], [6, 7]]
+    assert numbers(module(file, max_objects=2, num_eval=1)) == [[0, 3], [9], [6]]
+
+
+def test_rows_and_columns_of_the_crop(file):
+    image = (module(file, image_size=192).splits.train[[3]]["image"][0] * 255).round().int()
+    assert image[0, :, 0].tolist() == [*range(29, 221)] and image[1, 0].tolist() == [c % 256 for c in range(64, 256)]
+
+
+def test_masks(file):
+    mask = module(file, image_size=192).splits.train[[2]]["mask"]
+    assert mask.shape == (1, 192, 192) and mask.dtype == torch.int64 and mask.unique().tolist() == [0, 1, 2, 3, 4]
+    for label in range(1, 5):
+        rows, columns = np.nonzero(mask[0].numpy() == label)
+        assert (rows.min(), rows.max() + 1) == (90 - 29, 110 - 29)
+        assert (columns.min(), columns.max() + 1) == (50 + 30 * label - 64, 70 + 30 * label - 64)
+
+
+def test_a_folder_that_holds_the_file(file):
+    data = module(file.parent)
+    assert numbers(data)[0] == [0, 1, 2, 3, 4, 5] and (file.parent / ".decoded").is_dir()
+    assert len(list((file.parent / ".decoded").iterdir())) == 2
+    module(file)  # the same cache
+    assert len(list((file.parent / ".decoded").iterdir())) == 2
+
+
+def test_both_formats_and_no_compression_give_the_same(made_once, tmp_path):
+    plain = tmp_path / "plain.tfrecords"
+    plain.write_bytes(gzip.decompress(made_once["tfrecords"].read_bytes()))
+    first, *others = [
+        module(path, cache_dir=tmp_path / str(i)).splits.train[[4, 1]]
+        for i, path in enumerate([plain, *made_once.values()])
+    ]
+    for other in others:
+        assert torch.equal(first["image"], other["image"]) and torch.equal(first["mask"], other["mask"])
+
+
+def test_values_of_many_bytes(tmp_path):
+    """An Example whose bytes are one value each feature, as other writers have it."""
+    scene = made.clevr_scene(1)
+    message = made._Example()
+    for name in ("image", "mask"):
+        message.features.feature[name].bytes_list.value.append(scene[name].tobytes())
+    message.features.feature["visibility"].float_list.value.extend(scene["visibility"].tolist())
+    (tmp_path / "a.tfrecords").write_bytes(made.framed(message.SerializeToString()) * 3)
+    data = module(tmp_path, num_train=1, num_eval=1)
+    assert numbers(data) == [[1], [1], [1]] and data.splits.val[[0]]["mask"].max() == 3
+
+
+def test_objects_are_counted_where_nothing_says_how_many(hdf5):
+    with h5py.File(hdf5, "a") as file:
+        del file["visibility"]
+    assert numbers(module(hdf5, max_objects=3)) == [[0, 1, 3, 4], [9, 10], [6, 7]]
+
+
+def test_too_few_scenes(file):
+    fails(file, f"{file}: expected 70000 scenes and 640 after them, found 12 scenes, 12 and 0 after them",
+          num_train=70_000, num_eval=320)
+
+
+def test_missing_file(tmp_path):
+    for name in ("no.tfrecords", "no.h5", "no"):
+        fails(tmp_path / name, f"{tmp_path}/{name}: expected CLEVR with masks, a file (.tfrecords")
+
+
+def test_a_folder_without_a_file_or_with_two(file):
+    (file.parent / "b.hdf5").touch()
+    fails(file.parent, f"{file.parent}: expected one file (")
+    (file.parent / "b.hdf5").unlink()
+    file.unlink()
+    fails(file.parent, "found none; root may name it")
+
+
+@pytest.mark.parametrize("name", ["image", "mask"])
+def test_hdf5_without_a_dataset(hdf5, name):
+    with h5py.File(hdf5, "a") as file:
+        del file[name]
+    fails(hdf5, f"{hdf5}: expected `{name}`, uint8 (")
+
+
+def test_hdf5_of_another_size(hdf5):
+    with h5py.File(hdf5, "a") as file:
+        del file["image"]
+        file["image"] = np.zeros((12, 128, 128, 3), np.uint8)
+    fails(hdf5, f"{hdf5}: expected `image` to be uint8 (N, 240, 320, 3), found uint8 (12, 128, 128, 3)")
+
+
+def test_masks_of_another_size(hdf5):
+    with h5py.File(hdf5, "a") as file:
+        del file["mask"]
+        file["mask"] = np.zeros((12, 5, 120, 160, 1), np.uint8)
+    fails(hdf5, f"{hdf5}: expected `mask` to be uint8 (12, N, 240, 320, 1), found uint8 (12, 5, 120, 160, 1)")
+
+
+def test_truncated_tfrecords(tfrecords):
+    whole = tfrecords.read_bytes()
+    tfrecords.write_bytes(whole[: len(whole) // 2])
+    fails(tfrecords, f"{tfrecords}: expected a file that can be read, record ")
+
+
+@pytest.mark.parametrize("keep", [5, 12, 2000])
+def test_truncated_without_compression(tmp_path, keep):
+    path = tmp_path / "a.tfrecords"
+    path.write_bytes(made.framed(made.example(made.clevr_scene(0)))[:keep])
+    fails(path, f"{path}: the file ends within record 0; expected a whole one")
+
+
+@pytest.mark.parametrize("content", [b"these are no records at all", gzip.compress(b"these are no records at all")])
+def test_no_tfrecords(tmp_path, content):
+    path = tmp_path / "a.tfrecords"
+    path.write_bytes(content)
+    fails(path, f"{path}: expected a TFRecord file; record 0 does not begin like one")
+
+
+def test_a_record_that_is_no_example(tmp_path):
+    path = tmp_path / "a.tfrecords"
+    path.write_bytes(made.framed(b"\x0a\xff\xff"))
+    fails(path, f"{path}: record 0: expected image (240, 320, 3)")
+
+
+def test_a_record_without_a_feature(tmp_path):
+    scene = made.clevr_scene(0)
+    del scene["mask"]
+    path = tmp_path / "a.tfrecords"
+    path.write_bytes(made.framed(made.example(scene)))
+    fails(path, f"{path}: record 0: expected the feature 'mask', found none")
+
+
+def test_a_record_of_another_size(tmp_path):
+    path = tmp_path / "a.tfrecords"
+    path.write_bytes(made.framed(made.example(made.clevr_scene(0) | {"image": np.zeros((64, 64, 3), np.uint8)})))
+    fails(path, f"{path}: record 0: expected image (240, 320, 3)")

@@ -1,0 +1,78 @@
+"""3D Shapes as distributed, in a made file whose images are black but for the first."""
+
+import h5py
+import numpy as np
+import pytest
+
+from data_modules import Shapes3D, shapes3d
+from implicit_slate.errors import UserError
+from tests.data_modules import made
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The splits are smaller, so that a test need not decode 480,000 images; they have the same gaps."""
+    monkeypatch.setattr(shapes3d, "SPLITS", {"train": range(40), "val": range(41, 70), "test": range(70, 100)})
+    monkeypatch.setattr(shapes3d.Shapes3DSource, "PIECE", 16)
+    return made.shapes3d(tmp_path, np.arange(100, dtype=np.uint8))
+
+
+def module(folder, image_size=64) -> Shapes3D:
+    data = Shapes3D(folder, image_size, batch_size=4)
+    data.setup()
+    return data
+
+
+def test_the_public_split():
+    assert [len(part) for part in shapes3d.SPLITS.values()] == [400_000, 29_999, 29_999]
+
+
+@pytest.mark.parametrize("image_size", [64, 32])
+def test_splits_and_sizes(folder, image_size):
+    data = module(folder, image_size)
+    greys = []
+    for part in data.splits:
+        batch = part[list(range(len(part)))]
+        assert set(batch) == {"image"} and batch["image"].shape[1:] == (3, image_size, image_size)
+        greys.append((batch["image"].mean((1, 2, 3)) * 255).round().int().tolist())
+    assert greys == [[*range(40)], [*range(41, 70)], [*range(70, 100)]]
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}/3dshapes.h5: expected an HDF5 file there, found nothing"):
+        module(tmp_path)
+
+
+def test_without_images(tmp_path):
+    with h5py.File(tmp_path / "3dshapes.h5", "w") as file:
+        file["labels"] = np.zeros((4, 6))
+    message = r"3dshapes.h5: expected `images`, uint8 \(480000, 64, 64, 3\), in it; found labels"
+    with pytest.raises(UserError, match=message):
+        module(tmp_path)
+
+
+def test_of_another_shape(tmp_path):
+    made.shapes3d(tmp_path, np.arange(3, dtype=np.uint8), (5, 64, 64, 3))
+    with pytest.raises(UserError, match=r"expected `images` to be uint8 \(480000, .*, found uint8 \(5, 64, 64, 3\)"):
+        module(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 3000])
+def test_truncated_file(folder, keep):
+    path = folder / "3dshapes.h5"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=f"{path}: expected an HDF5 file that can be read") as error:
+        module(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_images(folder):
+    """A block that zlib cannot read."""
+    path = folder / "3dshapes.h5"
+    with h5py.File(path) as file:
+        block = file["images"].id.get_chunk_info(0)
+    data = bytearray(path.read_bytes())
+    data[block.byte_offset : block.byte_offset + block.size] = b"\xff" * block.size
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=f"{path}: expected an HDF5 file that can be read"):
+        module(folder)
