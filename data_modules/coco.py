@@ -15,6 +15,7 @@ from data_modules.coco_database import Index, Split, import_splits, read_index
 from data_modules.image_files import CENTRE, Item
 from implicit_slate.errors import UserError
 
+VERSION = 1  # of the masks; another one makes them anew
 SIZES = {"train": 118_287, "validation": 5_000}  # images of COCO-2017
 SHORT = {"train": "train", "validation": "val", "test": "test"}  # what COCO calls FiftyOne's splits
 
@@ -150,5 +151,5 @@ def _list_images(folder: Path) -> list[str]:
 def _fingerprint(split: Split) -> str:
     """Of all that the masks of a split depend on: another one when annotations or images change."""
     status = split.annotations.stat()
-    parts = [status.st_size, status.st_mtime_ns, split.max_samples, *_list_images(split.images)]
+    parts = [VERSION, status.st_size, status.st_mtime_ns, split.max_samples, *_list_images(split.images)]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]

@@ -28,9 +28,10 @@ from implicit_slate.files import write_atomically
 
 SETUP = "`make setup EXTRAS=coco` sets it up, docs/coco.md says how"
 FIELD = "instances"
+MARK = "implicit-slate: "  # before the line for the user, as FiftyOne writes there, too
 
 # Ends the server when this process closes the pipe to it, or is killed.
-GUARD = 'exec 3<&0; "$@" 3<&- & server=$!; { read -r _ <&3; kill $server 2>/dev/null; } & wait $server'
+GUARD = 'exec 3<&0; "$@" 3<&- 2>/dev/null & server=$!; { read -r _ <&3; kill $server 2>/dev/null; } & wait $server'
 
 
 class Split(NamedTuple):
@@ -101,7 +102,7 @@ def import_splits(splits: Sequence[Split], zoo: Path | None, out: Path, database
         process.stdout.read()
         status = process.wait()
     if status == 2:
-        raise UserError(said.strip().splitlines()[-1])
+        raise UserError(said.rpartition(MARK)[2].splitlines()[0])
     if status:
         raise RuntimeError(f"reading COCO through FiftyOne ended with status {status}: {said[-2000:]}")
 
@@ -159,7 +160,7 @@ def _last_error(log: Path) -> str:
 
 def _check(split: Split, zoo: bool) -> int:
     """What FiftyOne would meet with a traceback, or with a download. The number of images that it will read."""
-    files = set(os.listdir(split.images))
+    files = {name for name in os.listdir(split.images) if not name.startswith(".")}
     made = split.images.with_name("labels.json")  # FiftyOne's own list of what a copy in the zoo holds
     source = made if zoo and made.exists() else split.annotations
     try:
@@ -182,26 +183,37 @@ def _check(split: Split, zoo: bool) -> int:
     return len(listed)
 
 
-def _load(split: Split, zoo: bool, progress: Callable):
-    """The split as a FiftyOne data set, which its database does not keep."""
+@contextmanager
+def _loaded(split: Split, zoo: bool, count: int) -> Iterator:
+    """The split as a FiftyOne data set, which is deleted at the end."""
     import fiftyone
     import fiftyone.zoo
 
-    common = {"label_types": ["segmentations"], "label_field": FIELD, "max_samples": split.max_samples,
-              "progress": progress}
     name = f"implicit-slate-{uuid.uuid4().hex}"
-    if zoo:
-        return fiftyone.zoo.load_zoo_dataset("coco-2017", split=split.name, dataset_name=name, **common)
-    return fiftyone.Dataset.from_dir(
-        dataset_type=fiftyone.types.COCODetectionDataset, data_path=str(split.images),
-        labels_path=str(split.annotations), name=name, **common,
-    )
+    options = {"label_types": ["segmentations"], "label_field": FIELD, "max_samples": split.max_samples}
+    try:
+        try:
+            with meter(f"COCO {split.name}: annotations through FiftyOne", count, unit="images") as advance:
+                options["progress"] = _follow(advance)
+                if zoo:
+                    dataset = fiftyone.zoo.load_zoo_dataset("coco-2017", split=split.name, dataset_name=name, **options)
+                else:
+                    dataset = fiftyone.Dataset.from_dir(
+                        dataset_type=fiftyone.types.COCODetectionDataset, data_path=str(split.images),
+                        labels_path=str(split.annotations), name=name, **options,
+                    )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{split.annotations}: FiftyOne cannot read it ({error!r})") from error
+        yield dataset
+    finally:
+        if fiftyone.dataset_exists(name):
+            fiftyone.delete_dataset(name)
 
 
 def _write(samples: Iterable, images: Path, out: Path) -> None:
     names, num_instances, num_crowds = [], 0, 0
     for sample in samples:
-        name = Path(sample.filepath).relative_to(images)
+        name = os.path.relpath(sample.filepath, images)
         labels = sample[FIELD] if sample.has_field(FIELD) else None
         detections = labels.detections if labels else []
         things = [thing for thing in detections if not thing.get_attribute_value("iscrowd", 0)]
@@ -215,7 +227,7 @@ def _write(samples: Iterable, images: Path, out: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         masks = [thing.get_mask().astype(bool) for thing in things]
         Image.fromarray(label_map(masks, corners, height, width)).save(target)
-        names.append(name.as_posix())
+        names.append(name)
         num_instances, num_crowds = num_instances + len(things), num_crowds + len(detections) - len(things)
     index = Index(names, num_instances, num_crowds)
     write_atomically(out / "index.json", json.dumps(index._asdict()))
@@ -227,8 +239,9 @@ def _follow(advance: Callable[[int], None]) -> Callable:
 
     def follow(bar) -> None:
         nonlocal done
-        advance(bar.iteration - done)
-        done = bar.iteration
+        if bar.iteration > done:
+            advance(bar.iteration - done)
+            done = bar.iteration
 
     return follow
 
@@ -250,30 +263,35 @@ def _main(request: dict) -> None:
         atexit.register(stack.close)  # before FiftyOne registers what it does with the database at the end
         os.environ["FIFTYONE_DATABASE_URI"] = address
     for split, count in zip(splits, counts, strict=True):
-        try:
-            with meter(f"COCO {split.name}: annotations through FiftyOne", count, unit="images") as advance:
-                dataset = _load(split, request["zoo"], _follow(advance))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{split.annotations}: FiftyOne cannot read it ({error!r})") from error
-        try:
+        with _loaded(split, request["zoo"], count) as dataset:
             if len(dataset) != count:
                 raise UserError(f"{split.annotations}: expected {count} images in FiftyOne, found {len(dataset)}")
             samples = track(dataset.iter_samples(), f"COCO {split.name}: masks", count, unit="images")
             _write(samples, split.images, Path(request["out"], split.name))
-        finally:
-            dataset.delete()
+
+
+def _one_line(error: Exception, request: dict) -> str | None:
+    """What the parent tells the user; None: a fault of the program."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ConnectionError) or type(error).__module__.startswith(("pymongo.", "mongoengine.")):
+        reason = str(error).splitlines()[0].split(" (")[0]
+        if not request["server"]:
+            return f"FIFTYONE_DATABASE_URI: the database server there does not answer ({reason})"
+        return f"{request['database_dir']}: FiftyOne's database server does not answer ({reason}); is the disk full?"
+    if isinstance(error, OSError):
+        return f"{error.filename or request['out']}: {error.strerror or error}"
+    return None
 
 
 if __name__ == "__main__":
     _end_with_parent()
+    given = json.loads(sys.argv[1])
     try:
-        _main(json.loads(sys.argv[1]))
-    except UserError as error:
-        print(error)
-        sys.exit(2)
-    except ConnectionError as error:
-        print(f"FiftyOne's database cannot be reached ({error}); {SETUP}")
-        sys.exit(2)
-    except OSError as error:
-        print(f"{error.filename or sys.argv[1]}: {error.strerror or error}")
+        _main(given)
+    except Exception as error:
+        line = _one_line(error, given)
+        if line is None:
+            raise
+        print(f"{MARK}{line}", flush=True)
         sys.exit(2)
