@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--fix-list {args.fix_list}: exists already")
 
     kind = importlib.import_module(f"data_modules.checking.{KINDS[args.kind]}")
-    survey = kind.survey(args.folder)
+    survey = kind.survey(args.folder.absolute())
     findings = run(survey, args.workers)
     for line in (*findings.counts, *findings.problems):
         print(line)

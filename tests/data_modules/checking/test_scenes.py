@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from implicit_slate.cli import main
+from tests.data_modules.checking.conftest import truncate
 
 NUM_SCENES = 40  # more than a process takes at once
 
@@ -35,17 +36,9 @@ def stem(index: int) -> str:
     return f"CLEVR_new_{index:010d}"
 
 
-def check(folder, capsys, *options) -> tuple[int, list[str]]:
-    """The exit status and the lines that are printed."""
-    status = main(["data", "check", "clevr-mirror", str(folder), *options])
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err
-    return status, printed.out.splitlines()
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_clean_folder(folder, capsys, workers):
-    status, lines = check(folder, capsys, "--workers", workers)
+def test_a_clean_folder(folder, check, workers):
+    status, lines = check("clevr-mirror", folder, "--workers", workers)
     assert status == 0
     assert lines == [
         "40 images, with masks, with scene files", "split by sorted name: train 28, validation 6, test 6",
@@ -53,17 +46,13 @@ def test_a_clean_folder(folder, capsys, workers):
     ]
 
 
-def test_images_alone_are_enough(folder, capsys):
+def test_images_alone_are_enough(folder, check):
     for kind in ("masks", "scenes"):
         for path in (folder / kind).iterdir():
             path.unlink()
         (folder / kind).rmdir()
-    status, lines = check(folder, capsys)
+    status, lines = check("clevr-mirror", folder)
     assert status == 0 and lines[0] == "40 images, no masks, no scene files"
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def edit_scene(path, **change):
@@ -121,59 +110,59 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_wrong_is_named(folder, capsys, fault):
+def test_what_is_wrong_is_named(folder, check, fault):
     make, expected = FAULTS[fault]
     make(folder)
-    status, lines = check(folder, capsys, "--workers", "2")
+    status, lines = check("clevr-mirror", folder, "--workers", "2")
     assert status == 1
     assert any(re.match(f"{folder}/{expected}", line) for line in lines), lines
     assert lines[-1].startswith("wrong: ")
 
 
-def test_colours_that_are_converted_are_counted_not_blamed(folder, capsys):
+def test_colours_that_are_converted_are_counted_not_blamed(folder, check):
     Image.new("L", (16, 16)).save(folder / "images" / f"{stem(3)}.png")
     Image.new("RGBA", (16, 16)).save(folder / "images" / f"{stem(4)}.png")
-    status, lines = check(folder, capsys)
+    status, lines = check("clevr-mirror", folder)
     assert status == 0
     assert "1 stored as L, converted to RGB" in lines and "1 stored as RGBA, converted to RGB" in lines
 
 
-def test_an_image_and_its_mask_are_both_blamed(folder, capsys):
+def test_an_image_and_its_mask_are_both_blamed(folder, check):
     for kind in ("images", "masks"):
         truncate(folder / kind / f"{stem(7)}.png")
-    _, lines = check(folder, capsys)
+    _, lines = check("clevr-mirror", folder)
     assert [line.partition(":")[0] for line in lines if "decoded" in line] == [
         f"{folder}/images/{stem(7)}.png", f"{folder}/masks/{stem(7)}.png"]
     assert lines[-1] == "wrong: 2 (above); 1 of 40 images are bad"
 
 
-def test_too_few_for_a_split(folder, capsys):
+def test_too_few_for_a_split(folder, check):
     for kind, suffix in (("images", "png"), ("masks", "png"), ("scenes", "json")):
         for i in range(1, NUM_SCENES):
             (folder / kind / f"{stem(i)}.{suffix}").unlink()
-    status, lines = check(folder, capsys)
+    status, lines = check("clevr-mirror", folder)
     assert status == 1
     assert f"{folder}/images: the training split is empty, with 1 images in all (70/15/15 by sorted name)" in lines
 
 
-def test_the_list_of_the_good_ones(folder, tmp_path, capsys):
+def test_the_list_of_the_good_ones(folder, tmp_path, check):
     truncate(folder / "images" / f"{stem(7)}.png")
     (folder / "masks" / f"{stem(9)}.png").unlink()
     file = tmp_path / "lists" / "good.txt"
-    status, lines = check(folder, capsys, "--fix-list", str(file))
+    status, lines = check("clevr-mirror", folder, "--fix-list", str(file))
     assert status == 1 and lines[-1] == f"38 good images listed in {file}"
     assert file.read_text() == "".join(f"{stem(i)}.png\n" for i in range(NUM_SCENES) if i not in (7, 9))
     file.write_text("mine")
-    assert main(["data", "check", "clevr-mirror", str(folder), "--fix-list", str(file)]) == 2
-    assert f"--fix-list {file}: exists already" in capsys.readouterr().err
+    status, (line,) = check("clevr-mirror", folder, "--fix-list", file)
+    assert status == 2 and f"--fix-list {file}: exists already" in line
     assert file.read_text() == "mine"
 
 
-def test_a_rendered_folder_is_clean(tmp_path, capsys):
+def test_a_rendered_folder_is_clean(tmp_path, check, capsys):
     out = tmp_path / "out"
     main(["data", "render", "--scenes", "7", "--size", "16", "--samples", "4", "--workers", "1", "--out", str(out)])
     capsys.readouterr()
-    status, lines = check(out, capsys)
+    status, lines = check("clevr-mirror", out)
     assert status == 0 and lines[-1] == "nothing is wrong with 7 images"
 
 
@@ -190,7 +179,7 @@ def test_bad_usage_is_one_line(tmp_path, capsys, arguments, message):
     assert message.format(here=tmp_path) in error and error.count("\n") == 1
 
 
-def test_no_images(tmp_path, capsys):
+def test_no_images(tmp_path, check):
     (tmp_path / "images").mkdir()
-    assert main(["data", "check", "clevr-mirror", str(tmp_path)]) == 2
-    assert f"{tmp_path}/images: expected images" in capsys.readouterr().err
+    status, (line,) = check("clevr-mirror", tmp_path)
+    assert status == 2 and f"{tmp_path}/images: expected images" in line
