@@ -33,11 +33,12 @@ test-slow:  ## the tests that take longer, too
 	@$(MAKE) --no-print-directory setup EXTRAS=all
 	@$(BIN)/python -m pytest
 
-bench:  ## our training step beside a plain one, what the Jacobian callback costs, our solvers beside torchdeq's
+bench:  ## our training step beside a plain one, the Jacobian callback's cost, our solvers beside torchdeq's, loading
 	@$(MAKE) --no-print-directory setup EXTRAS=test
 	@$(BIN)/python -m benchmarks.training_step
 	@$(BIN)/python -m benchmarks.slot_jacobian
 	@$(BIN)/python -m benchmarks.against_torchdeq
+	@$(BIN)/python -m benchmarks.loading
 
 complexity: setup  ## time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
 	@$(BIN)/python -m benchmarks.complexity $(if $(OUT),--out $(OUT))

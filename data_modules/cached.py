@@ -25,6 +25,8 @@ class CachedDataModule(ImageDataModule):
 
     Args:
         root: the folder of the data.
+        num_workers: processes that load. 0 is fastest while the cache fits into the system's memory, since a batch need
+            not travel; where it must be read from a disk, processes read ahead.
         cache_dir: where decoded images are kept; None: in `root/.decoded`.
         on_device: keep all images of a split in the memory of the trainer's device. Then nobody loads: `num_workers`
             has no effect.

@@ -1,6 +1,6 @@
 """Images and masks in files: decoded, checked, cropped and resized; errors say which file and what was expected."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
@@ -131,30 +131,3 @@ def _in_colour(image: Image.Image, name: object) -> Image.Image:
     if image.mode in DEEP:
         raise UserError(f"{name}: expected 8 bits a channel, found more (mode {image.mode})")
     return image.convert("RGB")
-
-
-class FileImages:
-    """Images, and masks, that are decoded each time they are asked for.
-
-    Args:
-        images: paths of square images.
-        masks: paths of their masks, in the same order; or None.
-        size: side in pixels of what is returned.
-    """
-
-    def __init__(self, images: Sequence[Path], masks: Sequence[Path] | None, size: int, crop: Crop = CENTRE):
-        self.items = [Item(*pair) for pair in zip(images, masks or [None] * len(images), strict=True)]
-        self.size, self.crop = size, crop
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, indices: list[int]) -> dict:
-        import torch
-
-        examples = [read_item(self.items[index], self.size, self.crop) for index in indices]
-        images = torch.from_numpy(np.stack([example.image for example in examples]))
-        batch = {"image": images.permute(0, 3, 1, 2).contiguous().float().div_(255)}
-        if examples[0].mask is not None:
-            batch["mask"] = torch.from_numpy(np.stack([example.mask for example in examples])).long()
-        return batch

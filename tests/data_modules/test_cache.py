@@ -257,10 +257,15 @@ def test_grey_and_transparent_images_are_converted_and_said_once(folder, caplog)
     assert (data.splits.train[[0, 1]]["image"].mean((2, 3)) * 255).round().tolist() == [[90, 90, 90], [90, 45, 30]]
 
 
-def test_the_file_of_a_split_that_is_asked_for_first_does_not_matter(folder):
-    """Batches are what decoding each file gives."""
+def test_a_batch_holds_the_images_in_the_order_asked_for(folder):
     images = module(folder).splits.train
     order = torch.randperm(14).tolist()
     expected = torch.tensor([10.0 * i for i in order])
     assert torch.equal((images[order]["image"].mean((1, 2, 3)) * 255).round(), expected)
     assert images[order]["image"].is_contiguous() and images[order]["image"].dtype == torch.float32
+
+
+def test_more_than_eight_bits_are_refused_and_not_clipped(folder):
+    path = save(folder / "images" / "CLEVR_new_0000000004.png", np.full((32, 32), 40_000, np.uint16))
+    with pytest.raises(UserError, match=f"{path}: expected 8 bits a channel, found more"):
+        module(folder)
