@@ -81,7 +81,8 @@ def measure(decoding: Images, cached: Images, num_workers: int, seconds: float =
     speeds: dict[str, list[float]] = {"decoding": [], "cached": []}
     both = {"decoding": decoding, "cached": cached}
     batches = {
-        name: max(2, round(seconds * images_per_second(images, num_workers, 2) / BATCH)) for name, images in both.items()
+        name: max(2, round(seconds * images_per_second(images, num_workers, batches=2) / BATCH))
+        for name, images in both.items()
     }
     for number in range(rounds):
         for name in list(both)[:: 1 if number % 2 else -1]:
