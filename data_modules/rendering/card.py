@@ -1,5 +1,5 @@
-"""Figures for a data set's card: `python -m data_modules.rendering.card FILE.zip SHEET.png` prints a Markdown table of
-what is in the file and draws a contact sheet of its first scenes and their masks.
+"""Figures for a data set's card: `python -m data_modules.rendering.card DIR SHEET.jpg` prints a Markdown table of what
+is in a rendered folder, or in a zip file of one, and draws a contact sheet of its first scenes and their masks.
 """
 
 import io
@@ -36,20 +36,20 @@ def _counts(counter: Counter) -> str:
     return ", ".join(f"{name}: {count}" for name, count in sorted(counter.items()))
 
 
-def main(file: Path, sheet: Path) -> None:
-    with zipfile.ZipFile(file) as archive:
-        names = sorted(Path(name).stem for name in archive.namelist() if name.startswith("scenes/"))
-        print(statistics([json.loads(archive.read(f"scenes/{name}.json")) for name in names]))
-        rows = []
-        for start in range(0, COLUMNS * ROWS, COLUMNS):
-            images, masks = [], []
-            for name in names[start : start + COLUMNS]:
-                image = open_image(io.BytesIO(archive.read(f"images/{name}.png")), name)
-                mask = open_mask(io.BytesIO(archive.read(f"masks/{name}.png")), name, image.size)
-                images.append(np.asarray(image))
-                masks.append(MASK_COLORS[np.asarray(mask)])
-            rows += [images, masks]
-    write_atomically(sheet, contact_sheet(rows, scale=2))
+def main(source: Path, sheet: Path) -> None:
+    root = source if source.is_dir() else zipfile.Path(source)
+    names = sorted(Path(path.name).stem for path in (root / "scenes").iterdir())
+    print(statistics([json.loads((root / "scenes" / f"{name}.json").read_bytes()) for name in names]))
+    rows = []
+    for start in range(0, COLUMNS * ROWS, COLUMNS):
+        images, masks = [], []
+        for name in names[start : start + COLUMNS]:
+            image = open_image(io.BytesIO((root / "images" / f"{name}.png").read_bytes()), name)
+            mask = open_mask(io.BytesIO((root / "masks" / f"{name}.png").read_bytes()), name, image.size)
+            images.append(np.asarray(image))
+            masks.append(MASK_COLORS[np.asarray(mask)])
+        rows += [images, masks]
+    write_atomically(sheet, contact_sheet(rows, 128 // len(rows[0][0]), "JPEG" if sheet.suffix == ".jpg" else "PNG"))
 
 
 if __name__ == "__main__":

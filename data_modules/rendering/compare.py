@@ -10,7 +10,7 @@ import argparse
 import io
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -62,11 +62,12 @@ def mask_ious(a: np.ndarray, b: np.ndarray) -> list[float]:
     return [float(((a == label) & (b == label)).sum() / ((a == label) | (b == label)).sum()) for label in labels]
 
 
-def contact_sheet(rows: list[list[np.ndarray]], scale: int) -> bytes:
-    """A PNG of uint8 (S, S, 3) images in rows of equal length, each pixel `scale` pixels wide."""
+def contact_sheet(rows: list[list[np.ndarray]], scale: int, file_format: Literal["PNG", "JPEG"] = "PNG") -> bytes:
+    """A picture of uint8 (S, S, 3) images in rows of equal length, each pixel `scale` pixels wide, at least one."""
+    scale = max(1, scale)
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows])
     buffer = io.BytesIO()
-    Image.fromarray(sheet.repeat(scale, axis=0).repeat(scale, axis=1)).save(buffer, "PNG", optimize=True)
+    Image.fromarray(sheet.repeat(scale, axis=0).repeat(scale, axis=1)).save(buffer, file_format, optimize=True, quality=88)
     return buffer.getvalue()
 
 
@@ -94,7 +95,7 @@ def main() -> None:
             some = pairs[start : start + SHEET_COLUMNS]
             some = some + [some[-1]] * (SHEET_COLUMNS - len(some))
             rows += [[a for a, _ in some], [b for _, b in some], [_difference(a, b) for a, b in some]]
-        write_atomically(args.sheet, contact_sheet(rows, scale=max(1, 128 // pairs[0][0].shape[0])))
+        write_atomically(args.sheet, contact_sheet(rows, scale=128 // pairs[0][0].shape[0]))
 
 
 if __name__ == "__main__":

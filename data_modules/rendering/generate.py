@@ -30,7 +30,7 @@ from data_modules.rendering.scenes import Scene, check_scene, name_scene
 from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.files import write_atomically
 
-DEFAULT_SAMPLES = 100
+DEFAULT_SAMPLES = 96
 
 
 def main(argv: list[str] | None = None) -> int:

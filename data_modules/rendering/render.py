@@ -5,8 +5,8 @@ import numpy as np
 from data_modules.rendering import mitsuba_scene
 from data_modules.rendering.scenes import MAX_OBJECTS, MIN_OBJECTS, Scene, min_pixels, sample_scene
 
-PASSES = 4  # independent renderings of a picture, between which fireflies are told from light
-FIREFLY = 1.2  # a pass may exceed the (lower) median of its pixel by this factor
+PASSES = 6  # independent renderings of a picture, between which fireflies are told from light
+FIREFLY = 1.5  # a pass may exceed the second darkest of its pixel by this factor
 MASK_SUPERSAMPLING = 4
 
 
@@ -50,7 +50,7 @@ def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.nda
     """The picture, uint8 (size, size, 3) in sRGB, from `samples` paths a pixel.
 
     Lamps seen through glossy metal give fireflies, single paths of enormous brightness. So the picture is rendered
-    in independent passes, and a pass that is above the median of its pixel is cut before the mean is taken.
+    in independent passes, see `without_fireflies`.
     """
     built, _ = mitsuba_scene.build(mi, scene, size)
     integrator = mi.load_dict({"type": "volpath", "max_depth": mitsuba_scene.MAX_DEPTH, "hide_emitters": True})
@@ -59,9 +59,16 @@ def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.nda
         np.array(mi.render(built, integrator=integrator, spp=spp, seed=(seed * PASSES + number) % 2**32))
         for number in range(PASSES)
     ])
-    lower_median = np.sort(passes, axis=0)[(PASSES - 1) // 2]
-    linear = np.minimum(passes, FIREFLY * lower_median).mean(axis=0)
-    return (to_srgb(linear) * 255).round().astype(np.uint8)
+    return (to_srgb(without_fireflies(passes)) * 255).round().astype(np.uint8)
+
+
+def without_fireflies(passes: np.ndarray) -> np.ndarray:
+    """The mean of passes (PASSES, H, W, 3), each cut where it is far above the second darkest of its pixel.
+
+    A firefly stays only where all passes but one have one, as single paths rarely do and a lamp's highlight does.
+    """
+    second_darkest = np.sort(passes, axis=0)[1]
+    return np.minimum(passes, FIREFLY * second_darkest).mean(axis=0)
 
 
 def to_srgb(linear: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Whole folders: the same whatever the number of workers, resumable, and never written over."""
 
 import json
+import re
+import subprocess
 import sys
 
 import numpy as np
@@ -128,6 +130,25 @@ def test_unreadable_scene_file(tmp_path):
     (tmp_path / "a.json").write_text('{"objects": ')
     with pytest.raises(UserError, match="a.json: not a readable scene file"):
         main(["--from-scenes", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_full_disk_is_one_line_and_no_half_file(rendered, tmp_path, workers):
+    """The limit of a file's size stands for a full disk: both are errors of a write."""
+    out = tmp_path / "out"
+    limit = 500  # bytes: enough for a mask, too little for a scene file
+    program = (
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
+        "from implicit_slate.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = ["data", "render", "--scenes", "4", "--out", str(out), "--workers", str(workers), *TINY]
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch(f"implicit-slate: {out}/scenes/.*json: cannot be written \\(File too large\\)\n", done.stderr)
+    written, whole = contents(out), contents(rendered)
+    assert written and all(whole[name] == data for name, data in written.items())
+    assert main(command[2:]) == 0  # with space again, it goes on
+    assert contents(out) == whole
 
 
 def test_missing_mitsuba_names_the_extra(tmp_path, monkeypatch):

@@ -65,6 +65,17 @@ def test_no_fireflies(mi, visible):
                 assert image[y, x] - np.median(image[y - 1 : y + 2, x - 1 : x + 2]) < 40
 
 
+def test_single_paths_of_enormous_brightness_are_cut_and_highlights_are_not():
+    light = np.random.default_rng(0).uniform(0.9, 1.1, (render.PASSES, 8, 8, 3))
+    spotted = light.copy()
+    spotted[: render.PASSES - 2, 2, 3] = 1000.0
+    cleaned = render.without_fireflies(spotted)
+    assert np.abs(cleaned - light.mean(0))[np.arange(8) != 2].max() < 1e-12
+    assert (cleaned[2, 3] < 1.6).all()
+    spotted[:, 5, 5] *= 50  # in every pass
+    assert render.without_fireflies(spotted)[5, 5] == pytest.approx(50 * light.mean(0)[5, 5])
+
+
 def test_srgb_curve():
     assert render.to_srgb(np.array([-1.0, 0.0, 0.0031308, 0.5, 1.0, 7.0])) == pytest.approx(
         [0, 0, 0.04045, 0.735357, 1, 1], abs=1e-5)
