@@ -54,7 +54,7 @@ class COCO(CachedDataModule):
         super().__init__(root, image_size, batch_size, num_workers, seed, cache_dir, on_device)
         if max_samples is not None and max_samples < 1:
             raise UserError(f"max_samples {max_samples}: must be at least 1, or null for all images")
-        self.max_samples = max_samples
+        self.max_samples = self.selection = max_samples
         self.database_dir = Path(database_dir).absolute() if database_dir else None
         self.num_crowds: dict[str, int] = {}
 
