@@ -49,7 +49,7 @@ def data(argv: list[str]) -> int:
     try:
         return command.main(argv[2:])
     except KeyboardInterrupt:
-        print(f"stopped: data {argv[1]}; what is done is kept, and the same command goes on", file=sys.stderr)
+        print(f"stopped: data {argv[1]}", file=sys.stderr)
         return 130
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from implicit_slate.cli import COMMANDS, main
+from implicit_slate.cli import COMMANDS, DATA_ACTIONS, main
 from implicit_slate.training import SLATEModule
 from tests.models.test_reference import reference, state  # noqa: F401 (fixtures)
 
@@ -30,6 +30,22 @@ def test_bad_usage_is_one_line_and_status_two(argv, message, capsys):
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_data_names_its_actions(capsys):
+    assert main(["data", "--help"]) == 0
+    with_help = capsys.readouterr().out
+    assert all(f"  {name} " in with_help for name in DATA_ACTIONS)
+    assert main(["data"]) == 2
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("data_modules.checking.main", interrupted)
+    assert main(["data", "check", "folder", "."]) == 130
+    assert capsys.readouterr().err == "stopped: data check\n"
 
 
 def test_malformed_yaml_is_named_by_file_and_line(tmp_path, capsys):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_modules import ImageFolder
 from implicit_slate.cli import main
 from tests.data_modules.checking.conftest import truncate
 
@@ -152,6 +153,8 @@ def test_the_list_of_the_good_ones(folder, tmp_path, check):
     status, lines = check("clevr-mirror", folder, "--fix-list", str(file))
     assert status == 1 and lines[-1] == f"38 good images listed in {file}"
     assert file.read_text() == "".join(f"{stem(i)}.png\n" for i in range(NUM_SCENES) if i not in (7, 9))
+    items = ImageFolder(folder / "images", masks=folder / "masks", lists=file).list_items()
+    assert [len(part) for part in items.values()] == [26, 6, 6] and items["val"][0].mask.is_file()
     file.write_text("mine")
     status, (line,) = check("clevr-mirror", folder, "--fix-list", file)
     assert status == 2 and f"--fix-list {file}: exists already" in line
