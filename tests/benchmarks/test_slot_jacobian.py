@@ -1,7 +1,5 @@
 """The callback is measured at all, and the demonstration's settings are found in its file."""
 
-import logging
-
 import pytest
 
 from benchmarks import slot_jacobian
@@ -9,7 +7,6 @@ from benchmarks import slot_jacobian
 
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
 def test_a_step_and_a_measurement_take_time(gradient):
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     experiment = slot_jacobian.demonstration(gradient)
     assert experiment.settings["image_size"] == 32 and experiment.own_cadence > 0
     step, measurement = slot_jacobian.measure(experiment._replace(steps=4, every_n_steps=2), batch_size=2)
