@@ -22,7 +22,7 @@ _context = get_context("forkserver")
 def start_forkserver() -> None:
     """Begin importing what cells need, in a process of its own. To be called from the main thread."""
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us, who then end the cells
-    _context.set_forkserver_preload(["implicit_slate.ablation.cell"])
+    _context.set_forkserver_preload(["implicit_slate.ablation.cell", "implicit_slate.ablation.quick_exit"])
     try:
         forkserver.ensure_running()
     finally:
