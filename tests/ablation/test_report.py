@@ -22,7 +22,8 @@ from implicit_slate.ablation.report.document import Paragraph, Table, link, to_h
 from implicit_slate.ablation.report.drawing import COLORS, MAX_POINTS, colors, thin
 from implicit_slate.ablation.report.formatting import short, span
 from implicit_slate.ablation.report.methods import IMPLICIT, UNROLLED
-from implicit_slate.ablation.report.run import Cell, Curve, Run, read_run
+from implicit_slate.ablation.report.reading import read_run
+from implicit_slate.ablation.report.run import Cell, Curve, Run
 from implicit_slate.errors import UserError
 
 TRICKS = [

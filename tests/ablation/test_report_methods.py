@@ -11,7 +11,8 @@ from implicit_slate.ablation.report import curve_figures, result_figures, write_
 from implicit_slate.ablation.report.claims import judge
 from implicit_slate.ablation.report.drawing import MAX_METHODS, colors
 from implicit_slate.ablation.report.methods import BB, BN, IB, IN, UNROLLED, Method, labels
-from implicit_slate.ablation.report.run import MSE, read_run
+from implicit_slate.ablation.report.reading import read_run
+from implicit_slate.ablation.report.run import MSE
 from implicit_slate.ablation.report.summary import summarise, to_csv
 from tests.ablation.test_report import write_cell, write_results
 

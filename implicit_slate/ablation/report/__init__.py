@@ -5,7 +5,7 @@ from pathlib import Path
 
 from implicit_slate.ablation.report.document import to_html, to_markdown
 from implicit_slate.ablation.report.figures import draw_all
-from implicit_slate.ablation.report.run import read_run
+from implicit_slate.ablation.report.reading import read_run
 from implicit_slate.ablation.report.sections import contents
 from implicit_slate.ablation.report.summary import summarise, to_csv
 from implicit_slate.errors import ArgumentParser

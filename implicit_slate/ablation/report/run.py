@@ -1,8 +1,7 @@
-"""What a grid left on disk: its cells, their results and their curves. The whole report is made from this."""
+"""A grid as the report sees it: its cells, their results and their curves. The whole report is made from this."""
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from implicit_slate.ablation.report.methods import IMPLICIT, UNROLLED, Method, labels
-from implicit_slate.ablation.result import read_scalars
-from implicit_slate.errors import UserError
+from implicit_slate.ablation.report.parsing import leaves, read_yaml
 
 SPECTRAL_NORM = "jacobian/spectral_norm"
 GRADIENT_NORM = "grad_norm"
@@ -29,19 +27,6 @@ FINISHED = ("complete", "diverged")
 
 NO_SETTING = ("gradient", "solver", "seed")
 """The axes that are compared within a setting."""
-
-_NOT_AXES = {
-    "cell",
-    "status",
-    "step",
-    "evaluations",
-    "seconds",
-    "steps_per_second",
-    "git",
-    "versions",
-    "error",
-    "reason",
-}
 
 _MISSING = object()
 
@@ -190,91 +175,7 @@ class Run:
         for path in (cell.folder / "config.yaml" for cell in self.cells):
             if path.exists():
                 found = {
-                    k: v for k, v in _leaves(_read_yaml(path)) if k.startswith(("model.", "data.", "trainer.max_steps"))
+                    k: v for k, v in leaves(read_yaml(path)) if k.startswith(("model.", "data.", "trainer.max_steps"))
                 }
                 shared = found if shared is None else {k: v for k, v in shared.items() if found.get(k, _MISSING) == v}
         return shared or {}
-
-
-def read_run(folder: Path) -> Run:
-    """Read a grid's folder: `results.json` or, where a cell is newer, its `result.json`; `grid.json`; and all curves.
-
-    Raises UserError where `folder` is not the folder of a grid, or one of these files is damaged.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected the folder of a grid, as runs/demo")
-    rows = _rows(folder)
-    cells = []
-    for name, row in rows.items():
-        axes = {key: _axis_value(value) for key, value in row.items() if _is_axis(key, value)}
-        place = folder / "cells" / name
-        cells.append(Cell(name, str(row.get("status", "waiting")), axes, row, place, read_curves(place)))
-    facts = _read_json(folder / "grid.json", dict) if (folder / "grid.json").exists() else {}
-    return Run(folder, facts, cells)
-
-
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """The scalars of `CURVES` in a cell's TensorBoard event files, by tag; what is not finite is left out."""
-    curves = {}
-    scalars = read_scalars(folder)
-    for tag in CURVES:
-        points = [(step, value) for step, value in scalars.get(tag, {}).items() if math.isfinite(value)]
-        if points:
-            steps, values = zip(*points)
-            curves[tag] = Curve(np.array(steps), np.array(values))
-    return curves
-
-
-def _rows(folder: Path) -> dict[str, dict]:
-    rows = {}
-    if (folder / "results.json").exists():
-        for row in _read_json(folder / "results.json", list):
-            if not isinstance(row, dict) or "cell" not in row:
-                raise UserError(f"{folder / 'results.json'}: expected a list of rows, each with a key 'cell'")
-            rows[str(row["cell"])] = row
-    for path in sorted(folder.glob("cells/*/result.json")):
-        row = _read_json(path, dict)
-        name = str(row.get("cell", path.parent.name))
-        rows[name] = rows.get(name, {}) | row
-    if not rows:
-        raise UserError(f"{folder}: not the folder of a grid: no results.json and no cells/*/result.json with a result")
-    return rows
-
-
-def _read_json(path: Path, kind: type) -> list | dict:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, kind):
-        raise UserError(f"{path}: expected a JSON {'object' if kind is dict else 'list'}")
-    return content
-
-
-def _read_yaml(path: Path) -> dict:
-    import yaml
-
-    try:
-        content = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return content if isinstance(content, dict) else {}
-
-
-def _leaves(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of a LightningCLI config, `init_args` left out of the keys as on its command line."""
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, prefix if key == "init_args" else f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _is_axis(key: str, value: object) -> bool:
-    measured = key in _NOT_AXES or "/" in key or key.startswith(("grad_norm", "residual"))
-    return not measured and isinstance(value, (str, int, float, bool))
-
-
-def _axis_value(value: object) -> object:
-    return ("off", "on")[value] if isinstance(value, bool) else value  # YAML reads a bare `on` as true
