@@ -1,22 +1,18 @@
 """What the model sees and makes, as a picture: a row an image, from the truth to each slot's mask."""
 
-import io
 from pathlib import Path
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from callbacks.probe import evaluating
 from implicit_slate.files import write_atomically
 from implicit_slate.models import SlotModel
-
-TILE = 96
-"""Images are enlarged by a whole factor to at least this many pixels a side, so that titles fit above them."""
-GAP, TITLE_HEIGHT = 4, 22
+from implicit_slate.pictures import panel_columns, tile, to_png
 
 
 class Panels(Callback):
@@ -60,38 +56,17 @@ class Panels(Callback):
         logger.experiment.add_image(
             "panels", pixels.view(panels.height, panels.width, 3), trainer.global_step, dataformats="HWC"
         )
-        file = io.BytesIO()
-        panels.save(file, format="PNG")
-        write_atomically(Path(logger.log_dir) / "panels.png", file.getvalue())
+        write_atomically(Path(logger.log_dir) / "panels.png", to_png(panels))
 
 
 def draw_panels(model: SlotModel, image: Tensor) -> Image.Image:
     """The panels of images (B, 3, H, W) in [0, 1]: B rows of tiles under a line of titles.
 
-    First the truth, then the model's reconstructions, then K slots: the image where the slot looks, fading to white
-    where others do. `panels.png` of two models show the same images and start from the same noise.
+    `panels.png` of two models show the same images and start from the same noise.
     """
     image = image.to(next(model.parameters()))  # its device, and its floats
     slots_init = model.sample_slots(len(image), generator=torch.Generator().manual_seed(0)).detach()
     with evaluating(model):
         views = model.views(image, slots_init.to(image))
-    columns = {"truth": image} | views.images
-    for k, mask in enumerate(views.masks.unsqueeze(2).unbind(1)):
-        columns[f"slot {k + 1}"] = image * mask + 1 - mask
-    return _tile(torch.stack(list(columns.values()), 1), list(columns))
-
-
-def _tile(images: Tensor, titles: list[str]) -> Image.Image:
-    """(rows, columns, 3, H, W) as one picture, with a title above each column."""
-    factor = -(-TILE // min(images.shape[-2:]))
-    images = images.float().clamp(0, 1).repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-    rows, columns, _, height, width = images.shape
-    pixels = (images * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).cpu().numpy()
-    canvas = Image.new("RGB", (columns * (width + GAP) + GAP, TITLE_HEIGHT + rows * (height + GAP)), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
-    for column, title in enumerate(titles):
-        left = GAP + column * (width + GAP)
-        draw.text((left + width / 2, TITLE_HEIGHT / 2), title, fill="black", font=font, anchor="mm")
-        for row in range(rows):
-            canvas.paste(Image.fromarray(pixels[row, column]), (left, TITLE_HEIGHT + row * (height + GAP)))
-    return canvas
+    columns = panel_columns(image, views.reconstruction, views.masks, views.ceiling)
+    return tile(torch.stack(list(columns.values()), 1), list(columns))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, sample_tokens, squared_error
+from implicit_slate.models.generation import Decoding, check_sampling, choose
 from implicit_slate.models.layers import Dropout, linear, mlp
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.slot_model import SlotModel, Views
@@ -123,20 +124,33 @@ class SLATE(SlotModel):
         return self._predict(self._embed(tokens), slots)
 
     @torch.no_grad()
-    def generate(self, slots: Tensor) -> Tensor:
-        """The tokens (B, N) that the transformer makes of the slots alone, greedily, one by one.
+    def generate(
+        self,
+        slots: Tensor,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The tokens (B, N) that the transformer makes of the slots alone, one by one; in evaluation mode.
 
-        In evaluation mode; earlier positions are kept in a cache, so that each costs one step.
+        Args:
+            temperature: 0 takes the most likely token, 1 samples from the model's distribution, more is flatter.
+            top_k: sample among the k most likely tokens only.
+            top_p: sample among the fewest tokens only that are together at least so likely (nucleus sampling).
+            generator: on the slots' device.
+
+        Raises:
+            UserError: a setting outside of its range, or one of sampling at temperature 0.
         """
-        cache = self.transformer.make_cache(self.slot_projection(slots), self.num_tokens)
-        index = torch.zeros(slots.shape[0], 1, dtype=torch.long, device=slots.device)
+        check_sampling(self.vocab_size, temperature, top_k, top_p)
+        decoding = Decoding(self, slots)
+        index = torch.zeros(len(slots), dtype=torch.long, device=slots.device)
         tokens = []
-        for position in range(self.num_tokens):
-            embedded = self.dictionary(index) + self.positions[:, position : position + 1]
-            token = self.to_logits(self.transformer.step(embedded, cache, position)).argmax(-1)
-            tokens.append(token)
-            index = token + 1
-        return torch.cat(tokens, dim=1)
+        for _ in range(self.num_tokens):
+            tokens.append(choose(decoding.step(index), temperature, top_k, top_p, generator))
+            index = tokens[-1] + 1
+        return torch.stack(tokens, dim=1)
 
     @torch.no_grad()
     def render(self, tokens: Tensor) -> Tensor:
@@ -181,13 +195,23 @@ class SLATE(SlotModel):
         return _cross_entropy(self.decode(tokens, slots), tokens)
 
     @torch.no_grad()
-    def views(self, image: Tensor, slots_init: Tensor) -> Views:
-        """As of `SlotModel`; a mask is the attention, one value for each token's 4×4 pixels."""
+    def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
+        """As of `SlotModel`; the attention, one value for each token's 4×4 pixels."""
+        return self._masks(self.encode(self.tokenize(image), slots_init)[1])
+
+    @torch.no_grad()
+    def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
         tokens = self.tokenize(image)
         slots, attention = self.encode(tokens, slots_init)
+        cross_entropy = F.cross_entropy(self.decode(tokens, slots).mT, tokens, reduction="none").sum(-1)
+        return Views(
+            self.render(self.generate(slots)), self._masks(attention), self.render(tokens), cross_entropy
+        )  # fmt: skip
+
+    def _masks(self, attention: Tensor) -> Tensor:
+        """(B, N, K) -> (B, K, H, W)."""
         side = self.image_size // 4
-        masks = attention.mT.unflatten(-1, (side, side)).repeat_interleave(4, -2).repeat_interleave(4, -1)
-        return Views({"dVAE": self.render(tokens), "through slots": self.render(self.generate(slots))}, masks)
+        return attention.mT.unflatten(-1, (side, side)).repeat_interleave(4, -2).repeat_interleave(4, -1)
 
     # Slot attention and transformer read the same embedding (and the same dropped values): positions 1..N and 0..N-1.
 

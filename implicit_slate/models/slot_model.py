@@ -11,10 +11,14 @@ from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 class Views(NamedTuple):
     """What a model makes of images (B, C, H, W)."""
 
-    images: dict[str, Tensor]
-    """Reconstructions by their titles, each (B, C, H, W) in [0, 1]."""
+    reconstruction: Tensor
+    """(B, C, H, W) in [0, 1]: the image as the slots hold it."""
     masks: Tensor
     """(B, K, H, W): each slot's share of a pixel; they sum to 1 over slots."""
+    ceiling: Tensor | None = None
+    """(B, C, H, W) in [0, 1]: what the discrete VAE makes of the image's own tokens; no slots can do better by much."""
+    cross_entropy: Tensor | None = None
+    """(B,) of the image's own tokens, predicted from the slots, in nats, summed over tokens."""
 
 
 class SlotModel(nn.Module):
@@ -34,6 +38,10 @@ class SlotModel(nn.Module):
         """(): what of the training loss depends on the slots, as a function of them."""
         raise NotImplementedError
 
-    def views(self, image: Tensor, slots_init: Tensor) -> Views:
-        """Reconstructions and masks, in evaluation mode and without gradients."""
+    def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
+        """(B, K, H, W): each slot's share of a pixel, without gradients; they sum to 1 over slots."""
+        raise NotImplementedError
+
+    def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
+        """The image through the slots, and the slots' masks; in evaluation mode and without gradients."""
         raise NotImplementedError

@@ -144,9 +144,14 @@ class SpatialBroadcast(SlotModel):
         return 4 * squared_error(self.decode(slots).image, image) / image[0].numel()
 
     @torch.no_grad()
-    def views(self, image: Tensor, slots_init: Tensor) -> Views:
+    def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
+        """As of `SlotModel`; the decoder's masks."""
+        return self.decode(self.encode(image, slots_init)[0]).masks
+
+    @torch.no_grad()
+    def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
         decoded = self.decode(self.encode(image, slots_init)[0])
-        return Views({"reconstruction": decoded.image.clamp(0, 1)}, decoded.masks)
+        return Views(decoded.image.clamp(0, 1), decoded.masks)
 
     def _inputs(self, image: Tensor) -> Tensor:
         """What slot attention reads: (B, C, H, W) in [0, 1] -> (B, H·W, width), row by row."""

@@ -26,8 +26,11 @@ class Attention(nn.Module):
         """(B, M, D) -> keys and values, each (B, heads, M, D/heads)."""
         return self._split_heads(self.project_k(memory)), self._split_heads(self.project_v(memory))
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False) -> Tensor:
-        """Queries from x (B, L, D) -> (B, L, D). With `is_causal`, position i sees the keys up to i."""
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False, mask: Tensor | None = None
+    ) -> Tensor:
+        """Queries from x (B, L, D) -> (B, L, D). With `is_causal`, position i sees the keys up to i; with a `mask`
+        (L, M), in evaluation mode only, queries see the keys where it is true."""
         queries = self._split_heads(self.project_q(x))
         rate = self.dropout.p if self.training else 0.0
         if rate and x.device.type == "cpu":  # torch has no CPU kernel with dropout, and would take these steps itself
@@ -36,7 +39,7 @@ class Attention(nn.Module):
                 scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
             mixed = self.dropout(scores.softmax(-1)) @ values
         else:
-            mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=is_causal)
+            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=rate, is_causal=is_causal)
         return self.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)))
 
     def _split_heads(self, x: Tensor) -> Tensor:
@@ -87,15 +90,15 @@ class DecoderBlock(nn.Module):
         empty = slot_keys.new_zeros(*slot_keys.shape[:2], length, slot_keys.shape[3])
         return BlockCache(empty, empty.clone(), slot_keys, slot_values)
 
-    def step(self, x: Tensor, cache: BlockCache, position: int) -> Tensor:
+    def step(self, x: Tensor, cache: BlockCache, position: Tensor, mask: Tensor) -> Tensor:
         """The block at one position, x (B, 1, D) -> (B, 1, D); its key and value go into the cache."""
         normed = self.norm_self(x)
         residual = normed if self.is_first else x
         key, value = self.self_attention.keys_and_values(normed)
-        cache.self_keys[:, :, position] = key[:, :, 0]
-        cache.self_values[:, :, position] = value[:, :, 0]
-        seen = slice(0, position + 1)
-        x = residual + self.self_attention(normed, cache.self_keys[:, :, seen], cache.self_values[:, :, seen])
+        seen = slice(0, mask.shape[-1])
+        keys = cache.self_keys.index_copy_(2, position, key)[:, :, seen]
+        values = cache.self_values.index_copy_(2, position, value)[:, :, seen]
+        x = residual + self.self_attention(normed, keys, values, mask=mask)
         return self._read_slots(x, cache.slot_keys, cache.slot_values)
 
     def _read_slots(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -126,8 +129,14 @@ class TransformerDecoder(nn.Module):
         """An empty cache for `length` positions that read the slots `memory` (B, K, D)."""
         return [block.make_cache(memory, length) for block in self.blocks]
 
-    def step(self, x: Tensor, cache: list[BlockCache], position: int) -> Tensor:
-        """`forward` at one position: (B, 1, D) -> (B, 1, D), the earlier positions being in the cache."""
+    def step(self, x: Tensor, cache: list[BlockCache], position: Tensor, seen: int) -> Tensor:
+        """`forward` at one position: (B, 1, D) -> (B, 1, D), the earlier positions being in the cache.
+
+        Args:
+            position: (1,), on the device: shapes, and so a compiled step, do not depend on it.
+            seen: the first so many positions of the cache are read; more than `position`.
+        """
+        mask = (torch.arange(seen, device=position.device) <= position)[None]
         for block, block_cache in zip(self.blocks, cache, strict=True):
-            x = block.step(x, block_cache, position)
+            x = block.step(x, block_cache, position, mask)
         return self.norm(x)

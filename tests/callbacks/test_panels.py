@@ -10,13 +10,14 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch import nn
 
-from callbacks.panels import GAP, TILE, TITLE_HEIGHT, Panels, draw_panels
+from callbacks.panels import Panels, draw_panels
 from implicit_slate.models import SLATE, SlotModel, SpatialBroadcast, Views
+from implicit_slate.pictures import GAP, TILE, TITLE_HEIGHT
 from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, TinyImages
 
 
 class HalfAndHalf(SlotModel):
-    """Two slots, the first sees the upper half only; one reconstruction is grey, the other black."""
+    """Two slots, the first sees the upper half only; it paints all black, its dVAE all grey."""
 
     def __init__(self):
         super().__init__()
@@ -28,8 +29,8 @@ class HalfAndHalf(SlotModel):
     def views(self, image, slots_init):
         assert not self.training
         upper = (torch.arange(16) < 8).float().expand(len(image), 16, 16).mT
-        images = {"grey": torch.full_like(image, 0.5), "black": torch.zeros_like(image)}
-        return Views(images, torch.stack([upper, 1 - upper], 1))
+        grey, black = torch.full_like(image, 0.5), torch.zeros_like(image)
+        return Views(black, torch.stack([upper, 1 - upper], 1), ceiling=grey)
 
 
 def tile(panels: Image.Image, row: int, column: int) -> np.ndarray:

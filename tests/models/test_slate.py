@@ -169,21 +169,6 @@ def test_what_a_training_step_saves_grows_with_n_only_when_unrolled(mode):
             assert one > 0 and saved[32][kind] == saved[1][kind] + 31 * one
 
 
-def test_generation_through_the_cache_is_generation_from_scratch(sizes):
-    model = SLATE(**sizes).eval()
-    slots = model.sample_slots(2)
-    tokens = torch.zeros(2, model.num_tokens, dtype=torch.long)
-    with torch.no_grad():
-        for i in range(model.num_tokens):
-            tokens[:, i] = model.decode(tokens, slots)[:, i].argmax(-1)
-        assert torch.equal(model.generate(slots), tokens)
-
-        cache = model.transformer.make_cache(model.slot_projection(slots), model.num_tokens)
-        embedded = model._embed(tokens)
-        steps = [model.transformer.step(embedded[:, i : i + 1], cache, i) for i in range(model.num_tokens)]
-        assert torch.allclose(model.to_logits(torch.cat(steps, 1)), model.decode(tokens, slots), atol=1e-4)
-
-
 def test_evaluation_has_no_noise_and_training_has():
     model, image = SLATE(**TINY | dict(dropout=0.1, num_iterations=1)), random_images(TINY)
     slots_init = model.sample_slots(2)
