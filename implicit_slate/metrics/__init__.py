@@ -1,5 +1,6 @@
 """Metrics in the manner of torchmetrics: accumulated over batches, summed over processes."""
 
 from implicit_slate.metrics.code_usage import CodeUsage
+from implicit_slate.metrics.segmentation import adjusted_rand_index, best_overlaps, segments
 
-__all__ = ["CodeUsage"]
+__all__ = ["CodeUsage", "adjusted_rand_index", "best_overlaps", "segments"]
