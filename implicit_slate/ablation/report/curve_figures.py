@@ -7,10 +7,10 @@ every method has a panel of its own, in front of all the others.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from implicit_slate.ablation.report.curve_kinds import CURVE_FIGURES
 from implicit_slate.ablation.report.drawing import (
     MAX_METHODS,
     MAX_POINTS,
@@ -27,59 +27,7 @@ from implicit_slate.ablation.report.drawing import (
 )
 from implicit_slate.ablation.report.formatting import capitalised
 from implicit_slate.ablation.report.methods import Method
-from implicit_slate.ablation.report.run import (
-    COSINE,
-    CROSS_ENTROPY,
-    GRADIENT_NORM,
-    MSE,
-    RESIDUAL,
-    SPECTRAL_NORM,
-    Cell,
-    Run,
-)
-
-
-class CurveFigure(NamedTuple):
-    """A figure of one measurement over steps: the name of its files, what it measures, and how."""
-
-    name: str
-    label: str
-    about: str
-
-
-CURVE_FIGURES = {
-    SPECTRAL_NORM: CurveFigure(
-        "spectral_norm",
-        "spectral norm of the Jacobian",
-        "The largest singular value, mean over the probe images.",
-    ),
-    GRADIENT_NORM: CurveFigure(
-        "grad_norm",
-        "gradient norm of slot attention",
-        "L2 norm over its parameters, before clipping; a point is the largest value since the point before.",
-    ),
-    CROSS_ENTROPY: CurveFigure(
-        "cross_entropy",
-        "validation cross-entropy",
-        "Summed over the tokens, mean over the validation images; lower is better.",
-    ),
-    MSE: CurveFigure(
-        "mse",
-        "validation MSE",
-        "Squared error summed over channels and pixels, mean over the validation images; lower is better.",
-    ),
-    RESIDUAL: CurveFigure(
-        "residual",
-        "residual of the solve",
-        "‖f(z) − z‖ / ‖f(z)‖ of the last forward step, mean over the probe images.",
-    ),
-    COSINE: CurveFigure(
-        "gradient_cosine",
-        "cosine to the exact gradient",
-        "Of the gradients with respect to slot attention's parameters, on the probe images. The exact one comes from a "
-        "backward solve by GMRES; it is one only as far as that and the forward solve converge.",
-    ),
-}
+from implicit_slate.ablation.report.run import GRADIENT_NORM, LOSSES, RESIDUAL, SPECTRAL_NORM, Cell, Run
 
 EVALUATIONS = "in brackets: evaluations of f a step"
 """What the notes in a legend are."""
@@ -162,9 +110,9 @@ def draw_overview(run: Run, folder: Path) -> Picture | None:
 
 
 def wants_log(cells: Sequence[Cell], tag: str) -> bool:
-    """Norms and residuals always; a loss where the cells spread over more than a factor of five; a cosine never."""
+    """Norms and residuals always; a loss where the cells spread over more than a factor of five; others never."""
     return tag in (SPECTRAL_NORM, GRADIENT_NORM, RESIDUAL) or (
-        tag in (CROSS_ENTROPY, MSE)
+        tag in LOSSES
         and spread([v for cell in cells if tag in cell.curves for v in cell.curves[tag].values]) > 5
     )
 

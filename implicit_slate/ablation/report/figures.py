@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from implicit_slate.ablation.report.curve_figures import CURVE_FIGURES, draw_curves, draw_overview
+from implicit_slate.ablation.report.curve_figures import draw_curves, draw_overview
+from implicit_slate.ablation.report.curve_kinds import CURVE_FIGURES
 from implicit_slate.ablation.report.drawing import STYLE, Picture
 from implicit_slate.ablation.report.result_figures import draw_methods, draw_sweep, numeric_axes
-from implicit_slate.ablation.report.run import CROSS_ENTROPY, MSE, Run
+from implicit_slate.ablation.report.run import LOSSES, Run
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ def draw_all(run: Run, folder: Path) -> Figures:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        tags = [tag for tag in CURVE_FIGURES if tag == run.loss or tag not in (CROSS_ENTROPY, MSE)]
+        tags = [tag for tag in CURVE_FIGURES if tag == run.loss or tag not in LOSSES]
         curves = [draw_curves(run, folder, tag) for tag in tags]
         results = [draw_methods(run, folder), *(draw_sweep(run, folder, axis) for axis in numeric_axes(run))]
         return Figures(draw_overview(run, folder), list(filter(None, curves)), list(filter(None, results)))

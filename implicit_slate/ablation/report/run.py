@@ -15,9 +15,18 @@ SPECTRAL_NORM = "jacobian/spectral_norm"
 GRADIENT_NORM = "grad_norm"
 CROSS_ENTROPY = "val/cross_entropy"
 MSE = "val/mse"
+LOSS = "val/loss"
 RESIDUAL = "residual"
 COSINE = "gradient/cosine"
-CURVES = (SPECTRAL_NORM, GRADIENT_NORM, CROSS_ENTROPY, MSE, RESIDUAL, COSINE)
+ATTENTION_ENTROPY = "slots/attention_entropy"
+SLOTS_IN_USE = "slots/in_use"
+FG_ARI = "slots/fg_ari"
+
+LOSSES = {CROSS_ENTROPY: "validation cross-entropy", MSE: "validation MSE", LOSS: "validation loss"}
+"""The validation losses that slots can be trained for, and what the report calls them. The first that was logged is it:
+a model with tokens logs the MSE of its dVAE, too, and every model the sum of its losses."""
+
+CURVES = (*LOSSES, SPECTRAL_NORM, GRADIENT_NORM, RESIDUAL, COSINE, ATTENTION_ENTROPY, SLOTS_IN_USE, FG_ARI)
 """The scalars over steps that the report draws, by their TensorBoard tags."""
 
 TRICKS = {"clip": "clipping", "warmup": "warmup", "decay": "decay"}
@@ -116,14 +125,15 @@ class Run:
 
     @cached_property
     def loss(self) -> str:
-        """The validation loss that the slots are trained for: the cross-entropy, without a transformer the MSE."""
-        has_tokens = any(CROSS_ENTROPY in cell.curves or cell.number(CROSS_ENTROPY) is not None for cell in self.cells)
-        has_mse = any(MSE in cell.curves or cell.number(MSE) is not None for cell in self.cells)
-        return MSE if has_mse and not has_tokens else CROSS_ENTROPY
+        """The validation loss that the slots are trained for: the first of `LOSSES` that some cell has."""
+        measured = (
+            tag for tag in LOSSES for cell in self.cells if tag in cell.curves or cell.number(tag) is not None
+        )
+        return next(measured, CROSS_ENTROPY)
 
     @property
     def loss_name(self) -> str:
-        return {CROSS_ENTROPY: "validation cross-entropy", MSE: "validation MSE"}[self.loss]
+        return LOSSES[self.loss]
 
     @cached_property
     def setting_axes(self) -> list[str]:

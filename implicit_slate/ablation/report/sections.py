@@ -22,7 +22,7 @@ from implicit_slate.ablation.report.figures import Figures
 from implicit_slate.ablation.report.formatting import capitalised, short
 from implicit_slate.ablation.report.methods import BB, BN, IB
 from implicit_slate.ablation.report.panels import panels
-from implicit_slate.ablation.report.run import CROSS_ENTROPY, MSE, Cell, Run
+from implicit_slate.ablation.report.run import CROSS_ENTROPY, LOSS, MSE, Cell, Run
 from implicit_slate.ablation.report.summary import Line, is_ranked, measurements
 
 _MEASURED = (
@@ -35,6 +35,7 @@ _LOSSES = {
     CROSS_ENTROPY: "The **cross-entropy** is that of the transformer, summed over an image's tokens, mean over the "
     "validation images.",
     MSE: "The **MSE** is that of the reconstruction, summed over an image's values, mean over the validation images.",
+    LOSS: "The **validation loss** is the one that the model is trained for, mean over the validation images.",
 }
 
 _NAMES = (

@@ -10,15 +10,24 @@ from dataclasses import dataclass
 
 from implicit_slate.ablation.report.formatting import short
 from implicit_slate.ablation.report.methods import Method
-from implicit_slate.ablation.report.run import Cell, Run
+from implicit_slate.ablation.report.run import LOSS, Cell, Run
 
 MEASUREMENTS = {
     "val/cross_entropy": "validation cross-entropy",
     "val/mse": "validation MSE of the dVAE",
+    "val/loss": "validation loss",
+    "val/ap_inf": "AP at any distance",
+    "val/ap_1": "AP within distance 1",
+    "val/ap_0.5": "AP within 0.5",
+    "val/ap_0.25": "AP within 0.25",
+    "val/ap_0.125": "AP within 0.125",
     "jacobian/spectral_norm_final": "last spectral norm",
     "jacobian/spectral_norm_max": "largest spectral norm",
     "grad_norm_max": "largest gradient norm",
     "residual_final": "last residual",
+    "slots/attention_entropy_final": "last attention entropy",
+    "slots/in_use_final": "last slots in use",
+    "slots/fg_ari_final": "last FG-ARI",
     "evaluations": "evaluations a step",
     "steps_per_second": "steps a second",
     "gradient/cosine": "cosine to the exact gradient",
@@ -75,8 +84,9 @@ class Line:
 
 
 def measurements(run: Run) -> dict[str, str]:
-    """`MEASUREMENTS`, with the loss as it is called where there is no dVAE."""
-    return MEASUREMENTS | {run.loss: run.loss_name}
+    """`MEASUREMENTS`, with the loss as it is called where there is no dVAE, and no sum of losses beside its parts."""
+    names = MEASUREMENTS | {run.loss: run.loss_name}
+    return {key: name for key, name in names.items() if key != LOSS or run.loss == LOSS}
 
 
 def summarise(run: Run) -> list[Line]:
@@ -84,7 +94,7 @@ def summarise(run: Run) -> list[Line]:
 
     A diverged cell has no final values: only complete cells count, save in the largest norms, which both kinds have.
     """
-    geometric = {key: _is_wide(run, key) for key in MEASUREMENTS}
+    geometric = {key: _is_wide(run, key) for key in measurements(run)}
     lines = []
     for setting in run.settings:
         groups = [(method, run.of(setting, method)) for method in run.methods]
@@ -115,10 +125,10 @@ def to_csv(run: Run, lines: Sequence[Line]) -> str:
 
 def _line(setting: str, method: Method, cells: Sequence[Cell], geometric: dict[str, bool]) -> Line:
     spreads = {}
-    for key in MEASUREMENTS:
+    for key, wide in geometric.items():
         counted = [cell for cell in cells if cell.status == "complete" or (cell.finished and key.endswith("_max"))]
         if values := [number for cell in counted if (number := cell.number(key)) is not None]:
-            spreads[key] = Spread.of(values, geometric[key])
+            spreads[key] = Spread.of(values, wide)
     diverged = sum(cell.status == "diverged" for cell in cells)
     return Line(setting, method, len(cells), sum(cell.finished for cell in cells), diverged, spreads)
 
