@@ -1,0 +1,54 @@
+"""A trained model, taken out of its checkpoint."""
+
+import importlib
+from pathlib import Path
+from typing import NamedTuple
+
+from implicit_slate.errors import UserError
+from implicit_slate.models import SlotModel
+from implicit_slate.training.checkpoints import read_checkpoint
+from implicit_slate.training.slot_module import SlotModule
+
+DEFAULT = "implicit_slate.training.SLATEModule"
+"""What a checkpoint is of that does not say so: one that was imported from the public code."""
+FROM_CHECKPOINTS = ("dvae_checkpoint", "encoder_checkpoint")
+"""Settings that name other checkpoints, which are not needed again: their weights are in this one."""
+
+
+class Trained(NamedTuple):
+    model: SlotModel
+    """In evaluation mode, on the CPU."""
+    step: int | None
+    """Gradient steps of its training; None where the checkpoint does not say."""
+
+
+def load_trained(path: str | Path) -> Trained:
+    """The model with slots in a checkpoint of one of our modules, or of a subclass of `SlotModule` that can be imported.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, or one of something else; names the file.
+    """
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint.get("hyper_parameters")
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: not a checkpoint of ours: it holds no hyper_parameters")
+    kind = _class(settings.get("_class_path", DEFAULT), path)
+    settings = {key: value for key, value in settings.items() if not key.startswith("_") and key not in FROM_CHECKPOINTS}
+    try:
+        module = kind(**settings)
+        module.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, ValueError, RuntimeError) as error:  # unknown settings, impossible ones, another shape
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: not a checkpoint of {kind.__name__} as it is now: {reason}") from None
+    return Trained(module.model.eval().requires_grad_(False), checkpoint.get("global_step"))
+
+
+def _class(name: str, path: str | Path) -> type[SlotModule]:
+    module, _, attribute = str(name).rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise UserError(f"{path}: a checkpoint of {name}, which cannot be imported here") from None
+    if not (isinstance(kind, type) and issubclass(kind, SlotModule)):
+        raise UserError(f"{path}: a checkpoint of {name}, which has no slots")
+    return kind
