@@ -70,8 +70,8 @@ class Squares(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         return DataLoader([{"image": image} for image in self.images], batch_size=self.batch_size)
 
-    def probe(self, num_images: int) -> torch.Tensor:
-        return self.images[:num_images]
+    def probe(self, num_images: int) -> dict[str, torch.Tensor]:
+        return {"image": self.images[:num_images]}
 
 
 class Stopwatch(L.Callback):

@@ -37,10 +37,12 @@ class FixedPointDiagnostics(Probe):
     def state_key(self) -> str:
         return self._generate_state_key(measures=self.measures)  # a run may have several, at their own cadences
 
-    def measure(self, model: SlotModel, images: Tensor, slots_init: Tensor, is_last: bool) -> dict[str, Tensor]:
+    def measure(
+        self, model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, is_last: bool
+    ) -> dict[str, Tensor]:
         values = {}
         for name in self.measures:
-            values |= getattr(self, name)(model, images, slots_init)
+            values |= getattr(self, name)(model, batch["image"], slots_init)
         return values
 
     def residual_at_depth(self, model: SlotModel, images: Tensor, slots_init: Tensor) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ class Panels(Callback):
             return
         self._drawn_at = trainer.global_step
         with isolate_rng():
-            panels = draw_panels(pl_module.model, trainer.datamodule.probe(self.num_images))
+            panels = draw_panels(pl_module.model, trainer.datamodule.probe(self.num_images)["image"])
         pixels = torch.frombuffer(bytearray(panels.tobytes()), dtype=torch.uint8)
         logger.experiment.add_image(
             "panels", pixels.view(panels.height, panels.width, 3), trainer.global_step, dataformats="HWC"
@@ -67,6 +67,6 @@ def draw_panels(model: SlotModel, image: Tensor) -> Image.Image:
     image = image.to(next(model.parameters()))  # its device, and its floats
     slots_init = model.sample_slots(len(image), generator=torch.Generator().manual_seed(0)).detach()
     with evaluating(model):
-        views = model.views(image, slots_init.to(image))
-    columns = panel_columns(image, views.reconstruction, views.masks, views.ceiling)
+        views, ceiling = model.views(image, slots_init.to(image)), model.ceiling(image)
+    columns = panel_columns(image, views.reconstruction, views.masks, ceiling)
     return tile(torch.stack(list(columns.values()), 1), list(columns))

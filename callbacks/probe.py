@@ -28,11 +28,14 @@ class Probe(Callback):
         self.every_n_steps, self.num_images = every_n_steps, num_images
         self.latest: dict[str, float] = {}
         """What was measured last, without the maxima."""
-        self._images: Tensor | None = None
+        self._batch: dict[str, Tensor] | None = None
         self._slots_init: Tensor | None = None
 
-    def measure(self, model: SlotModel, images: Tensor, slots_init: Tensor, is_last: bool) -> dict[str, Tensor]:
-        """Quantities (B,) or () by their names, of images (B, C, H, W) and initial slots (B, K, S)."""
+    def measure(
+        self, model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, is_last: bool
+    ) -> dict[str, Tensor]:
+        """Quantities (B,) or () by their names, of the probe images, with masks where the data has them, from initial
+        slots (B, K, S)."""
         raise NotImplementedError
 
     def state_dict(self) -> dict:
@@ -44,7 +47,7 @@ class Probe(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        self._images = trainer.datamodule.probe(self.num_images)
+        self._batch = trainer.datamodule.probe(self.num_images)
         if self._slots_init is None:
             self._slots_init = self._sample_slots(module.model)
         if trainer.global_step == 0:
@@ -66,9 +69,11 @@ class Probe(Callback):
         if model.slot_attention.slot_init == "queries":
             self._slots_init = self._sample_slots(model)
         like = next(model.parameters())
+        batch = {name: value.to(like.device) for name, value in self._batch.items()}
+        batch["image"] = batch["image"].to(like)
         with evaluating(model), torch.autocast(like.device.type, enabled=False):
             try:
-                values = self.measure(model, self._images.to(like), self._slots_init.to(like), is_last)
+                values = self.measure(model, batch, self._slots_init.to(like), is_last)
             except NotFinite:  # there is nothing to measure, and the next step will say so to all processes
                 return
         means = {name: float(value.float().mean()) for name, value in values.items()}
@@ -79,7 +84,7 @@ class Probe(Callback):
 
     def _sample_slots(self, model: SlotModel) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return model.sample_slots(len(self._images), generator).detach().float().cpu()
+        return model.sample_slots(len(self._batch["image"]), generator).detach().float().cpu()
 
 
 @contextmanager

@@ -32,10 +32,12 @@ class SlotJacobian(Probe):
         super().load_state_dict(state)
         self._vector = state["vector"]
 
-    def measure(self, model: SlotModel, images: Tensor, slots_init: Tensor, is_last: bool) -> dict[str, Tensor]:
+    def measure(
+        self, model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, is_last: bool
+    ) -> dict[str, Tensor]:
         slot_attention = model.slot_attention
         with torch.no_grad():
-            f = model.refinement(images)
+            f = model.refinement(batch["image"])
             solution = slot_attention.solver(f, slots_init)
         norm = largest_singular_value(f, solution.z, tol=self.tol, v0=self._warm_start(like=slots_init))
         self._vector = norm.vector.cpu()

@@ -23,7 +23,10 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        """`image`: float32 (B, 3, H, W) in [0, 1]; `mask`, where there is one: int64 (B, H, W), 0 = background."""
+        """`image`: float32 (B, 3, H, W) in [0, 1]; `mask`, where there is one: int64 (B, H, W), 0 = background.
+
+        `properties`, where they are asked for: float32 (B, M, P), see `data_modules.scene_properties`.
+        """
 
 
 class ArrayImages:
@@ -47,6 +50,10 @@ class ArrayImages:
         if self.masks is not None:
             batch["mask"] = self.masks.index_select(0, index).long()
         return batch
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (self.images, self.masks) if array is not None)
 
     def move_to(self, device: torch.device) -> None:
         """From now on the bytes are there, and so are the batches made of them."""
@@ -119,9 +126,9 @@ class ImageDataModule(LightningDataModule):
         if self.splits is None:
             self.splits = self.load()
 
-    def probe(self, num_images: int) -> Tensor:
-        """The first `num_images` images of the validation split, float32 (B, 3, H, W): the same in every run."""
-        return self.splits.val[list(range(min(num_images, len(self.splits.val))))]["image"]
+    def probe(self, num_images: int) -> Batch:
+        """A batch of the first `num_images` images of the validation split: the same in every run."""
+        return self.splits.val[list(range(min(num_images, len(self.splits.val))))]
 
     def train_dataloader(self) -> DataLoader:
         """Endless batches, which go on from the trainer's step."""

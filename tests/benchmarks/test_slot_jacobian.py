@@ -17,4 +17,4 @@ def test_the_images_of_the_benchmark_are_images():
     images = slot_jacobian.Squares(16, num_images=5, batch_size=2)
     batch = next(iter(images.train_dataloader()))["image"]
     assert batch.shape == (2, 3, 16, 16) and 0 <= batch.min() < batch.max() <= 1
-    assert images.probe(3).shape == (3, 3, 16, 16)
+    assert images.probe(3)["image"].shape == (3, 3, 16, 16)

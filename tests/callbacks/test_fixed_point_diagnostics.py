@@ -40,7 +40,7 @@ def refinement(model, callback):
     """f, the initial slots and z* of the callback's images, as the model is now."""
     model.eval()
     with torch.no_grad():
-        f = model.model.refinement(callback._images)
+        f = model.model.refinement(callback._batch["image"])
         return f, callback._slots_init, model.model.slot_attention.solver(f, callback._slots_init).z
 
 
@@ -88,9 +88,9 @@ def test_gradient_cosine_is_the_angle_to_the_exact_gradient(kind):
     parameters = [p for p in model.model.slot_attention.parameters() if p.requires_grad]
     flat = {}
     for mode in ("implicit", "exact(dense)"):
-        f = model.model.refinement(callback._images)
+        f = model.model.refinement(callback._batch["image"])
         z = fixed_point(f, callback._slots_init, max_iterations=3, gradient=mode).z
-        loss = model.model.slot_loss(callback._images, z)
+        loss = model.model.slot_loss(callback._batch["image"], z)
         flat[mode] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
     ours, exact = flat["implicit"], flat["exact(dense)"]
     expected = torch.cosine_similarity(ours, exact, dim=0).item()
@@ -126,7 +126,7 @@ class Multistable(torch.nn.Module):
 def test_basins_are_counted_as_sets_of_slots():
     """Two slots with one number each have four points, but three sets: both up, both down, one of each."""
     callback = diagnostics("basins", num_starts=24)
-    values = callback.measure(Multistable(), torch.zeros(3, 3, 4, 4), torch.zeros(3, 2, 1), is_last=False)
+    values = callback.measure(Multistable(), {"image": torch.zeros(3, 3, 4, 4)}, torch.zeros(3, 2, 1), is_last=False)
     assert values["basins/distinct"].tolist() == [3, 3, 3]
     assert values["basins/converged"].tolist() == [24, 24, 24]
 
@@ -134,7 +134,7 @@ def test_basins_are_counted_as_sets_of_slots():
 def test_what_does_not_converge_is_no_basin():
     model = Multistable()
     model.refinement = lambda images: lambda z: 1 - 2 * z
-    values = diagnostics("basins").measure(model, torch.zeros(2, 3, 4, 4), torch.zeros(2, 2, 1), is_last=False)
+    values = diagnostics("basins").measure(model, {"image": torch.zeros(2, 3, 4, 4)}, torch.zeros(2, 2, 1), is_last=False)
     assert values["basins/distinct"].tolist() == values["basins/converged"].tolist() == [0, 0]
 
 
@@ -233,6 +233,6 @@ def test_a_step_that_is_not_finite_is_not_measured():
     model, callback = module(), SlotJacobian(every_n_steps=1, num_images=2)
     with torch.no_grad():
         model.model.slot_attention.mlp[0].weight.fill_(torch.inf)
-    callback._images, callback._slots_init = TinyImages().probe(2), model.model.sample_slots(2)
+    callback._batch, callback._slots_init = TinyImages().probe(2), model.model.sample_slots(2)
     callback._measure(L.Trainer(logger=False), model)
     assert not callback.latest

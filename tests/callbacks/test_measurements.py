@@ -31,7 +31,7 @@ def dense_norm(model, callback):
     """The largest singular value of the dense Jacobian where the callback measures."""
     model.eval()
     with torch.no_grad():
-        f = model.model.slot_update(model.model.tokenize(callback._images))
+        f = model.model.slot_update(model.model.tokenize(callback._batch["image"]))
         z = model.model.slot_attention.solver(f, callback._slots_init).z
     return torch.linalg.matrix_norm(dense_jacobian(f, z), 2)
 

@@ -68,8 +68,8 @@ def test_images_without_masks_give_none():
 def test_probe_is_the_start_of_the_validation_split():
     module = Numbered(8, 4)
     module.setup()
-    assert (module.probe(3)[:, 0, 0, 0] * 255).round().tolist() == [40, 41, 42]
-    assert len(module.probe(1000)) == 10
+    assert (module.probe(3)["image"][:, 0, 0, 0] * 255).round().tolist() == [40, 41, 42]
+    assert len(module.probe(1000)["image"]) == 10
 
 
 def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path):

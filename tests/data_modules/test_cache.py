@@ -101,8 +101,8 @@ def test_masks_that_come_later_are_noticed(tmp_path):
 
 
 def test_sizes_are_kept_beside_one_another(folder, decoded):
-    assert module(folder, image_size=16).probe(1).shape[-1] == 16
-    assert module(folder, image_size=8).probe(1).shape[-1] == 8
+    assert module(folder, image_size=16).probe(1)["image"].shape[-1] == 16
+    assert module(folder, image_size=8).probe(1)["image"].shape[-1] == 8
     assert len(entries(folder)) == 6
     module(folder, image_size=16)
     assert len(decoded) == 40

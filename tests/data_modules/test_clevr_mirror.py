@@ -42,7 +42,7 @@ def test_shrinking_averages(folder):
     pixels[::2] = 200
     for path in (folder / "images").iterdir():
         Image.fromarray(pixels).save(path)
-    assert (module(folder).probe(1) * 255).round().unique().tolist() == [100]
+    assert (module(folder).probe(1)["image"] * 255).round().unique().tolist() == [100]
 
 
 def test_masks_are_optional(folder):

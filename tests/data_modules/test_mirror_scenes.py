@@ -87,8 +87,8 @@ def test_batches(data):
 def test_shrinking_averages_areas(data):
     large = MirrorScenes(image_size=64)
     large.setup()
-    pooled = torch.nn.functional.avg_pool2d(large.probe(8), 2)
-    assert (data.probe(8) - pooled).abs().max() <= 0.5001 / 255 + 1e-6
+    pooled = torch.nn.functional.avg_pool2d(large.probe(8)["image"], 2)
+    assert (data.probe(8)["image"] - pooled).abs().max() <= 0.5001 / 255 + 1e-6
 
 
 def test_missing_file(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def test_validation_averages_over_the_images_of_all_ranks(out, gradient):
     """Six images over two ranks give the mean over the six."""
     model = SLATEModule(**{**SLATE_SIZES, "gradient": gradient})
     model.load_state_dict(torch.load(out / f"{gradient}-0.pt"))
-    images = torch.stack([TinyImages().image(1000 + i) for i in range(6)])
+    images = TinyImages().probe(6)["image"]
     events = EventAccumulator(str(out / gradient)).Reload()
     mse = model.eval().model.losses(images).mse.item()
     assert events.Scalars("val/mse")[-1].value == pytest.approx(mse, rel=1e-4)

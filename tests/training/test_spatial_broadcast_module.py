@@ -106,7 +106,7 @@ KINDS = [SpatialBroadcastModule, SLATEModule]
 def regularizer(model) -> float:
     """Of the first image, at the slots of an evaluation, with a fixed v: the mean over a hundred of them."""
     model.eval()
-    image = TinyImages().probe(1).expand(100, -1, -1, -1)
+    image = TinyImages().probe(1)["image"].expand(100, -1, -1, -1)
     with torch.no_grad():
         f = model.model.refinement(image)
         slots_init = model.model.sample_slots(1, torch.Generator().manual_seed(0)).expand(100, -1, -1)
@@ -134,11 +134,11 @@ def test_the_regulariser_s_gradient_goes_through_the_step_alone(kind):
     if kind is SLATEModule:
         model.dvae_is_frozen = True
         model.model.dvae.requires_grad_(False)
-        image = TinyImages().probe(2)
+        image = TinyImages().probe(2)["image"]
         prediction = model.model.eval().predict(model.model.tokenize(image))
         solution, update, loss = prediction.solution, prediction.update, prediction.cross_entropy
     else:
-        losses = model.model.losses(TinyImages().probe(2))
+        losses = model.model.losses(TinyImages().probe(2)["image"])
         solution, update, loss = losses.solution, losses.update, losses.loss
     parameters = [p for p in model.parameters() if p.requires_grad]
 
