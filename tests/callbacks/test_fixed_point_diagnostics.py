@@ -134,7 +134,8 @@ def test_basins_are_counted_as_sets_of_slots():
 def test_what_does_not_converge_is_no_basin():
     model = Multistable()
     model.refinement = lambda images: lambda z: 1 - 2 * z
-    values = diagnostics("basins").measure(model, {"image": torch.zeros(2, 3, 4, 4)}, torch.zeros(2, 2, 1), is_last=False)
+    batch = {"image": torch.zeros(2, 3, 4, 4)}
+    values = diagnostics("basins").measure(model, batch, torch.zeros(2, 2, 1), is_last=False)
     assert values["basins/distinct"].tolist() == values["basins/converged"].tolist() == [0, 0]
 
 
