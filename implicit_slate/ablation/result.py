@@ -21,6 +21,12 @@ GRADIENT_TAGS = (
 )  # fmt: skip
 """Of the mode's gradient beside the exact one, and of an exact mode's own backward solve."""
 
+SLOT_TAGS = ("slots/attention_entropy", "slots/in_use", "slots/information", "slots/fg_ari")
+"""How the slots share out the images; the last value stands in a row as `<tag>_final`."""
+
+PRECISION_TAGS = ("val/ap_inf", "val/ap_1", "val/ap_0.5", "val/ap_0.25", "val/ap_0.125")
+"""Average precision of predicted properties within a distance."""
+
 
 def read_scalars(folder: Path) -> Scalars:
     """All scalars in the event files of `folder`; where a resumed run repeats a step, the later file holds."""
@@ -56,6 +62,8 @@ def summarise(scalars: Mapping[str, Mapping[int, float]]) -> dict[str, float | N
         "residual_final": last("residual"),
         "evaluations": last("evaluations"),
         **{tag: last(tag) for tag in GRADIENT_TAGS},
+        **{f"{tag}_final": last(tag) for tag in SLOT_TAGS},
+        **{tag: last(tag) for tag in PRECISION_TAGS},
     }
 
 
@@ -78,8 +86,8 @@ def write_result(
         **summarise(read_scalars(folder)),
         "seconds": seconds,
         "steps_per_second": step / seconds if step and seconds else None,
-        "git": _revision(),
-        "versions": _versions(),
+        "git": revision(),
+        "versions": versions(),
     }
     if error is not None:
         result["error"] = error
@@ -92,7 +100,7 @@ def _finite(value: float) -> float | None:
 
 
 @cache
-def _revision() -> str | None:
+def revision() -> str | None:
     """The commit of the source tree, with `-dirty` if files differ from it; None outside of a git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
@@ -103,6 +111,6 @@ def _revision() -> str | None:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     names = ("implicit-slate", "torch", "lightning")
     return {"python": python_version()} | {name: metadata.version(name) for name in names}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from implicit_slate.ablation.matrix import Cell, Grid, load_yaml
-from implicit_slate.ablation.result import GRADIENT_TAGS
+from implicit_slate.ablation.result import GRADIENT_TAGS, PRECISION_TAGS, SLOT_TAGS
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
 
@@ -28,6 +28,8 @@ MEASURES = (
     "residual_final",
     "evaluations",
     *GRADIENT_TAGS,
+    *(f"{tag}_final" for tag in SLOT_TAGS),
+    *PRECISION_TAGS,
     "seconds",
     "steps_per_second",
     "git",

@@ -36,6 +36,12 @@ def test_last_and_largest():
     assert measures["val/mse"] is None and measures["evaluations"] is None
 
 
+def test_how_slots_and_properties_ended_is_in_the_row_and_null_where_it_was_not_measured():
+    row = summarise({"slots/in_use": {0: 6.0, 100: 2.5}, "slots/attention_entropy": {0: 0.9}, "val/ap_0.5": {50: 0.25}})
+    assert (row["slots/in_use_final"], row["slots/attention_entropy_final"], row["val/ap_0.5"]) == (2.5, 0.9, 0.25)
+    assert row["slots/fg_ari_final"] is row["slots/information_final"] is row["val/ap_inf"] is None
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_is_null_wherever_it_stands(bad):
     for values in ([bad, 1.0], [1.0, bad]):
