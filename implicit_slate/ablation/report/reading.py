@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from implicit_slate.ablation.report.evaluations import read_evaluations
 from implicit_slate.ablation.report.parsing import read_json
 from implicit_slate.ablation.report.run import CURVES, Cell, Curve, Run
 from implicit_slate.ablation.result import read_scalars
@@ -25,7 +26,8 @@ _NOT_AXES = {
 
 
 def read_run(folder: Path) -> Run:
-    """Read a grid's folder: `results.json` or, where a cell is newer, its `result.json`; `grid.json`; and all curves.
+    """Read a grid's folder: `results.json` or, where a cell is newer, its `result.json`; `grid.json`; all curves and
+    evaluations.
 
     Raises UserError where `folder` is not the folder of a grid, or one of these files is damaged.
     """
@@ -37,7 +39,8 @@ def read_run(folder: Path) -> Run:
     for name, row in rows.items():
         axes = {key: _axis_value(value) for key, value in row.items() if _is_axis(key, value)}
         place = folder / "cells" / name
-        cells.append(Cell(name, str(row.get("status", "waiting")), axes, row, place, read_curves(place)))
+        status = str(row.get("status", "waiting"))
+        cells.append(Cell(name, status, axes, row, place, read_curves(place), read_evaluations(place)))
     facts = read_json(folder / "grid.json", dict) if (folder / "grid.json").exists() else {}
     return Run(folder, facts, cells)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from implicit_slate.ablation.report.evaluations import Evaluation
 from implicit_slate.ablation.report.methods import IMPLICIT, UNROLLED, Method, labels
 from implicit_slate.ablation.report.parsing import leaves, read_yaml
 
@@ -58,6 +59,8 @@ class Cell:
     row: dict
     folder: Path
     curves: dict[str, Curve] = field(default_factory=dict)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    """By split; see `evaluations.py`."""
 
     @property
     def method(self) -> Method:

@@ -18,6 +18,7 @@ from implicit_slate.ablation.report.document import (
     link,
 )
 from implicit_slate.ablation.report.drawing import MAX_METHODS, Picture
+from implicit_slate.ablation.report.evaluation_section import evaluation
 from implicit_slate.ablation.report.figures import Figures
 from implicit_slate.ablation.report.formatting import capitalised, short
 from implicit_slate.ablation.report.methods import BB, BN, IB
@@ -65,6 +66,7 @@ def contents(run: Run, figures: Figures, lines: Sequence[Line], folder: Path) ->
     blocks.append(Heading("Results"))
     blocks += [Images([_image(picture)]) for picture in figures.results]
     blocks += _results(run, lines)
+    blocks += evaluation(run, folder)
     blocks += panels(run, folder)
     blocks += [Heading("Cells"), Folded(f"All {len(run.cells)} cells", [_cells(run)])]
     if settings := run.shared_settings:
