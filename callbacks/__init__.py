@@ -5,5 +5,6 @@ from callbacks.fixed_point_diagnostics import FixedPointDiagnostics
 from callbacks.gradient_norm import GradientNorm
 from callbacks.panels import Panels
 from callbacks.slot_jacobian import SlotJacobian
+from callbacks.slot_usage import SlotUsage
 
-__all__ = ["Diverged", "Divergence", "FixedPointDiagnostics", "GradientNorm", "Panels", "SlotJacobian"]
+__all__ = ["Diverged", "Divergence", "FixedPointDiagnostics", "GradientNorm", "Panels", "SlotJacobian", "SlotUsage"]

@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 import torch
 
-from callbacks import FixedPointDiagnostics, SlotJacobian
+from callbacks import FixedPointDiagnostics, SlotJacobian, SlotUsage
 from callbacks.fixed_point_diagnostics import MEASURES, distance_between_sets
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import dense_jacobian, fixed_point, picard
@@ -166,13 +166,14 @@ def test_an_unknown_measure_is_named():
         FixedPointDiagnostics(["basin"])
 
 
-# What all probes share, on the two that there are.
+# What all probes share.
 
-PROBES = [SlotJacobian, lambda **options: FixedPointDiagnostics(list(MEASURES), num_starts=2, **options)]
+PROBES = [SlotJacobian, SlotUsage, lambda **options: FixedPointDiagnostics(list(MEASURES), num_starts=2, **options)]
+NAMES = ["SlotJacobian", "SlotUsage", "FixedPointDiagnostics"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("probe", PROBES, ids=["SlotJacobian", "FixedPointDiagnostics"])
+@pytest.mark.parametrize("probe", PROBES, ids=NAMES)
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
 def test_measuring_leaves_the_model_and_its_noise_alone(kind, probe, gradient):
     options = dict(gradient=gradient) | (dict(dropout=0.1) if kind is SLATEModule else {})
@@ -188,7 +189,7 @@ def test_measuring_leaves_the_model_and_its_noise_alone(kind, probe, gradient):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("probe", PROBES, ids=["SlotJacobian", "FixedPointDiagnostics"])
+@pytest.mark.parametrize("probe", PROBES, ids=NAMES)
 def test_it_measures_at_its_cadence_with_the_same_slots_after_a_restart(probe, tmp_path):
     first, second = probe(every_n_steps=2, num_images=2), probe(every_n_steps=2, num_images=2)
     model = module(gradient="unrolled")  # trains μ and σ, so that a fresh draw would be another one

@@ -1,0 +1,109 @@
+"""What the slots look at, so that degenerate masks are seen early in a run."""
+
+import math
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from callbacks.probe import Probe
+from implicit_slate.metrics import adjusted_rand_index, segments
+from implicit_slate.models import SlotModel
+
+IN_USE = 0.01
+"""A slot is in use that wins at least this share of an image's inputs."""
+FEWEST_IN_USE = 1.5
+"""With fewer slots in use, on average, most images have one slot that wins nearly everywhere."""
+LEAST_INFORMATION = 0.01
+"""With less, attention hardly depends on the place. The demonstration had 0.015 and more, from its first step on."""
+
+
+class SlotUsage(Probe):
+    """How slot attention shares out the probe images, means over images; it costs a forward pass or two.
+
+    - `slots/attention_entropy`: of the attention over slots, mean over inputs, divided by log K. 1: at every input all
+      slots look alike; 0: every input belongs to one slot.
+    - `slots/in_use`: slots that win at least 1% of an image's inputs. The slot with the most attention wins an input.
+    - `slots/information`: what an input tells of its slot, I(input; slot) / log K, the entropy of the mean attention
+      less the mean entropy. 0: attention is the same at every input, shared by all slots or all on one; 1: all inputs
+      belong to one slot each, and every slot has as many.
+    - `slots/fg_ari`: of the model's masks, at the images' resolution, where the data has masks. Images of nothing but
+      background are left out.
+
+    The attention is that of the last application of the forward solve. From a tenth of the run's steps on, one line
+    says at which step the slots were first found degenerate: fewer than 1.5 of them in use, or information below 0.01.
+
+    Args:
+        every_n_steps: steps between two measurements.
+        num_images: images of the probe batch.
+    """
+
+    def __init__(self, every_n_steps: int = 500, num_images: int = 32):
+        super().__init__(every_n_steps, num_images)
+        self._warned = False
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"warned": self._warned}
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self._warned = state["warned"]
+
+    @torch.no_grad()
+    def measure(
+        self, model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, is_last: bool
+    ) -> dict[str, Tensor]:
+        f = model.refinement(batch["image"])
+        model.slot_attention.solver(f, slots_init)
+        values = {
+            "slots/attention_entropy": attention_entropy(f.attention).mean(),
+            "slots/in_use": slots_in_use(f.attention).float().mean(),
+            "slots/information": attention_information(f.attention).mean(),
+        }
+        if "mask" in batch:
+            found = segments(model.segment(batch["image"], slots_init))
+            fg_ari = adjusted_rand_index(batch["mask"], found, foreground_only=True)
+            if not fg_ari.isnan().all():
+                values["slots/fg_ari"] = fg_ari.nanmean()
+        return values
+
+    def _measure(self, trainer: Trainer, module: LightningModule, is_last: bool = False) -> None:
+        super()._measure(trainer, module, is_last)
+        num_slots, step = module.model.slot_attention.num_slots, trainer.global_step
+        if self._warned or not self.latest or num_slots == 1 or step < max(1, trainer.max_steps / 10):
+            return
+        entropy, in_use, information = (
+            self.latest[f"slots/{name}"] for name in ("attention_entropy", "in_use", "information")
+        )
+        if in_use < FEWEST_IN_USE:
+            found = "one slot wins nearly everywhere"
+        elif information < LEAST_INFORMATION:
+            found = "the slots look everywhere alike"
+        else:
+            return
+        self._warned = True
+        rank_zero_info(
+            f"warning: step {step}: {found}: {in_use:.2f} of {num_slots} slots in use, "
+            f"attention entropy {entropy:.3f}, information {information:.3f}"
+        )
+
+
+def attention_entropy(attention: Tensor) -> Tensor:
+    """(B,) entropy over slots of attention (B, N, K), mean over inputs, in units of log K: between 0 and 1."""
+    return torch.special.entr(attention).sum(2).mean(1) / _log_slots(attention)
+
+
+def attention_information(attention: Tensor) -> Tensor:
+    """(B,) mutual information of input and slot for attention (B, N, K), in units of log K: between 0 and 1."""
+    return torch.special.entr(attention.mean(1)).sum(1) / _log_slots(attention) - attention_entropy(attention)
+
+
+def slots_in_use(attention: Tensor) -> Tensor:
+    """(B,) slots that have the largest attention (B, N, K) at 1% of the inputs or more."""
+    winners = attention.argmax(2, keepdim=True)
+    return (torch.zeros_like(attention).scatter_(2, winners, 1.0).mean(1) >= IN_USE).sum(1)
+
+
+def _log_slots(attention: Tensor) -> float:
+    return math.log(max(attention.shape[2], 2))  # of a single slot everything is 0

@@ -1,0 +1,197 @@
+"""SlotUsage: what its numbers mean, that they are those of the model, and that collapse is said once."""
+
+import logging
+import math
+
+import lightning as L
+import pytest
+import torch
+
+from callbacks import SlotUsage
+from callbacks.slot_usage import attention_entropy, attention_information, slots_in_use
+from implicit_slate.metrics import adjusted_rand_index
+from implicit_slate.training import Optimization, SLATEModule, SpatialBroadcastModule
+from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, Memory, TinyImages
+
+SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES}
+
+
+def module(kind=SLATEModule, **options):
+    torch.manual_seed(0)
+    return kind(optimization=Optimization(warmup_steps=None, decay=None), **{**SIZES[kind], **options})
+
+
+def fit(model, *callbacks, max_steps=2, data=None, save=None, **options):
+    memory = Memory()
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=memory, callbacks=list(callbacks),
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+        val_check_interval=1000, check_val_every_n_epoch=None,
+    )  # fmt: skip
+    trainer.fit(model, data or TinyImages(), **options)
+    if save:
+        trainer.save_checkpoint(save)
+    return memory.scalars
+
+
+def one_hot(*winners, num_slots=4):
+    """Hard attention (1, N, K): which slot each input belongs to."""
+    return torch.nn.functional.one_hot(torch.tensor([winners]), num_slots).float()
+
+
+@pytest.mark.parametrize(
+    ("attention", "entropy", "information", "in_use"),
+    [
+        (torch.full((1, 8, 4), 1 / 4), 1, 0, 1),  # of equals the first slot wins
+        (one_hot(*[2] * 8), 0, 0, 1),
+        (one_hot(0, 1, 2, 3), 0, 1, 4),
+        (one_hot(0, 0, 3, 3), 0, math.log(2) / math.log(4), 2),
+        (torch.tensor([[[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]]), 0.5, 0.5, 2),
+        (torch.tensor([0.7, 0.1, 0.1, 0.1]).expand(1, 8, 4), 0.678, 0, 1),  # uniform over the image, slot by slot
+        (torch.ones(1, 8, 1), 0, 0, 1),
+    ],
+)
+def test_attention_by_hand(attention, entropy, information, in_use):
+    assert attention_entropy(attention).item() == pytest.approx(entropy, abs=1e-3)
+    assert attention_information(attention).item() == pytest.approx(information, abs=1e-6)
+    assert slots_in_use(attention).tolist() == [in_use]
+
+
+def test_a_slot_in_use_wins_one_input_in_a_hundred():
+    attention = one_hot(*[0] * 197, 1, 2, 2, num_slots=3)
+    assert slots_in_use(torch.cat([attention, attention.roll(1, 2)])).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+@pytest.mark.parametrize("kind", SIZES)
+def test_the_numbers_are_those_of_the_model_s_attention_and_masks(kind, gradient):
+    model, callback = module(kind, gradient=gradient), SlotUsage(every_n_steps=1, num_images=5)
+    scalars = fit(model, callback)
+    batch, model = TinyImages().probe(5), model.model.eval()
+    slots = model.sample_slots(5, torch.Generator().manual_seed(0)) if gradient == "implicit" else callback._slots_init
+    with torch.no_grad():
+        f, masks = model.refinement(batch["image"]), model.segment(batch["image"], slots)
+        for _ in range(3):
+            slots = f(slots)
+    p = f.attention
+    expected = {
+        "slots/attention_entropy": -(p * p.log()).sum(2).mean() / math.log(3),
+        "slots/in_use": (p.argmax(2)[..., None] == torch.arange(3)).any(1).sum(1).float().mean(),  # 16 or 256 inputs
+        "slots/fg_ari": adjusted_rand_index(batch["mask"], masks.argmax(1), foreground_only=True).mean(),
+    }
+    if kind is SpatialBroadcastModule:
+        del expected["slots/in_use"]  # where one pixel is not enough
+    assert scalars.keys() == {*expected, "slots/in_use", "slots/information"}
+    for name, value in expected.items():
+        assert list(scalars[name]) == [0, 1, 2]
+        assert scalars[name][2] == pytest.approx(value.item(), abs=1e-5), name
+    assert 0 <= scalars["slots/information"][2] <= 1 - scalars["slots/attention_entropy"][2] + 1e-6
+
+
+class Unlabelled(TinyImages):
+    def probe(self, num_images):
+        return {"image": super().probe(num_images)["image"]}
+
+
+class Background(TinyImages):
+    """Nothing but background, except in the first `labelled` images."""
+
+    def __init__(self, labelled):
+        super().__init__()
+        self.labelled = labelled
+
+    def probe(self, num_images):
+        batch = super().probe(num_images)
+        batch["mask"][self.labelled :] = 0
+        return batch
+
+
+@pytest.mark.parametrize("data", [Unlabelled(), Background(0)])
+def test_without_objects_there_is_no_fg_ari(data):
+    scalars = fit(module(), SlotUsage(num_images=3), data=data)
+    assert "slots/fg_ari" not in scalars and "slots/in_use" in scalars
+
+
+def test_images_without_objects_do_not_count():
+    some, alone = (SlotUsage(num_images=number) for number in (4, 2))
+    scalars = fit(module(), some, data=Background(2), max_steps=1)
+    expected = fit(module(), alone, max_steps=1)
+    # The same generator draws the first images' slots, whatever follows.
+    assert torch.equal(some._slots_init[:2], alone._slots_init)
+    assert scalars["slots/fg_ari"][0] == pytest.approx(expected["slots/fg_ari"][0], abs=1e-5)
+
+
+class Collapsed(SlotUsage):
+    """Measures attention that is given, by the number of measurements before; then as the last."""
+
+    def __init__(self, *attentions):
+        super().__init__(every_n_steps=1, num_images=1)
+        self.attentions = list(attentions)
+
+    def measure(self, model, batch, slots_init, is_last):
+        attention = self.attentions.pop(0) if len(self.attentions) > 1 else self.attentions[0]
+        return {
+            "slots/attention_entropy": attention_entropy(attention),
+            "slots/in_use": slots_in_use(attention).float(),
+            "slots/information": attention_information(attention),
+        }
+
+
+@pytest.fixture
+def said(caplog, monkeypatch):
+    """The lines that start with `warning`."""
+    for name in ("lightning", "lightning.pytorch"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.INFO)
+    return lambda: [record.message for record in caplog.records if record.message.startswith("warning")]
+
+
+GOOD, ONE, ALIKE = one_hot(0, 1, 2, 2, num_slots=3), one_hot(1, 1, 1, 1, num_slots=3), torch.full((1, 9, 3), 1 / 3)
+
+
+def test_one_slot_is_said_once_with_its_numbers_and_the_step(said):
+    fit(module(), Collapsed(GOOD, GOOD, GOOD, ONE), max_steps=6)
+    assert said() == [
+        "warning: step 3: one slot wins nearly everywhere: 1.00 of 3 slots in use, "
+        "attention entropy 0.000, information 0.000"
+    ]
+
+
+def test_slots_that_look_alike_are_said(said):
+    noise = 0.01 * torch.rand(1, 9, 3, generator=torch.Generator().manual_seed(0))
+    fit(module(), Collapsed((ALIKE + noise) / (ALIKE + noise).sum(2, keepdim=True)))
+    [line] = said()
+    assert line.startswith("warning: step 1: the slots look everywhere alike: 3.00 of 3")
+    assert "entropy 1.000, information 0.000" in line
+
+
+def test_nothing_is_said_before_a_tenth_of_the_steps(said):
+    fit(module(), Collapsed(ONE, ONE, GOOD), max_steps=20)
+    assert said() == []
+    fit(module(), Collapsed(ONE, ONE, ONE, GOOD), max_steps=20)
+    assert len(said()) == 1 and "step 2:" in said()[0]
+
+
+def test_good_slots_and_a_single_one_are_fine(said):
+    fit(module(), Collapsed(GOOD))
+    fit(module(num_slots=1), SlotUsage(num_images=2))
+    assert said() == []
+
+
+def test_a_resumed_run_does_not_say_it_again(said, tmp_path):
+    fit(module(), Collapsed(ONE), max_steps=2, save=tmp_path / "last.ckpt")
+    assert len(said()) == 1
+    fit(module(), Collapsed(ONE), max_steps=4, ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    assert len(said()) == 1
+
+
+def test_a_real_collapse_is_seen(said):
+    """Keys that are all zero: no slot can tell one place from another."""
+    model = module()
+    with torch.no_grad():
+        model.model.slot_attention.project_k.weight.zero_()
+    model.model.slot_attention.project_k.requires_grad_(False)
+    scalars = fit(model, SlotUsage(num_images=4))
+    assert scalars["slots/attention_entropy"][2] == pytest.approx(1)
+    assert scalars["slots/information"][2] == pytest.approx(0, abs=1e-6)
+    assert said()[0].startswith("warning: step 2: one slot wins nearly everywhere: 1.00 of 3")
