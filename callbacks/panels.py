@@ -67,6 +67,6 @@ def draw_panels(model: SlotModel, image: Tensor) -> Image.Image:
     image = image.to(next(model.parameters()))  # its device, and its floats
     slots_init = model.sample_slots(len(image), generator=torch.Generator().manual_seed(0)).detach()
     with evaluating(model):
-        views = model.views(image, slots_init.to(image))
-    columns = panel_columns(image, views.reconstruction, views.masks, views.ceiling)
+        views, ceiling = model.views(image, slots_init.to(image)), model.ceiling(image)
+    columns = panel_columns(image, views.reconstruction, views.masks, ceiling)
     return tile(torch.stack(list(columns.values()), 1), list(columns))

@@ -38,6 +38,18 @@ def report(argv: list[str]) -> int:
     return main(argv[1:])
 
 
+def evaluate(argv: list[str]) -> int:
+    from implicit_slate.evaluation.command import main
+
+    return main(argv[1:])
+
+
+def generate(argv: list[str]) -> int:
+    from implicit_slate.evaluation.generate import main
+
+    return main(argv[1:])
+
+
 def data(argv: list[str]) -> int:
     if len(argv) < 2 or argv[1] in ("-h", "--help"):
         rows = "\n".join(f"  {name:<10}{text}" for name, (_, text) in DATA_ACTIONS.items())
@@ -71,6 +83,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "test": (lightning, "the test losses of a checkpoint"),
     "ablate": (ablate, "run or resume a grid of ablations.yaml"),
     "report": (report, "rebuild a grid's report from its result files"),
+    "evaluate": (evaluate, "MSE, PSNR, SSIM, FID, ARI and panels of a checkpoint, or of a grid's cells"),
+    "generate": (generate, "images through the slots of a checkpoint, and the slots' masks"),
     "data": (data, "render, check or download data: data render --help"),
     "import-checkpoint": (import_checkpoint, "take over a checkpoint of the public SLATE code"),
 }

@@ -17,7 +17,7 @@ def panel_columns(truth: Tensor, reconstruction: Tensor, masks: Tensor, ceiling:
     for each slot the image where the slot looks, fading to white where others do.
 
     Args:
-        truth, reconstruction, ceiling: (B, 3, H, W) in [0, 1]; see `models.slot_model.Views`.
+        truth, reconstruction, ceiling: (B, 3, H, W) in [0, 1]; see `models.SlotModel`.
         masks: (B, K, H, W) in [0, 1].
     """
     columns = {"truth": truth} | ({} if ceiling is None else {"dVAE": ceiling}) | {"through slots": reconstruction}

@@ -194,19 +194,22 @@ class SLATE(SlotModel):
         tokens = self.tokenize(image)
         return _cross_entropy(self.decode(tokens, slots), tokens)
 
+    def ceiling(self, image: Tensor) -> Tensor:
+        """As of `SlotModel`; what the dVAE makes of its own tokens."""
+        return self.render(self.tokenize(image))
+
     @torch.no_grad()
     def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
         """As of `SlotModel`; the attention, one value for each token's 4×4 pixels."""
         return self._masks(self.encode(self.tokenize(image), slots_init)[1])
 
     @torch.no_grad()
-    def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
+    def views(self, image: Tensor, slots_init: Tensor | None = None, **sampling) -> Views:
+        """As of `SlotModel`; `sampling` is that of `generate`."""
         tokens = self.tokenize(image)
         slots, attention = self.encode(tokens, slots_init)
         cross_entropy = F.cross_entropy(self.decode(tokens, slots).mT, tokens, reduction="none").sum(-1)
-        return Views(
-            self.render(self.generate(slots)), self._masks(attention), self.render(tokens), cross_entropy
-        )  # fmt: skip
+        return Views(self.render(self.generate(slots, **sampling)), self._masks(attention), cross_entropy)
 
     def _masks(self, attention: Tensor) -> Tensor:
         """(B, N, K) -> (B, K, H, W)."""

@@ -15,8 +15,6 @@ class Views(NamedTuple):
     """(B, C, H, W) in [0, 1]: the image as the slots hold it."""
     masks: Tensor
     """(B, K, H, W): each slot's share of a pixel; they sum to 1 over slots."""
-    ceiling: Tensor | None = None
-    """(B, C, H, W) in [0, 1]: what the discrete VAE makes of the image's own tokens; no slots can do better by much."""
     cross_entropy: Tensor | None = None
     """(B,) of the image's own tokens, predicted from the slots, in nats, summed over tokens."""
 
@@ -37,6 +35,11 @@ class SlotModel(nn.Module):
     def slot_loss(self, image: Tensor, slots: Tensor) -> Tensor:
         """(): what of the training loss depends on the slots, as a function of them."""
         raise NotImplementedError
+
+    def ceiling(self, image: Tensor) -> Tensor | None:
+        """(B, C, H, W) in [0, 1]: what the model makes of the image without the detour through slots; they can hardly do
+        better. None for a model that has no such way."""
+        return None
 
     def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
         """(B, K, H, W): each slot's share of a pixel, without gradients; they sum to 1 over slots."""

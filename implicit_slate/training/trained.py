@@ -11,8 +11,8 @@ from implicit_slate.training.slot_module import SlotModule
 
 DEFAULT = "implicit_slate.training.SLATEModule"
 """What a checkpoint is of that does not say so: one that was imported from the public code."""
-FROM_CHECKPOINTS = ("dvae_checkpoint", "encoder_checkpoint")
-"""Settings that name other checkpoints, which are not needed again: their weights are in this one."""
+ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint", "encoder_checkpoint")
+"""Settings that a trained model does not need; the weights of the other checkpoints are in this one."""
 
 
 class Trained(NamedTuple):
@@ -33,7 +33,9 @@ def load_trained(path: str | Path) -> Trained:
     if not isinstance(settings, dict):
         raise UserError(f"{path}: not a checkpoint of ours: it holds no hyper_parameters")
     kind = _class(settings.get("_class_path", DEFAULT), path)
-    settings = {key: value for key, value in settings.items() if not key.startswith("_") and key not in FROM_CHECKPOINTS}
+    settings = {
+        key: value for key, value in settings.items() if not key.startswith("_") and key not in ONLY_FOR_TRAINING
+    }
     try:
         module = kind(**settings)
         module.load_state_dict(checkpoint["state_dict"])

@@ -29,8 +29,10 @@ class HalfAndHalf(SlotModel):
     def views(self, image, slots_init):
         assert not self.training
         upper = (torch.arange(16) < 8).float().expand(len(image), 16, 16).mT
-        grey, black = torch.full_like(image, 0.5), torch.zeros_like(image)
-        return Views(black, torch.stack([upper, 1 - upper], 1), ceiling=grey)
+        return Views(torch.zeros_like(image), torch.stack([upper, 1 - upper], 1))
+
+    def ceiling(self, image):
+        return torch.full_like(image, 0.5)
 
 
 def tile(panels: Image.Image, row: int, column: int) -> np.ndarray:

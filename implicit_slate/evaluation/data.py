@@ -1,0 +1,84 @@
+"""The data that a checkpoint is evaluated on: what it was trained on, or what the command line says."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonargparse
+
+from data_modules.base import ImageDataModule, Images
+from implicit_slate.ablation.matrix import load_yaml
+from implicit_slate.errors import UserError
+from implicit_slate.training.experiment_cli import fold
+
+SPLITS = ("test", "val", "train")
+
+DataConfig = dict[str, Any]
+"""`class_path` and `init_args` of a data module, every option of it, as JSON can hold them."""
+
+
+class SplitOfData(NamedTuple):
+    """A split, and the description from which another process makes the same."""
+
+    images: Images
+    config: DataConfig
+    split: str
+
+
+def find_config(checkpoint: Path) -> Path:
+    """`config.yaml` of the run that wrote `<run>/checkpoints/<name>.ckpt`; it need not exist."""
+    return checkpoint.absolute().parent.parent / "config.yaml"
+
+
+def describe_data(checkpoint: Path, options: Sequence[str]) -> DataConfig:
+    """What the run's `config.yaml` and the options say, complete with every default.
+
+    Args:
+        options: `--data CLASS`, `--data FILE` (an experiment file, whose `data` is taken), `--data.KEY VALUE`; options
+            change what stands there, a class takes along what it knows.
+
+    Raises:
+        UserError: neither says what the data is, or an option is unknown or wrong.
+    """
+    options, base = list(options), find_config(checkpoint)
+    for i, option in enumerate(options[:-1]):
+        if option == "--data" and Path(options[i + 1]).suffix in (".yaml", ".yml"):
+            base, options[i : i + 2] = Path(options[i + 1]), []
+            break
+    start = [f"--data={json.dumps(_data_section(base))}"] if base.exists() or base != find_config(checkpoint) else []
+    if not start and "--data" not in options:
+        raise UserError(f"{checkpoint}: there is no {base}, which would say what data it is of: give --data "
+                        "experiments/X.yaml, or --data data_modules.CLEVRMirror --data.root DIR")  # fmt: skip
+    try:
+        return _parser().parse_args([*start, *options]).data.as_dict()
+    except jsonargparse.ArgumentError as error:
+        raise UserError(f"evaluate: {fold(str(error))}") from None
+
+
+def load_split(config: DataConfig, split: str) -> SplitOfData:
+    """Load the data and pick a split. `UserError` names what is missing or wrong, also an empty split."""
+    parser = _parser()
+    try:
+        module: ImageDataModule = parser.instantiate(parser.parse_args([f"--data={json.dumps(config)}"])).data
+    except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
+        raise UserError(f"data: {fold(str(error))}") from None
+    module.prepare_data()
+    module.setup("test")
+    images = getattr(module.splits, split)
+    if not len(images):
+        raise UserError(f"{config['class_path']} {config['init_args'].get('root', '')}: the {split} split is empty")
+    return SplitOfData(images, config, split)
+
+
+def _data_section(path: Path) -> DataConfig:
+    content = load_yaml(path)
+    if not isinstance(content.get("data"), dict):
+        raise UserError(f"{path}: expected a section 'data' with a class_path, found none")
+    return content["data"]
+
+
+def _parser() -> jsonargparse.ArgumentParser:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageDataModule, "data")
+    return parser

@@ -1,0 +1,112 @@
+"""`implicit-slate generate`: image files through the slots of a checkpoint, and the slots' masks."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data_modules.image_files import CENTRE, Item, read_item
+from data_modules.image_folder import SUFFIXES
+from data_modules.progress import meter
+from implicit_slate.errors import ArgumentParser, UserError
+from implicit_slate.evaluation.command import positive
+from implicit_slate.evaluation.job import draw_slots
+from implicit_slate.evaluation.workers import device
+from implicit_slate.files import write_atomically
+from implicit_slate.metrics.inception import to_uint8
+from implicit_slate.models import SLATE, SlotModel
+from implicit_slate.models.generation import check_sampling
+from implicit_slate.pictures import panel_columns, tile, to_png
+from implicit_slate.training.trained import load_trained
+
+PANEL_ROWS = 16
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    files = _image_files(arguments.images)
+    reconstructions, masks = arguments.out / "reconstructions", arguments.out / "masks"
+    for folder in (reconstructions, masks):
+        if folder.exists():
+            raise UserError(f"{folder}: exists already; it is not overwritten")
+    model = load_trained(arguments.checkpoint).model.to(device(0))
+    if type(model).views is SlotModel.views:
+        raise UserError(f"{arguments.checkpoint}: a {type(model).__name__} makes no images")
+    sampling = _sampling(arguments, model)
+    images = torch.stack([_read(file, model.image_size) for file in files])  # all, so that nothing is left if one fails
+    rows = []
+    with meter("generate", len(files), unit="images") as advance:
+        for start in range(0, len(files), arguments.batch_size):
+            numbers = range(start, min(start + arguments.batch_size, len(files)))
+            image = images[numbers.start : numbers.stop].to(next(model.parameters()))
+            views = model.views(image, draw_slots(model, arguments.seed, 0, numbers).to(image), **sampling)
+            for i, number in enumerate(numbers):
+                _write(reconstructions / f"{files[number].stem}.png", views.reconstruction[i])
+                for k, mask in enumerate(views.masks[i], 1):
+                    _write(masks / f"{files[number].stem}_slot{k:02d}.png", mask[None])
+            columns = panel_columns(image, views.reconstruction, views.masks, model.ceiling(image))
+            rows.append(torch.stack(list(columns.values()), 1)[: PANEL_ROWS - start])
+            advance(len(numbers))
+    write_atomically(arguments.out / "panels.png", to_png(tile(torch.cat(rows)[:PANEL_ROWS], list(columns))))
+    print(f"{arguments.out}: {len(files)} reconstructions, the masks of {len(views.masks[0])} slots, panels.png")
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate generate", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG files, or folders of them; the "
+                        "largest square in the middle is taken, and resized to the model's size")  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="gets reconstructions/, masks/ (8 bits: 255 is the whole pixel) and panels.png")  # fmt: skip
+    parser.add_argument("--temperature", type=float, default=0.0,
+                        help="0, the default: the most likely token each time; 1 samples from the model's distribution")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K most likely tokens")
+    parser.add_argument("--top-p", type=float, metavar="P",
+                        help="sample among the fewest tokens that are together at least so likely")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the initial slots, and of samples; default: 0")
+    parser.add_argument("--batch-size", type=positive, default=16, help="images at a time; default: 16")
+    return parser
+
+
+def _image_files(given: Sequence[Path]) -> list[Path]:
+    """The files, those of folders sorted by name. `UserError` for a folder without any, or two of one stem."""
+    files = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise UserError(f"{path}: expected images ({', '.join(SUFFIXES)}), found none")
+            files += inside
+        else:
+            files.append(path)
+    stems: dict[str, Path] = {}
+    for file in files:
+        if (other := stems.setdefault(file.stem, file)) is not file:
+            raise UserError(f"{file}: has the name of {other}, so one reconstruction would overwrite the other")
+    return files
+
+
+def _sampling(arguments: argparse.Namespace, model: SlotModel) -> dict:
+    """The arguments of `SLATE.generate`, none for greedy generation. `UserError` for a model without tokens."""
+    sampling = {"temperature": arguments.temperature, "top_k": arguments.top_k, "top_p": arguments.top_p}
+    if sampling == {"temperature": 0.0, "top_k": None, "top_p": None}:
+        return {}
+    if not isinstance(model, SLATE):
+        raise UserError(f"--temperature, --top-k, --top-p: a {type(model).__name__} makes no tokens to sample")
+    check_sampling(model.vocab_size, **sampling)
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(arguments.seed)
+    return sampling | {"generator": generator}
+
+
+def _read(file: Path, size: int) -> Tensor:
+    return torch.from_numpy(read_item(Item(file), size, CENTRE).image.copy()).permute(2, 0, 1).float() / 255
+
+
+def _write(path: Path, image: Tensor) -> None:
+    """(C, H, W) in [0, 1] as a PNG file, in grey if C is 1."""
+    pixels = to_uint8(image).permute(1, 2, 0).squeeze(-1).cpu().numpy()
+    write_atomically(path, to_png(Image.fromarray(pixels)))

@@ -1,0 +1,177 @@
+"""One checkpoint, evaluated: what can be measured of it, the measuring, and the files that it leaves."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_modules.progress import meter
+from implicit_slate.ablation.result import revision, versions
+from implicit_slate.errors import UserError
+from implicit_slate.evaluation.data import DataConfig, SplitOfData, load_split
+from implicit_slate.evaluation.job import CEILING, TRUTH, Job, draw_slots
+from implicit_slate.evaluation.records import Records
+from implicit_slate.evaluation.reference import Reference
+from implicit_slate.evaluation.outputs import Panels, markdown
+from implicit_slate.evaluation.summary import summarise, to_csv
+from implicit_slate.evaluation.workers import device, measure
+from implicit_slate.files import write_atomically
+from implicit_slate.metrics.inception import WeightsMissing, find_weights
+from implicit_slate.models import SlotModel
+from implicit_slate.training.trained import load_trained
+
+METRICS = {
+    "reconstruction": "MSE, PSNR and SSIM of the image through the slots",
+    "cross_entropy": "of the image's own tokens, predicted from the slots",
+    "segmentation": "FG-ARI, ARI and mBO of the slots' masks, where the data has masks",
+    "fid": "Fréchet Inception distance between the images and their reconstructions",
+    "kid": "kernel Inception distance, which suits few images better (only if asked for)",
+}
+"""What can be asked for, by groups."""
+BY_DEFAULT = ("reconstruction", "cross_entropy", "segmentation", "fid")
+PANEL_ROWS = 6
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to evaluate; see `implicit-slate evaluate --help`."""
+
+    split: str
+    images: int | None
+    draws: int
+    metrics: tuple[str, ...] | None
+    batch_size: int
+    devices: int
+    weights: Path | None
+    seed: int
+
+
+def evaluate(checkpoint: Path, data: DataConfig, out: Path, settings: Settings) -> dict[str, Any]:
+    """Evaluate, or take what an earlier call of the same has left, and return the content of `<out>/<split>.json`.
+
+    Beside it: `<split>.md` (a row of a table), `<split>.csv` (every image), `<split>.png` (panels) and
+    `<split>_panels.npz` (what they are made of). A call that was stopped goes on where it was.
+
+    Raises:
+        UserError: what is asked for cannot be had; nothing is left behind then.
+    """
+    begin = time.monotonic()
+    trained = load_trained(checkpoint)
+    model = trained.model
+    if type(model).views is SlotModel.views:
+        raise UserError(f"{checkpoint}: a {type(model).__name__} makes no images; `implicit-slate test` measures it")
+    split = load_split(data, settings.split)
+    _check_size(model, split)
+    count = min(settings.images or len(split.images), len(split.images))
+    panels = _make_panels(model.to(device(0)), split, settings)
+    metrics, weights, notes = _choose(settings, split, count, panels.has_cross_entropy)
+    draws = 1 if model.slot_attention.slot_init == "queries" else settings.draws
+    has_images = set(metrics) != {"segmentation"}
+    passes = [CEILING] * (has_images and panels.ceiling is not None) + list(range(draws))
+    reference = Reference(split.images, count) if weights else None
+    truth = reference.load() if reference else None
+    if reference and truth is None:
+        passes.insert(0, TRUTH)
+    job = Job(
+        str(checkpoint), data, split.split, count, draws, metrics, settings.batch_size, weights and str(weights),
+        settings.seed, tuple(passes),
+    )  # fmt: skip
+
+    result_file = out / f"{split.split}.json"
+    if (earlier := _read(result_file)) and earlier.get("fingerprint") == job.identity:
+        return earlier
+    records = Records(out / f".{split.split}.partial", job)
+    missing = records.missing
+    total = sum(len(job.chunk(unit.chunk)) for unit in job.units)
+    done = total - sum(len(job.chunk(unit.chunk)) for unit in missing)
+    with meter(f"{_name(checkpoint)}, {split.split}", total, done, "images") as advance:
+        for unit, part in measure(job, missing, settings.devices):
+            records.put(unit, part)
+            advance(len(job.chunk(unit.chunk)))
+    if reference and truth is None:
+        truth = np.array(records.features(TRUTH))
+        reference.save(truth)
+
+    result = {
+        "checkpoint": str(checkpoint), "step": trained.step, "data": data, "split": split.split, "images": count,
+        "draws": draws, **summarise(job, records, truth, split.images[[0]]["image"].numel()), "notes": notes,
+        "git": revision(), "versions": versions(), "seconds": time.monotonic() - begin, "fingerprint": job.identity,
+    }  # fmt: skip
+    write_atomically(out / f"{split.split}.csv", to_csv(job, records))
+    write_atomically(out / f"{split.split}.png", panels.to_png())
+    write_atomically(out / f"{split.split}_panels.npz", panels.to_npz())
+    write_atomically(out / f"{split.split}.md", markdown([result]))
+    write_atomically(result_file, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    records.remove()
+    return result
+
+
+@torch.no_grad()
+def _make_panels(model: SlotModel, split: SplitOfData, settings: Settings) -> Panels:
+    """The first images of the split through the first draw of slots, as the passes see them."""
+    rows = range(min(PANEL_ROWS, len(split.images)))
+    image = split.images[list(rows)]["image"].to(next(model.parameters()))
+    views = model.views(image, draw_slots(model, settings.seed, 0, rows).to(image))
+    return Panels(image, views.reconstruction, views.masks, model.ceiling(image), views.cross_entropy is not None)
+
+
+def _choose(
+    settings: Settings, split: SplitOfData, count: int, has_cross_entropy: bool
+) -> tuple[tuple[str, ...], Path | None, list[str]]:
+    """The metrics that are measured, the weights of Inception if they are needed, and what is to be said about it.
+
+    What is not there is left out, unless it was asked for: then it is a `UserError`.
+    """
+    asked, chosen = settings.metrics, list(settings.metrics or BY_DEFAULT)
+    lacking = {
+        "cross_entropy": None if has_cross_entropy else "the model predicts no tokens",
+        "segmentation": None if "mask" in split.images[[0]] else f"{_place(split)} has no masks",
+    }
+    for name, reason in lacking.items():
+        if name in chosen and reason:
+            if asked:
+                raise UserError(f"--metrics {name}: {reason}")
+            chosen.remove(name)
+    distances = [name for name in ("fid", "kid") if name in chosen]
+    weights, notes = None, []
+    if distances:
+        try:
+            weights = find_weights(settings.weights)
+        except WeightsMissing as error:
+            if asked or settings.weights:
+                raise
+            chosen = [name for name in chosen if name not in distances]
+            notes.append(f"FID is left out: {error}")
+        if weights and count < 2:
+            raise UserError(f"FID needs at least 2 images, {_place(split)} has {count}: --metrics says what else to measure")
+    return tuple(chosen), weights, notes
+
+
+def _check_size(model: SlotModel, split: SplitOfData) -> None:
+    size = split.images[[0]]["image"].shape[-1]
+    if size != model.image_size:
+        raise UserError(f"the model is of images of {model.image_size} pixels, {_place(split)} has {size}: "
+                        f"--data.image_size {model.image_size}")  # fmt: skip
+
+
+def _place(split: SplitOfData) -> str:
+    root = split.config["init_args"].get("root")
+    return f"the {split.split} split of {split.config['class_path']}" + (f" ({root})" if root else "")
+
+
+def _name(checkpoint: Path) -> str:
+    """The cell of a grid's checkpoint, else the file."""
+    folder = checkpoint.absolute().parent
+    return folder.parent.name if folder.name == "checkpoints" else checkpoint.name
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
