@@ -12,8 +12,8 @@ from implicit_slate.errors import UserError, nearest
 
 def lightning(argv: list[str]) -> int:
     from callbacks import Diverged
-    from implicit_slate.ablation.matrix import load_yaml
     from implicit_slate.training.experiment_cli import ExperimentCLI
+    from implicit_slate.yaml_files import load_yaml
 
     for flag, value in zip(argv, argv[1:], strict=False):
         if flag in ("-c", "--config"):

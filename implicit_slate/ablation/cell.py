@@ -27,11 +27,11 @@ from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.configure import build, complete
 from implicit_slate.ablation.experiment import Experiment, override
 from implicit_slate.ablation.hparams import log_hparams
-from implicit_slate.ablation.matrix import load_yaml
 from implicit_slate.ablation.result import write_result
 from implicit_slate.ablation.run_folder import CellLock
 from implicit_slate.files import write_atomically
 from implicit_slate.fixed_point import NotFinite
+from implicit_slate.yaml_files import load_yaml
 
 PARENT_CHECK_SECONDS = 0.5
 OUR_CALLBACKS = ("callbacks.progress.Progress", "implicit_slate.ablation.resume.ResumePoint")

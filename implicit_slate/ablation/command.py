@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from implicit_slate.ablation.experiment import Experiment
-from implicit_slate.ablation.matrix import Grid, load_grid, load_yaml
+from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.ablation.run_folder import RunFolder
 from implicit_slate.errors import ArgumentParser
+from implicit_slate.yaml_files import load_yaml
 
 
 def main(argv: Sequence[str]) -> int:

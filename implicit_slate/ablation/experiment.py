@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from implicit_slate.ablation.matrix import load_yaml
+from implicit_slate.yaml_files import load_yaml
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,12 @@
 
 import json
 import math
-import subprocess
 from collections.abc import Mapping
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from platform import python_version
 from typing import Any
 
 from implicit_slate.files import write_atomically
+from implicit_slate.provenance import revision, versions
 
 Scalars = dict[str, dict[int, float]]
 """Of each tag, the value at each step, in the order of the steps."""
@@ -97,20 +94,3 @@ def write_result(
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-@cache
-def revision() -> str | None:
-    """The commit of the source tree, with `-dirty` if files differ from it; None outside of a git checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-@cache
-def versions() -> dict[str, str]:
-    names = ("implicit-slate", "torch", "lightning")
-    return {"python": python_version()} | {name: metadata.version(name) for name in names}

@@ -12,10 +12,11 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
-from implicit_slate.ablation.matrix import Cell, Grid, load_yaml
+from implicit_slate.ablation.matrix import Cell, Grid
 from implicit_slate.ablation.result import GRADIENT_TAGS, PRECISION_TAGS, SLOT_TAGS
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
+from implicit_slate.yaml_files import load_yaml
 
 MEASURES = (
     "step",

@@ -24,9 +24,15 @@ def main(argv: Sequence[str]) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = Settings(
-        arguments.split, arguments.images, arguments.draws, arguments.metrics, arguments.batch_size, _devices(arguments),
-        arguments.fid_weights, arguments.seed,
-    )  # fmt: skip
+        split=arguments.split,
+        images=arguments.images,
+        draws=arguments.draws,
+        metrics=arguments.metrics,
+        batch_size=arguments.batch_size,
+        devices=_devices(arguments),
+        weights=arguments.fid_weights,
+        seed=arguments.seed,
+    )
     checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
     if len(checkpoints) > 1 and (arguments.json or arguments.out):
         raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
@@ -81,8 +87,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seed", type=int, default=0, help="of the initial slots; default: 0")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for what is left")
-    parser.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is taken; "
-                        "--data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
+    parser.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
+                        "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
     arguments, rest = parser.parse_known_args(argv)
     unknown = [option for option in rest if option.startswith("-") and not option.startswith("--data.")]
     if unknown or (rest and not rest[0].startswith("--data.")):

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jsonargparse
 
 from data_modules.base import ImageDataModule, Images
-from implicit_slate.ablation.matrix import load_yaml
 from implicit_slate.errors import UserError
 from implicit_slate.training.experiment_cli import fold
+from implicit_slate.yaml_files import load_yaml
 
 SPLITS = ("test", "val", "train")
 

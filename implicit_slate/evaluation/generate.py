@@ -58,10 +58,10 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate generate", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG files, or folders of them; the "
-                        "largest square in the middle is taken, and resized to the model's size")  # fmt: skip
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG files, or folders of "
+                        "them; the largest square in the middle is taken, and resized to the model's size")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
-                        help="gets reconstructions/, masks/ (8 bits: 255 is the whole pixel) and panels.png")  # fmt: skip
+                        help="gets reconstructions/, masks/ (255 is the whole pixel) and panels.png")  # fmt: skip
     parser.add_argument("--temperature", type=float, default=0.0,
                         help="0, the default: the most likely token each time; 1 samples from the model's distribution")
     parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K most likely tokens")

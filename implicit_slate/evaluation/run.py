@@ -10,18 +10,18 @@ import numpy as np
 import torch
 
 from data_modules.progress import meter
-from implicit_slate.ablation.result import revision, versions
 from implicit_slate.errors import UserError
 from implicit_slate.evaluation.data import DataConfig, SplitOfData, load_split
 from implicit_slate.evaluation.job import CEILING, TRUTH, Job, draw_slots
+from implicit_slate.evaluation.outputs import Panels, markdown
 from implicit_slate.evaluation.records import Records
 from implicit_slate.evaluation.reference import Reference
-from implicit_slate.evaluation.outputs import Panels, markdown
 from implicit_slate.evaluation.summary import summarise, to_csv
 from implicit_slate.evaluation.workers import device, measure
 from implicit_slate.files import write_atomically
 from implicit_slate.metrics.inception import WeightsMissing, find_weights
 from implicit_slate.models import SlotModel
+from implicit_slate.provenance import revision, versions
 from implicit_slate.training.trained import load_trained
 
 METRICS = {
@@ -147,7 +147,7 @@ def _choose(
             chosen = [name for name in chosen if name not in distances]
             notes.append(f"FID is left out: {error}")
         if weights and count < 2:
-            raise UserError(f"FID needs at least 2 images, {_place(split)} has {count}: --metrics says what else to measure")
+            raise UserError(f"FID needs at least 2 images, found {count} in {_place(split)}; --metrics leaves it out")
     return tuple(chosen), weights, notes
 
 

@@ -37,8 +37,8 @@ class SlotModel(nn.Module):
         raise NotImplementedError
 
     def ceiling(self, image: Tensor) -> Tensor | None:
-        """(B, C, H, W) in [0, 1]: what the model makes of the image without the detour through slots; they can hardly do
-        better. None for a model that has no such way."""
+        """(B, C, H, W) in [0, 1]: what the model makes of the image without the detour through slots, which can
+        hardly do better. None for a model that has no such way."""
         return None
 
     def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:

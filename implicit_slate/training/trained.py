@@ -23,7 +23,7 @@ class Trained(NamedTuple):
 
 
 def load_trained(path: str | Path) -> Trained:
-    """The model with slots in a checkpoint of one of our modules, or of a subclass of `SlotModule` that can be imported.
+    """The model with slots in a checkpoint of a `SlotModule`: one of ours, or another that can be imported.
 
     Raises:
         UserError: no checkpoint, a damaged one, or one of something else; names the file.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from implicit_slate.ablation.matrix import cell_id, expand, grid_names, load_grid, load_yaml, make_cells
+from implicit_slate.ablation.matrix import cell_id, expand, grid_names, load_grid, make_cells
 from implicit_slate.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -121,31 +121,6 @@ def test_what_a_grid_overrides_is_in_every_cell_and_no_axis_may_set_it_too():
 def test_two_cells_may_not_share_a_folder():
     with pytest.raises(UserError, match="rename a value"):
         make_cells({"a": {"x/y": {}, "x y": {}}}, "a")
-
-
-def test_yaml_keeps_on_and_off_and_reads_numbers(tmp_path):
-    file = tmp_path / "a.yaml"
-    file.write_text("a: on\nb: no\nc: 5e-3\nd: 1.e-4\ne: true\nf: 7\ng: null\nh: 1e5x\n")
-    values = {"a": "on", "b": "no", "c": 0.005, "d": 1e-4, "e": True, "f": 7, "g": None, "h": "1e5x"}
-    assert load_yaml(file) == values
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("a: 1\nb: x: y\nc: 2\n", "line 2: malformed YAML"),
-        ("a: 1\nb: 2\na: 3\n", "line 3: malformed YAML: the key 'a' is there twice"),
-        ("- a\n", "expected a mapping"),
-        ("", "expected a mapping"),
-        ("a: !!python/object:os.system x\n", "line 1: malformed YAML"),
-    ],
-)
-def test_malformed_yaml_is_one_line_with_file_and_line(tmp_path, text, message):
-    file = tmp_path / "broken.yaml"
-    file.write_text(text)
-    with pytest.raises(UserError) as error:
-        load_yaml(file)
-    assert str(file) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

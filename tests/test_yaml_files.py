@@ -1,0 +1,31 @@
+"""YAML as it is read, and what is said of malformed files."""
+
+import pytest
+
+from implicit_slate.errors import UserError
+from implicit_slate.yaml_files import load_yaml
+
+
+def test_yaml_keeps_on_and_off_and_reads_numbers(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("a: on\nb: no\nc: 5e-3\nd: 1.e-4\ne: true\nf: 7\ng: null\nh: 1e5x\n")
+    values = {"a": "on", "b": "no", "c": 0.005, "d": 1e-4, "e": True, "f": 7, "g": None, "h": "1e5x"}
+    assert load_yaml(file) == values
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: 1\nb: x: y\nc: 2\n", "line 2: malformed YAML"),
+        ("a: 1\nb: 2\na: 3\n", "line 3: malformed YAML: the key 'a' is there twice"),
+        ("- a\n", "expected a mapping"),
+        ("", "expected a mapping"),
+        ("a: !!python/object:os.system x\n", "line 1: malformed YAML"),
+    ],
+)
+def test_malformed_yaml_is_one_line_with_file_and_line(tmp_path, text, message):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_yaml(file)
+    assert str(file) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
