@@ -271,6 +271,23 @@ class TestSmallGrids:
         *_, images = qualitative(read_run(folder), "test", tmp_path / "report")
         assert images.images[0].caption.startswith("unrolled, seed 2; implicit, seed 2.")
 
+    def test_modes_with_many_slots_stand_below_each_other(self, tmp_path):
+        folder = self.run(tmp_path, unrolled=(5.0,), implicit=(3.0,))
+        for cell in ("unrolled0", "implicit0"):
+            write_evaluation(folder, {"cell": cell}, mse=3.0, arrays=arrays(slots=8))
+        qualitative(read_run(folder), "test", tmp_path / "report")
+        with Image.open(tmp_path / "report" / "qualitative.png") as picture:
+            assert picture.size == ((4 + 100) + 14 + (4 + 9 * 100), 2 * (24 + 22 + 4 * 100))
+
+    def test_a_few_settings_are_shown_and_the_others_linked(self, tmp_path):
+        same = {"status": "complete", "gradient": "implicit", "seed": 0}
+        rows = [same | {"cell": str(n), "iterations": n} for n in range(1, 7)]
+        for row in rows:
+            write_evaluation(tmp_path, row, mse=3.0, arrays=arrays())
+        _, text, *images = qualitative(read_run(write_results(tmp_path, rows)), "test", tmp_path / "report")
+        assert [block.images[0].file for block in images] == [f"qualitative_n_{n}.png" for n in range(1, 5)]
+        assert "Further settings: [n = 5](qualitative_n_5.png) · [n = 6](qualitative_n_6.png)." in text.text
+
     @pytest.mark.parametrize(
         "content, complaint",
         [

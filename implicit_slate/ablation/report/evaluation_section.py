@@ -118,7 +118,7 @@ def _files(run: Run) -> Table:
             folder = f"../cells/{cell.name}/evaluation"
             links = " · ".join(link(name, f"{folder}/{path.name}") for name, path in evaluation.files.items())
             step = "–" if evaluation.step is None else f"{evaluation.step:,}"
-            rows.append([run.place(cell), SPLITS[split], links, step, str(evaluation.images), str(evaluation.draws)])
+            rows.append([run.place(cell), SPLITS[split], links, step, f"{evaluation.images:,}", str(evaluation.draws)])
     return Table(("cell", "split", "files", "step", "images N", "draws"), rows, labels=3)
 
 

@@ -66,6 +66,7 @@ class Evaluation:
         stem = self.path.with_suffix("")
         names = {
             "JSON": self.path,
+            "row": stem.with_suffix(".md"),
             "per image": stem.with_suffix(".csv"),
             "panels": stem.with_suffix(".png"),
             "arrays": stem.with_name(f"{self.split}_panels.npz"),

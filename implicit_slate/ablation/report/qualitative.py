@@ -1,4 +1,4 @@
-"""The paper's qualitative panel: both modes side by side on the same images, from the arrays that `evaluate` left."""
+"""The paper's qualitative panel: both modes on the same images, from the arrays that `evaluate` left."""
 
 import re
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
 
 from implicit_slate.ablation.report.document import Block, Heading, Image, Images, Paragraph, link
 from implicit_slate.ablation.report.evaluations import SPLITS
@@ -20,6 +22,9 @@ MAX_IMAGES = 6
 
 MAX_PICTURES = 4
 """So many settings are shown; the pictures of the others are linked."""
+
+MAX_WIDTH = 1600
+"""In pixels. Modes that need more, with many slots, stand below each other: a page would show them too small."""
 
 HEADER, GAP = 24, 14
 """Of a picture, in pixels: the line with the modes' names, and what parts the modes."""
@@ -37,7 +42,7 @@ class Arrays:
 
 def qualitative(run: Run, split: str, folder: Path) -> list[Block]:
     """A picture a setting, written into `folder`; nothing where no cell has left arrays."""
-    images, different = [], []
+    pictures, different = {}, []
     for setting in run.settings:
         seen = _first_seed(run, setting, split)
         if not seen:
@@ -48,8 +53,9 @@ def qualitative(run: Run, split: str, folder: Path) -> list[Block]:
         name = f"qualitative_{_slug(setting)}.png" if run.setting_axes else "qualitative.png"
         write_atomically(folder / name, draw(run, seen))
         cells = "; ".join(run.place(arrays.cell) for arrays in seen)
-        images.append(Image(name, f"Both modes on the same images: {setting}", f"{cells}. {link('Full size', name)}"))
-    if not images and not different:
+        caption = f"{cells}. {link('Full size', name)}"
+        pictures[setting] = Image(name, f"The same images in each mode: {setting}", caption)
+    if not pictures and not different:
         return []
     text = (
         f"The same images of the {SPLITS[split]} split as each mode sees them, one seed each: the reconstruction "
@@ -58,17 +64,16 @@ def qualitative(run: Run, split: str, folder: Path) -> list[Block]:
     )
     if different:
         text += f" The modes were evaluated on different images in {'; '.join(different)}: no picture."
-    if hidden := images[MAX_PICTURES:]:
-        text += f" Further settings: {' · '.join(link(image.alt.split(': ', 1)[1], image.file) for image in hidden)}."
-    blocks: list[Block] = [Heading("Modes side by side", level=3), Paragraph(text)]
-    return blocks + [Images([image]) for image in images[:MAX_PICTURES]]
+    shown, hidden = list(pictures.values())[:MAX_PICTURES], list(pictures.items())[MAX_PICTURES:]
+    if hidden:
+        text += f" Further settings: {' · '.join(link(setting, image.file) for setting, image in hidden)}."
+    blocks: list[Block] = [Heading("The same images in each mode", level=3), Paragraph(text)]
+    return blocks + [Images([image]) for image in shown]
 
 
 def draw(run: Run, seen: Sequence[Arrays]) -> bytes:
-    """The picture as PNG: the truth, then of each cell its name above its reconstruction and its slots' masks."""
+    """The picture as PNG: the truth, then of each cell its method above its reconstruction and its slots' masks."""
     import torch  # 3 s to import, and only this needs it
-    from PIL import Image as Pictures
-    from PIL import ImageDraw, ImageFont
 
     from implicit_slate.pictures import panel_columns, tile, to_png
 
@@ -76,22 +81,15 @@ def draw(run: Run, seen: Sequence[Arrays]) -> bytes:
         return torch.from_numpy(array[:MAX_IMAGES]).permute(0, 3, 1, 2) / 255
 
     truth = images(seen[0].truth)
-    groups = [("", tile(truth[:, None], ["truth"]))]
+    first = ("", tile(truth[:, None], ["truth"]))
+    groups = []
     for arrays in seen:
         masks = torch.from_numpy(arrays.masks[:MAX_IMAGES]) / 255
         columns = panel_columns(truth, images(arrays.reconstruction), masks, None)
         del columns["truth"]
         groups.append((run.labels[arrays.cell.method], tile(torch.stack(list(columns.values()), 1), list(columns))))
-    width = sum(picture.width for _, picture in groups) + GAP * (len(groups) - 1)
-    canvas = Pictures.new("RGB", (width, HEADER + groups[0][1].height), "white")
-    pen, font, left = ImageDraw.Draw(canvas), ImageFont.load_default(size=16), 0
-    for name, picture in groups:
-        pen.text((left + picture.width / 2, HEADER / 2 + 2), name, fill="black", font=font, anchor="mm")
-        canvas.paste(picture, (left, HEADER))
-        left += picture.width + GAP
-        if left < width:
-            pen.line([(left - GAP / 2, 6), (left - GAP / 2, canvas.height - 6)], fill="#999999", width=1)
-    return to_png(canvas)
+    picture = _side_by_side([first, *groups])
+    return to_png(picture if picture.width <= MAX_WIDTH else _stacked([_side_by_side([first, g]) for g in groups]))
 
 
 def read_arrays(cell: Cell, path: Path) -> Arrays:
@@ -128,3 +126,27 @@ def _first_seed(run: Run, setting: str, split: str) -> list[Arrays]:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _side_by_side(groups: Sequence[tuple[str, Picture.Image]]) -> Picture.Image:
+    """Pictures of one height from left to right, each below its name, a line between them."""
+    width = sum(picture.width for _, picture in groups) + GAP * (len(groups) - 1)
+    canvas = Picture.new("RGB", (width, HEADER + groups[0][1].height), "white")
+    pen, font, left = ImageDraw.Draw(canvas), ImageFont.load_default(size=16), 0
+    for name, picture in groups:
+        if left:
+            pen.line([(left - GAP / 2, 6), (left - GAP / 2, canvas.height - 6)], fill="#999999", width=1)
+        pen.text((left + picture.width / 2, HEADER / 2 + 2), name, fill="black", font=font, anchor="mm")
+        canvas.paste(picture, (left, HEADER))
+        left += picture.width + GAP
+    return canvas
+
+
+def _stacked(pictures: Sequence[Picture.Image]) -> Picture.Image:
+    """Pictures one below the other."""
+    height = sum(picture.height for picture in pictures)
+    canvas, top = Picture.new("RGB", (max(picture.width for picture in pictures), height), "white"), 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas
