@@ -85,8 +85,7 @@ class CachedDataModule(ImageDataModule):
         try:
             images.move_to(device)
         except torch.OutOfMemoryError:
-            size = sum(array.nbytes for array in (images.images, images.masks) if array is not None)
             raise UserError(
-                f"on_device: {len(images)} images, {size / 1e9:.1f} GB, do not fit into the memory of {device}"
+                f"on_device: {len(images)} images, {images.nbytes / 1e9:.1f} GB, do not fit into the memory of {device}"
             ) from None
         return DataLoader(images, batch_size=None, sampler=sampler)
