@@ -1,6 +1,7 @@
 """Models and their parts, as modules that know nothing of training."""
 
 from implicit_slate.models.dvae import DiscreteVAE
+from implicit_slate.models.property_predictor import PropertyPredictor, PropertyReadout
 from implicit_slate.models.public_checkpoint import load_public_checkpoint
 from implicit_slate.models.slate import SLATE, Losses
 from implicit_slate.models.slot_attention import SlotAttention
@@ -11,6 +12,8 @@ __all__ = [
     "SLATE",
     "DiscreteVAE",
     "Losses",
+    "PropertyPredictor",
+    "PropertyReadout",
     "SlotAttention",
     "SlotModel",
     "SpatialBroadcast",

@@ -1,0 +1,87 @@
+"""Set prediction under training: the properties of objects from slots, or from those of a model trained before."""
+
+from torch import Tensor
+
+from implicit_slate.errors import UserError
+from implicit_slate.metrics.set_prediction import PropertyAveragePrecision
+from implicit_slate.models import PropertyPredictor, PropertyReadout, SlotModel
+from implicit_slate.training.optimization import Optimization
+from implicit_slate.training.slot_module import SlotModule
+from implicit_slate.training.trained import load_trained
+
+PROBES = 64
+"""Of so many first validation images the properties are known to callbacks."""
+
+
+class PropertyModule(SlotModule):
+    """`PropertyPredictor` and its set loss, optimised as in the source by default (Locatello et al. 2020).
+
+    Batches need `properties`. `train/loss` and `val/loss` are the set loss; `val/ap_inf`, `val/ap_1`, `val/ap_0.5`,
+    `val/ap_0.25` and `val/ap_0.125` the average precision of `PropertyAveragePrecision`.
+
+    Args:
+        optimization: the optimiser's settings and tricks; all parameters are its main group.
+        jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.
+        encoder_checkpoint: a checkpoint of `SLATEModule` or `SpatialBroadcastModule`, whose model gives the slots and
+            stays frozen; only the MLP that reads them is trained. All sizes, the gradient mode and the solver are then
+            the checkpoint's own, whatever is given here.
+    """
+
+    def __init__(
+        self,
+        optimization: Optimization = Optimization(
+            learning_rate=4e-4, clip_norm=None, warmup_steps=1_000, decay="half_life", half_life=50_000
+        ),
+        jacobian_weight: float = 0.0,
+        encoder_checkpoint: str | None = None,
+        **property_predictor,
+    ):
+        super().__init__(optimization, jacobian_weight)
+        self.save_hyperparameters()
+        if encoder_checkpoint is None:
+            self.model = PropertyPredictor(**property_predictor)
+        elif jacobian_weight:
+            raise UserError(f"jacobian_weight={jacobian_weight}: the slots of an encoder_checkpoint are not trained")
+        else:
+            self.model = PropertyReadout(_slot_model(encoder_checkpoint))
+        self.average_precision = PropertyAveragePrecision()
+
+    def parameter_groups(self):
+        return {"main": [p for p in self.model.parameters() if p.requires_grad]}
+
+    def on_fit_start(self) -> None:
+        if self.trainer.datamodule is not None:
+            batch = self.trainer.datamodule.probe(PROBES)
+            self.model.know(batch["image"], _properties(batch))
+
+    def training_step(self, batch, batch_idx) -> Tensor:
+        losses = self.model.losses(batch["image"], _properties(batch))
+        return self.log_training_loss(losses.loss, losses.solution, losses.update)
+
+    def evaluate(self, batch):
+        losses = self.model.losses(batch["image"], _properties(batch))
+        self.average_precision.update(losses.predictions, batch["properties"])
+        return {"loss": losses.loss}
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_average_precision("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_average_precision("test")
+
+    def _log_average_precision(self, split: str) -> None:
+        self.log_dict({f"{split}/{name}": value for name, value in self.average_precision.compute().items()})
+        self.average_precision.reset()
+
+
+def _slot_model(path: str) -> SlotModel:
+    try:
+        return load_trained(path).model
+    except UserError as error:
+        raise UserError(f"encoder_checkpoint: {error}") from None
+
+
+def _properties(batch: dict[str, Tensor]) -> Tensor:
+    if "properties" not in batch:
+        raise UserError("data: batches without properties; `properties: true` of MirrorScenes or CLEVRMirror adds them")
+    return batch["properties"]

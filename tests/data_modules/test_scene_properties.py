@@ -1,0 +1,142 @@
+"""Properties of objects out of scene files, and how they travel with the images."""
+
+import copy
+import json
+import pickle
+import re
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from data_modules import CLEVRMirror, MirrorScenes, mirror_scenes
+from data_modules.rendering.scenes import MAX_OBJECTS
+from data_modules.scene_properties import ATTRIBUTES, WIDTH, parse_properties
+from implicit_slate.errors import UserError
+from implicit_slate.models.property_predictor import ATTRIBUTE_SIZES, NUM_PROPERTIES
+from tests.data_modules.made import clevr_mirror
+
+THING = {"shape": "sphere", "size": "small", "material": "rubber", "color": "yellow", "3d_coords": [-3.0, 0.0, 1.5]}
+ROW = [0, 0.5, 0.75, 0, 1, 0, 0, 1, 1, 0, *[0] * 7, 1, 1]
+
+
+def write_scenes(root, counts):
+    """Scene i has counts[i] objects, all alike, but for the first coordinate of the last one: it is i / 10."""
+    (root / "scenes").mkdir()
+    for i, count in enumerate(counts):
+        objects = [copy.deepcopy(THING) for _ in range(count)]
+        objects[-1]["3d_coords"][0] = i / 10
+        (root / "scenes" / f"CLEVR_new_{i:010d}.json").write_text(json.dumps({"objects": objects}))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_scenes(clevr_mirror(tmp_path), [2] * 10 + [1] * 10)
+    return tmp_path
+
+
+def module(folder, **options) -> CLEVRMirror:
+    made = CLEVRMirror(folder, image_size=16, batch_size=4, properties=True, **options)
+    made.setup()
+    return made
+
+
+def test_a_row_is_coordinates_attributes_and_a_one():
+    rows = parse_properties(json.dumps({"objects": [THING, THING | {"shape": "cube", "color": "gray"}]}).encode(), "x")
+    assert rows.dtype == np.float32 and rows[0].tolist() == ROW
+    assert rows[1, 3:6].tolist() == [1, 0, 0] and rows[1, 10:18].argmax() == 0
+
+
+def test_data_and_model_agree_on_the_row():
+    assert tuple(map(len, ATTRIBUTES.values())) == ATTRIBUTE_SIZES and WIDTH == NUM_PROPERTIES == 19
+
+
+def test_the_embedded_scenes_carry_their_properties():
+    plain, data = MirrorScenes(image_size=16), MirrorScenes(image_size=16, properties=True)
+    plain.setup(), data.setup()
+    batch = data.probe(50)
+    rows = batch["properties"]
+    assert rows.shape == (50, MAX_OBJECTS, 19) and rows.dtype == torch.float32
+    assert torch.equal(rows[..., -1].sum(1), batch["mask"].flatten(1).max(1).values.float())  # as many as are seen
+    real = rows[rows[..., -1] == 1]
+    assert real[:, :3].min() >= 0 and real[:, :3].max() <= 1 and 0.4 < real[:, :2].mean() < 0.6
+    assert all((part.sum(1) == 1).all() for part in real[:, 3:-1].split(ATTRIBUTE_SIZES, 1))
+    assert (rows[rows[..., -1] == 0] == 0).all()
+    assert set(plain.probe(1)) == {"image", "mask"} and torch.equal(plain.probe(50)["image"], batch["image"])
+
+
+def test_an_image_keeps_its_scene_in_every_split_and_order(folder):
+    data = module(folder)
+    first = [(batch["image"].mean((1, 2, 3)) * 25.5).round() for batch in data.val_dataloader()]
+    assert torch.cat(first).tolist() == [14, 15, 16]
+    for split, start in (("train", 0), ("val", 14), ("test", 17)):
+        part = getattr(data.splits, split)
+        indices = list(reversed(range(len(part))))
+        rows = part[indices]["properties"]
+        assert rows.shape == (len(part), 2, 19)
+        numbers = torch.tensor([float(start + i) for i in indices])
+        last = (rows[..., -1].sum(1) - 1).long()
+        torch.testing.assert_close(rows[torch.arange(len(part)), last, 0], (numbers / 10 + 3) / 6)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_loaders_give_them(folder, on_device):
+    batch = next(iter(module(folder, on_device=on_device).train_dataloader()))
+    assert batch["properties"].shape == (4, 2, 19) and batch["mask"].shape == (4, 16, 16)
+
+
+def test_they_travel_to_a_worker(folder):
+    images = module(folder).splits.train
+    assert torch.equal(pickle.loads(pickle.dumps(images))[[3]]["properties"], images[[3]]["properties"])
+
+
+def test_without_the_option_no_scene_file_is_read(tmp_path):
+    data = CLEVRMirror(clevr_mirror(tmp_path), image_size=16)
+    data.setup()
+    assert set(data.probe(1)) == {"image", "mask"}
+
+
+def test_a_missing_scene_file(folder):
+    path = folder / "scenes" / "CLEVR_new_0000000015.json"
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path}: expected a scene file there, it cannot be read"):
+        module(folder)
+
+
+@pytest.mark.parametrize("key", [*ATTRIBUTES, "3d_coords"])
+def test_a_missing_key(folder, key):
+    path = folder / "scenes" / "CLEVR_new_0000000003.json"
+    objects = [THING, {name: value for name, value in THING.items() if name != key}]
+    path.write_text(json.dumps({"objects": objects}))
+    with pytest.raises(UserError, match=re.escape(f"{path}: objects[1]: expected the key '{key}', found none")):
+        module(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected a scene in JSON with the key 'objects'"),
+        ("[]", "expected a scene in JSON with the key 'objects'"),
+        ('{"objects": []}', "objects: expected a list of at least one object"),
+        ('{"objects": [1]}', r"objects\[0\]: expected an object with its attributes, found 1"),
+        (json.dumps({"objects": [THING | {"shape": "cone"}]}), "shape: expected one of cube, sphere, cylinder"),
+        (json.dumps({"objects": [THING | {"color": ["red"]}]}), "color: expected one of gray, red"),
+        (json.dumps({"objects": [THING | {"3d_coords": [0, 1]}]}), "3d_coords: expected three numbers"),
+        (json.dumps({"objects": [THING | {"3d_coords": [0, 1, float("nan")]}]}), "3d_coords: expected three numbers"),
+    ],
+)
+def test_a_bad_scene_is_one_line(text, message):
+    with pytest.raises(UserError, match=message) as error:
+        parse_properties(text.encode(), "a.json")
+    assert str(error.value).startswith("a.json: ") and "\n" not in str(error.value)
+
+
+def test_a_zip_file_without_a_scene(tmp_path, monkeypatch):
+    with zipfile.ZipFile(mirror_scenes.EMBEDDED) as whole, zipfile.ZipFile(tmp_path / "part.zip", "w") as part:
+        for i in range(10):
+            for name in (f"images/CLEVR_new_{i:010d}.png", f"masks/CLEVR_new_{i:010d}.png"):
+                part.writestr(name, whole.read(name))
+    monkeypatch.setattr(mirror_scenes, "EMBEDDED", tmp_path / "part.zip")
+    with pytest.raises(UserError, match="part.zip: expected scenes/CLEVR_new_0000000000.json in it, found none"):
+        MirrorScenes(image_size=16, properties=True).setup()

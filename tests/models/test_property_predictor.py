@@ -1,0 +1,146 @@
+"""Objects out of slots: the model, its loss, and reading out the slots of another model."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from implicit_slate.errors import UserError
+from implicit_slate.models import SLATE, PropertyPredictor, PropertyReadout, SpatialBroadcast
+from implicit_slate.models.property_predictor import set_loss
+from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, TinyImages
+
+SIZES = dict(image_size=16, width=8, num_slots=4, slot_size=12, slot_mlp_size=16, num_iterations=3)
+
+
+def model(seed=0, **options):
+    torch.manual_seed(seed)
+    return PropertyPredictor(**SIZES | options)
+
+
+def objects(batch=3, rows=3, seed=0):
+    """(B, M, P): one object less in each image, rows of zeros behind."""
+    generator = torch.Generator().manual_seed(seed)
+    made = torch.rand(batch, rows, 19, generator=generator)
+    made[..., -1] = 1
+    for i in range(batch):
+        made[i, rows - i :] = 0
+    return made
+
+
+def images(count=3):
+    return TinyImages().probe(count)["image"]
+
+
+def test_the_default_sizes_are_the_source_s():
+    made = PropertyPredictor()
+    encoder = 3 * 64 * 25 + 64 + 3 * (64 * 64 * 25 + 64) + 5 * 64 + 2 * 64 + 2 * (64 * 64 + 64)
+    slots = 2 * 64 + 3 * 2 * 64 + 3 * 64 * 64 + 6 * (64 * 64 + 64) + 64 * 128 + 128 + 128 * 64 + 64
+    assert sum(p.numel() for p in made.parameters()) == encoder + slots + 64 * 64 + 64 + 64 * 19 + 19 == 380_755
+    assert made.refinement(torch.rand(1, 3, 128, 128)).keys.shape == (1, 1, 32 * 32, 64)
+
+
+def test_a_slot_is_an_object_with_values_in_the_unit_interval():
+    losses = model().losses(images(), objects())
+    assert losses.predictions.shape == (3, 4, 19) and losses.loss.shape == ()
+    assert losses.predictions.min() > 0 and losses.predictions.max() < 1
+    assert losses.update.attention.shape == (3, 16, 4) and losses.solution.evaluations == 4
+
+
+@pytest.mark.parametrize("size", [0, 18, 30])
+def test_a_size_that_is_no_multiple_of_four(size):
+    with pytest.raises(UserError, match=f"image_size={size} is not a multiple of 4"):
+        model(image_size=size)
+
+
+# The loss.
+
+
+def test_the_loss_is_that_of_the_cheapest_matching():
+    predictions, truth = torch.rand(3, 4, 19), F.pad(objects(), (0, 0, 0, 1))
+    expected = 0.0
+    for rows, real in zip(predictions, truth):
+        expected += min(
+            sum(F.huber_loss(rows[i], real[j]).item() for i, j in enumerate(order))
+            for order in itertools.permutations(range(4))
+        )
+    assert set_loss(predictions, objects()).item() == pytest.approx(expected / 3)
+
+
+def test_orders_do_not_matter_and_a_perfect_set_costs_nothing():
+    predictions, truth = torch.rand(3, 4, 19), objects()
+    loss = set_loss(predictions, truth)
+    torch.testing.assert_close(set_loss(predictions[:, [2, 0, 3, 1]], truth[:, [1, 2, 0]]), loss)
+    assert set_loss(F.pad(truth, (0, 0, 1, 0)), truth) == 0 < loss
+
+
+def test_a_slot_without_an_object_learns_that_it_has_none():
+    predictions = torch.full((1, 2, 19), 0.5, requires_grad=True)
+    set_loss(predictions, torch.ones(1, 1, 19)).backward()
+    assert sorted(predictions.grad.sign().mean(-1)[0].tolist()) == [-1, 1]
+
+
+def test_more_objects_than_slots_are_refused():
+    with pytest.raises(UserError, match="num_slots=4: scenes of up to 5 objects need at least 5 slots"):
+        model().losses(images(), objects(rows=5))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite_is_told_by_its_value(bad):
+    predictions = torch.rand(3, 4, 19)
+    predictions[0, 1, 2] = bad
+    assert not set_loss(predictions, objects()).isfinite()
+
+
+# The doors that callbacks use.
+
+
+def test_refinement_and_slot_loss_are_those_of_training():
+    made, image, truth = model(), images(), objects()
+    slots_init = made.sample_slots(3, torch.Generator().manual_seed(0)).detach()
+    losses = made.losses(image, truth, slots_init)
+    made.know(image, truth)
+    torch.testing.assert_close(made.slot_loss(image, losses.solution.z), losses.loss)
+    z, f = slots_init, made.refinement(image)
+    for _ in range(4):
+        z = f(z)
+    torch.testing.assert_close(z, losses.solution.z)
+
+
+def test_slot_loss_knows_no_other_images():
+    made = model()
+    with pytest.raises(UserError, match="the properties of these 3 images are not known"):
+        made.slot_loss(images(), torch.rand(3, 4, 12))
+    made.know(images(2), objects(2))
+    made.slot_loss(images(1), torch.rand(1, 4, 12))
+    for unknown in (images(3), images(2) + 0.01):
+        with pytest.raises(UserError, match="are not known"):
+            made.slot_loss(unknown, torch.rand(len(unknown), 4, 12))
+
+
+# Reading out the slots of another model.
+
+SOURCES = {"slate": lambda **more: SLATE(**SLATE_SIZES | more),
+           "broadcast": lambda **more: SpatialBroadcast(**BROADCAST_SIZES | more)}  # fmt: skip
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "unrolled", "exact(gmres)"])
+@pytest.mark.parametrize("kind", SOURCES)
+def test_only_the_head_is_trained(kind, gradient):
+    torch.manual_seed(0)
+    source = SOURCES[kind](gradient=gradient)
+    readout = PropertyReadout(source).train()
+    assert not any(module.training for module in source.modules()) and readout.head.training
+    losses = readout.losses(images(), objects())
+    losses.loss.backward()
+    touched = {name for name, p in readout.named_parameters() if p.grad is not None}
+    assert touched == {name for name, _ in readout.named_parameters() if name.startswith("head.")}
+    assert losses.predictions.shape == (3, 3, 19) and losses.solution.adjoint is None
+
+
+def test_the_slots_are_those_that_the_source_finds():
+    source = SpatialBroadcast(**BROADCAST_SIZES).eval()
+    slots_init = source.sample_slots(3).detach()
+    found = PropertyReadout(source).losses(images(), objects(), slots_init).solution.z
+    torch.testing.assert_close(found, source.encode(images(), slots_init)[0])
