@@ -14,7 +14,7 @@ from implicit_slate.ablation.report.summary import measurements, summarise
 from tests.ablation.test_report import write_cell, write_results
 
 PRECISION = {"val/ap_inf": 0.5, "val/ap_1": 0.4, "val/ap_0.5": 0.3, "val/ap_0.25": 0.2, "val/ap_0.125": 0.1}
-USAGE = {"slots/attention_entropy": 0.75, "slots/in_use": 3.5, "slots/fg_ari": 0.25}
+USAGE = {"slots/attention_entropy": 0.75, "slots/in_use": 3.5, "slots/information": 0.125, "slots/fg_ari": 0.25}
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +63,12 @@ def test_how_slots_are_used_has_a_curve_and_a_column_where_it_was_logged(tmp_pat
         writer.add_scalar(tag, value, step)
     writer.close()
     write_report(write_results(tmp_path, [row]))
-    for tag, name in zip(USAGE, ("attention_entropy", "slots_in_use", "fg_ari")):
+    for tag, name in zip(USAGE, ("attention_entropy", "slots_in_use", "slots_information", "fg_ari")):
         with open(tmp_path / "report" / f"{name}.csv") as file:
             assert [(r["step"], float(r["value"])) for r in csv.DictReader(file)] == [
                 ("0", USAGE[tag]),
                 ("10", USAGE[tag]),
             ]
     markdown = (tmp_path / "report" / "report.md").read_text()
-    assert "| last attention entropy | last slots in use | last FG-ARI |" in markdown
-    assert "| 0.750 | 3.50 | 0.250 |" in markdown
+    assert "| last attention entropy | last slots in use | last information on slots | last FG-ARI |" in markdown
+    assert "| 0.750 | 3.50 | 0.125 | 0.250 |" in markdown

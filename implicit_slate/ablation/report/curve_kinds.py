@@ -8,6 +8,7 @@ from implicit_slate.ablation.report.run import (
     CROSS_ENTROPY,
     FG_ARI,
     GRADIENT_NORM,
+    INFORMATION,
     LOSS,
     MSE,
     RESIDUAL,
@@ -70,7 +71,13 @@ CURVE_FIGURES = {
     SLOTS_IN_USE: CurveFigure(
         "slots_in_use",
         "slots in use",
-        "How many slots get some of the inputs as the slot that attends most to them, mean over the probe images.",
+        "Slots that attend most to at least 1% of an image's inputs, mean over the probe images.",
+    ),
+    INFORMATION: CurveFigure(
+        "slots_information",
+        "information of inputs on their slot",
+        "Relative to its largest value, mean over the probe images: at 0 the attention is the same at every input, at "
+        "1 each input has one slot and all slots have as many.",
     ),
     FG_ARI: CurveFigure(
         "fg_ari",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from implicit_slate.ablation.report.parsing import read_json
 from implicit_slate.errors import UserError
 
-SPLITS = {"test": "test", "val": "validation"}
+SPLITS = {"test": "test", "val": "validation", "train": "training"}
 """The splits that the report shows, the more telling one first, and what it calls them."""
 
 

@@ -21,13 +21,16 @@ RESIDUAL = "residual"
 COSINE = "gradient/cosine"
 ATTENTION_ENTROPY = "slots/attention_entropy"
 SLOTS_IN_USE = "slots/in_use"
+INFORMATION = "slots/information"
 FG_ARI = "slots/fg_ari"
 
 LOSSES = {CROSS_ENTROPY: "validation cross-entropy", MSE: "validation MSE", LOSS: "validation loss"}
 """The validation losses that slots can be trained for, and what the report calls them. The first that was logged is it:
 a model with tokens logs the MSE of its dVAE, too, and every model the sum of its losses."""
 
-CURVES = (*LOSSES, SPECTRAL_NORM, GRADIENT_NORM, RESIDUAL, COSINE, ATTENTION_ENTROPY, SLOTS_IN_USE, FG_ARI)
+CURVES = (
+    *LOSSES, SPECTRAL_NORM, GRADIENT_NORM, RESIDUAL, COSINE, ATTENTION_ENTROPY, SLOTS_IN_USE, INFORMATION, FG_ARI
+)  # fmt: skip
 """The scalars over steps that the report draws, by their TensorBoard tags."""
 
 TRICKS = {"clip": "clipping", "warmup": "warmup", "decay": "decay"}

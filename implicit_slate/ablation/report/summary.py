@@ -27,6 +27,7 @@ MEASUREMENTS = {
     "residual_final": "last residual",
     "slots/attention_entropy_final": "last attention entropy",
     "slots/in_use_final": "last slots in use",
+    "slots/information_final": "last information on slots",
     "slots/fg_ari_final": "last FG-ARI",
     "evaluations": "evaluations a step",
     "steps_per_second": "steps a second",
