@@ -1,5 +1,31 @@
 """Tests use one thread: their models are so small that threads would only wait for one another."""
 
+import contextlib
+import io
+import warnings
+from pathlib import Path
+
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def fid_weights(request) -> Path:
+    """The weights of FID, out of torch's cache or fetched once into pytest's; without them a test is skipped."""
+    from implicit_slate.cli import main
+    from implicit_slate.metrics.inception import WeightsMissing, find_weights
+
+    try:
+        return find_weights()
+    except WeightsMissing:
+        folder = request.config.cache.mkdir("fid_weights")
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        status = main(["data", "download", "fid-weights", "--out", str(folder)])
+    if status:
+        reason = f"skipped, no weights of FID: {said.getvalue().strip()}"
+        warnings.warn(reason, stacklevel=1)
+        pytest.skip(reason)
+    return find_weights(folder)

@@ -26,6 +26,7 @@ class Remote:
         return self.address.rpartition("/")[2]
 
 
+FID_WEIGHTS = "fid-weights"
 COCO_ADDRESS = "http://images.cocodataset.org"
 KINDS: dict[str, list[Remote]] = {
     "shapes3d": [
@@ -49,6 +50,7 @@ KINDS: dict[str, list[Remote]] = {
                "5cd61cf1096ed20944df93c9adb31e74d189b8459a94f54ba00090e5c59936d1", on_request=True),
     ],
     "shapestacks": [],  # below --base-address
+    FID_WEIGHTS: [],  # fid_weights.py: from the first of two sources
 }
 SHAPESTACKS_PARTS = ("meta", "rgb", "iseg")
 NO_ADDRESS = {
@@ -66,6 +68,8 @@ def select(kind: str, base_address: str | None, only: list[str] | None) -> list[
         raise UserError(f"data download: unknown kind {kind!r}{nearest(kind, [*KINDS, *NO_ADDRESS])}")
     if base_address is not None and not re.match(r"https?://.", base_address):
         raise UserError(f"--base-address {base_address}: expected http://… or https://…")
+    if kind == FID_WEIGHTS and (base_address or only):
+        raise UserError(f"{kind}: --base-address and --only are for data sets")
     if kind == "shapestacks":
         if base_address is None:
             raise UserError("shapestacks: give --base-address URL, the folder with shapestacks-rgb.tar.gz; its "

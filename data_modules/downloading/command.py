@@ -1,5 +1,7 @@
 """`implicit-slate data download KIND --out DIR`: fetches what has a stable public address.
 
+fid-weights, the network behind FID, go to torch's cache where no --out is given.
+
 Exit status: 0 everything is there, 1 a download failed (the same command goes on), 2 bad usage; that a data set has no
 public address is bad usage, too: the line says where to ask.
 """
@@ -7,7 +9,7 @@ public address is bad usage, too: the line says where to ask.
 import sys
 from pathlib import Path
 
-from data_modules.downloading.catalog import KINDS, NO_ADDRESS, select
+from data_modules.downloading.catalog import FID_WEIGHTS, KINDS, NO_ADDRESS, select
 from data_modules.downloading.transfer import DownloadError, fetch
 from implicit_slate.errors import ArgumentParser, UserError
 
@@ -15,14 +17,24 @@ from implicit_slate.errors import ArgumentParser, UserError
 def main(argv: list[str] | None = None) -> int:
     parser = ArgumentParser(prog="implicit-slate data download", description=__doc__)
     parser.add_argument("kind", metavar="KIND", help=", ".join([*KINDS, *NO_ADDRESS]))
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the folder to write to")
+    parser.add_argument("--out", type=Path, metavar="DIR",
+                        help="the folder to write to (fid-weights: by default torch's cache)")
     parser.add_argument("--only", action="append", metavar="NAME", help="fetch this file of the data set (repeatable)")
     parser.add_argument("--base-address", metavar="URL", help="fetch the same files from below this address")
     args = parser.parse_args(argv)
     remotes = select(args.kind, args.base_address, args.only)
-    if args.out.exists() and not args.out.is_dir():
+    if args.out is None and args.kind != FID_WEIGHTS:
+        parser.error("the following arguments are required: --out")
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out}: expected a folder")
     try:
+        if args.kind == FID_WEIGHTS:
+            from data_modules.downloading.fid_weights import download  # imports torch
+            from implicit_slate.metrics.inception import default_folder
+
+            path, said = download(args.out or default_folder())
+            print(f"{path}: {said}")
+            return 0
         for remote in remotes:
             print(f"{args.out / remote.name}: {fetch(remote, args.out)}")
     except DownloadError as error:

@@ -35,8 +35,12 @@ class DownloadError(Exception):
     """A download failed through no fault of the user. One line."""
 
 
-def fetch(remote: Remote, folder: Path) -> str:
+def fetch(remote: Remote, folder: Path, attempts: int | None = None, timeout: float = TIMEOUT) -> str:
     """Puts the file into `folder`, and says what was checked.
+
+    Args:
+        attempts: how many in a row may bring nothing; by default ATTEMPTS.
+        timeout: seconds without a byte.
 
     Raises:
         DownloadError: the server or the network failed, or what it gave is not the file.
@@ -53,7 +57,7 @@ def fetch(remote: Remote, folder: Path) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _own(part) as file:
-            md5 = _fill(remote, file, part)
+            md5 = _fill(remote, file, part, attempts or ATTEMPTS, timeout)
             said = _verify(remote, part, md5)
             part.replace(target)
             _tag(part).unlink(missing_ok=True)
@@ -78,13 +82,13 @@ def _own(part: Path) -> Iterator[BinaryIO]:
                 part.unlink()
 
 
-def _fill(remote: Remote, file: BinaryIO, part: Path) -> str | None:
+def _fill(remote: Remote, file: BinaryIO, part: Path, attempts: int, timeout: float) -> str | None:
     """Appends what is missing. The MD5 sum in hexadecimal digits that the server says, if it says one."""
     failures = 0
     while True:
         before = part.stat().st_size
         try:
-            return _continue(remote, file, part)
+            return _continue(remote, file, part, timeout)
         except urllib.error.HTTPError as error:
             if error.code < 500:
                 raise DownloadError(f"{remote.address}: the server answers {error.code} {error.reason}") from None
@@ -92,12 +96,12 @@ def _fill(remote: Remote, file: BinaryIO, part: Path) -> str | None:
         except NETWORK_ERRORS as error:
             reason = str(getattr(error, "reason", "") or error or type(error).__name__)
         failures = 1 if part.stat().st_size > before else failures + 1
-        if failures == ATTEMPTS:
+        if failures == attempts:
             raise DownloadError(f"{remote.address}: {reason}; the same command goes on") from None
         time.sleep(PAUSE * failures)
 
 
-def _continue(remote: Remote, file: BinaryIO, part: Path) -> str | None:
+def _continue(remote: Remote, file: BinaryIO, part: Path, timeout: float) -> str | None:
     """One request, for what is missing. Where the file on the server has changed since, or it serves no parts of
     files, it is fetched from the start."""
     have, tag = part.stat().st_size, _tag(part)
@@ -108,7 +112,7 @@ def _continue(remote: Remote, file: BinaryIO, part: Path) -> str | None:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", tag.read_text())
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         with error:
             if error.code != 416 or not have:
@@ -116,7 +120,7 @@ def _continue(remote: Remote, file: BinaryIO, part: Path) -> str | None:
             if _total(error) == have:  # nothing is missing
                 return None
         file.truncate(0)
-        return _continue(remote, file, part)
+        return _continue(remote, file, part, timeout)
     with response:
         if response.status != 206:
             file.truncate(have := 0)

@@ -2,12 +2,10 @@
 
 import base64
 import hashlib
-import http.server
 import os
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -19,54 +17,6 @@ from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 
 CONTENT = os.urandom(300_000)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802 (the name is the library's)
-        server = self.server
-        server.requests.append((self.path, self.headers.get("Range")))
-        data = server.files.get(self.path)
-        if server.errors or data is None:
-            return self.send_error(server.errors.pop() if server.errors else 404)
-        start = 0
-        tag = f'"{hashlib.md5(data).hexdigest()}"'
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
-        if wanted and server.ranges and self.headers.get("If-Range") in (None, tag):
-            start = int(wanted[1])
-            if start >= len(data):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(data)}")
-                self.send_header("Content-Length", "0")
-                return self.end_headers()
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(data) - start))
-        self.send_header("ETag", tag)
-        for name, value in server.headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        end = start + server.breaks.pop() if server.breaks else len(data)
-        self.wfile.write(data[start:end])
-
-    def log_message(self, *_) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """Serves `files`; closes the connection after as many bytes as `breaks` says, and answers `errors` first."""
-    monkeypatch.setattr(transfer, "PAUSE", 0.0)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
-        made.files, made.requests, made.breaks, made.errors, made.headers = {}, [], [], [], {}
-        made.ranges = True
-        made.address = f"http://127.0.0.1:{made.server_port}"
-        thread = threading.Thread(target=made.serve_forever, args=(0.01,))
-        thread.start()
-        yield made
-        made.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -251,6 +201,7 @@ def test_another_server_must_have_the_same_file(server, tmp_path, capsys):
     (["coc"], "unknown kind 'coc'; did you mean 'coco'"),
     (["coco", "--only", "val2017"], "--only val2017: not a file of coco; did you mean 'val2017.zip'"),
     (["coco", "--base-address", "here"], "--base-address here: expected http"),
+    (["fid-weights", "--only", "a"], "fid-weights: --base-address and --only are for data sets"),
     ([], "download: the following arguments are required: KIND"),
 ])
 def test_bad_usage_is_one_line_and_fetches_nothing(tmp_path, capsys, arguments, message):
@@ -258,6 +209,11 @@ def test_bad_usage_is_one_line_and_fetches_nothing(tmp_path, capsys, arguments, 
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_data_sets_need_a_folder(capsys):
+    assert main(["data", "download", "shapes3d"]) == 2
+    assert "data download: the following arguments are required: --out" in capsys.readouterr().err
 
 
 def test_out_must_be_a_folder(tmp_path, capsys):
