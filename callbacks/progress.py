@@ -11,7 +11,7 @@ from callbacks.probe import Probe
 from implicit_slate.files import write_atomically
 
 EVERY_SECONDS = 1.0
-SHOWN = ("train/loss", "val/cross_entropy", "val/mse", "jacobian/spectral_norm")
+SHOWN = ("train/loss", "val/cross_entropy", "val/mse", "val/loss", "jacobian/spectral_norm")
 
 
 class Progress(Callback):

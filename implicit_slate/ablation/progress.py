@@ -96,7 +96,7 @@ class ProgressDisplay:
 
     def _row(self, cell: str) -> dict[str, Any]:
         row = {"cell": cell, "status": self.folder.status(cell), "max_steps": self.max_steps}
-        keys = ("step", "steps_per_second", "val/cross_entropy", "val/mse", "jacobian/spectral_norm")
+        keys = ("step", "steps_per_second", "val/cross_entropy", "val/mse", "val/loss", "jacobian/spectral_norm")
         if row["status"] in FINISHED:
             found = self.folder.result(cell)
             found["jacobian/spectral_norm"] = found["jacobian/spectral_norm_final"]

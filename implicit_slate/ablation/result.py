@@ -52,6 +52,7 @@ def summarise(scalars: Mapping[str, Mapping[int, float]]) -> dict[str, float | N
     return {
         "val/cross_entropy": last("val/cross_entropy"),
         "val/mse": last("val/mse"),
+        "val/loss": last("val/loss"),
         "jacobian/spectral_norm_final": last("jacobian/spectral_norm"),
         "jacobian/spectral_norm_max": largest("jacobian/spectral_norm"),
         "jacobian/spectral_radius_final": last("jacobian/spectral_radius"),
@@ -65,8 +66,10 @@ def summarise(scalars: Mapping[str, Mapping[int, float]]) -> dict[str, float | N
 
 
 def final_loss(row: Mapping[str, Any]) -> float | None:
-    """What the slots are trained for, on the validation set: the cross-entropy, without a transformer the MSE."""
-    return row.get("val/mse") if row.get("val/cross_entropy") is None else row["val/cross_entropy"]
+    """What the slots are trained for, on the validation set: the cross-entropy, without a transformer the MSE, and of
+    a model that makes no images its loss."""
+    losses = (row.get(key) for key in ("val/cross_entropy", "val/mse", "val/loss"))
+    return next((loss for loss in losses if loss is not None), None)
 
 
 def write_result(

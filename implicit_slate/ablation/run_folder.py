@@ -22,6 +22,7 @@ MEASURES = (
     "step",
     "val/cross_entropy",
     "val/mse",
+    "val/loss",
     "jacobian/spectral_norm_final",
     "jacobian/spectral_norm_max",
     "jacobian/spectral_radius_final",

@@ -58,7 +58,8 @@ def test_a_result_is_a_row(tmp_path):
     assert row["versions"]["torch"]
 
 
-def test_the_final_loss_is_the_cross_entropy_or_without_one_the_mse():
-    assert final_loss({"val/cross_entropy": 3.0, "val/mse": 1.0}) == 3.0
-    assert final_loss({"val/cross_entropy": None, "val/mse": 1.0}) == 1.0
+def test_the_final_loss_is_the_cross_entropy_or_without_one_the_mse_or_without_images_the_loss():
+    assert final_loss({"val/cross_entropy": 3.0, "val/mse": 1.0, "val/loss": 4.0}) == 3.0
+    assert final_loss({"val/cross_entropy": None, "val/mse": 1.0, "val/loss": 2.0}) == 1.0
+    assert final_loss({"val/cross_entropy": None, "val/mse": None, "val/loss": 0.0}) == 0.0
     assert final_loss({}) is None
