@@ -118,10 +118,14 @@ def cause(message: str) -> str:
 
 def _options() -> list[str]:
     """Every option of our modules as it is spelled behind `model.`, and the trainer's in full."""
-    from implicit_slate.models import SLATE, SpatialBroadcast
-    from implicit_slate.training import DVAEModule, Optimization, SLATEModule, SpatialBroadcastModule
+    from implicit_slate.models import SLATE, PropertyPredictor, SpatialBroadcast
+    from implicit_slate.training import (
+        DVAEModule, Optimization, PropertyModule, SLATEModule, SpatialBroadcastModule,
+    )  # fmt: skip
 
-    classes = (SLATEModule, SLATE, DVAEModule, SpatialBroadcastModule, SpatialBroadcast)
+    classes = (
+        SLATEModule, SLATE, DVAEModule, SpatialBroadcastModule, SpatialBroadcast, PropertyModule, PropertyPredictor,
+    )  # fmt: skip
     parameters = [parameter for kind in classes for parameter in inspect.signature(kind).parameters.values()]
     options = {parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD}
     options |= {f"optimization.{field.name}" for field in dataclasses.fields(Optimization)}
