@@ -13,11 +13,12 @@ from implicit_slate.files import write_atomically
 DESCRIPTION = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped: the same command goes on.
 
 What is left: <split>.json, .md (rows of a table), .csv (every image), .png (panels), in the folder `evaluation` of the
-run, beside its `checkpoints`. `implicit-slate report` shows a grid's."""
+run, beside its `checkpoints`. A grid's report is made anew, with what was measured."""
 
 
 def main(argv: Sequence[str]) -> int:
     arguments, data_options = _parse(argv)
+    from implicit_slate.ablation.report import write_report
     from implicit_slate.evaluation.data import describe_data
     from implicit_slate.evaluation.outputs import markdown
     from implicit_slate.evaluation.run import Settings, evaluate
@@ -49,7 +50,8 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         write_atomically(arguments.json, json.dumps(results[0], indent=1) + "\n")
     print(markdown(results), end="")
-    print("\n".join(str(arguments.out or default_folder(checkpoint)) for checkpoint in checkpoints))
+    for target in arguments.targets:
+        print(write_report(target) if target.is_dir() else arguments.out or default_folder(target))
     return 0
 
 
@@ -97,7 +99,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def find_checkpoints(target: Path) -> list[Path]:
-    """The checkpoint itself; of a grid's folder the last one of every complete cell. `UserError` if there is none."""
+    """The checkpoint itself; of a grid's folder the last of every complete cell. `UserError` if there is none."""
+    if not target.exists():
+        raise UserError(f"{target}: no such file or folder")
     if not target.is_dir():
         return [target]
     found = []

@@ -12,9 +12,9 @@ from implicit_slate.metrics.inception import to_uint8
 from implicit_slate.pictures import panel_columns, tile, to_png
 
 HEADINGS = {
-    "mse": "MSE", "mse_per_value": "MSE a value", "psnr": "PSNR (dB)", "ssim": "SSIM", "fid": "FID", "kid": "KID",
-    "cross_entropy": "cross-entropy", "fg_ari": "FG-ARI", "ari": "ARI", "mbo_object": "mBO an object",
-    "mbo_image": "mBO an image",
+    "mse": "MSE", "mse_per_value": "MSE per value", "psnr": "PSNR (dB)", "ssim": "SSIM", "fid": "FID", "kid": "KID",
+    "cross_entropy": "cross-entropy", "fg_ari": "FG-ARI", "ari": "ARI", "mbo_object": "mBO per object",
+    "mbo_image": "mBO per image",
 }  # fmt: skip
 
 

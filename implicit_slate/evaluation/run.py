@@ -19,7 +19,7 @@ from implicit_slate.evaluation.reference import Reference
 from implicit_slate.evaluation.summary import summarise, to_csv
 from implicit_slate.evaluation.workers import device, measure
 from implicit_slate.files import write_atomically
-from implicit_slate.metrics.inception import WeightsMissing, find_weights
+from implicit_slate.metrics.inception import WeightsMissing, find_weights, read_weights
 from implicit_slate.models import SlotModel
 from implicit_slate.provenance import revision, versions
 from implicit_slate.training.trained import load_trained
@@ -148,6 +148,8 @@ def _choose(
             notes.append(f"FID is left out: {error}")
         if weights and count < 2:
             raise UserError(f"FID needs at least 2 images, found {count} in {_place(split)}; --metrics leaves it out")
+        if weights:
+            read_weights(weights)  # for its errors, before anything is done
     return tuple(chosen), weights, notes
 
 

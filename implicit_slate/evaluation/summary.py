@@ -21,8 +21,8 @@ METRICS = (*LIKENESS, "cross_entropy", "fg_ari", "ari", "mbo_object", "mbo_image
 
 
 def summarise(job: Job, records: Records, truth: np.ndarray | None, values_per_image: int) -> dict[str, Any]:
-    """`metrics`: of each metric the mean over draws, their standard deviation and each draw's value. `ceiling`: those of
-    the model without its slots, or None. A number that is not there or not finite is None.
+    """`metrics`: of each the mean over draws, their standard deviation and each draw's value. `ceiling`: metrics of the
+    model without its slots, or None. A number that is not there or not finite is None.
 
     Args:
         truth: Inception's features of the true images (N, 2048).

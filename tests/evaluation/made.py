@@ -1,0 +1,50 @@
+"""Small runs to evaluate: a data set of coloured squares, and checkpoints as training leaves them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from implicit_slate.training import SLATEModule, SpatialBroadcastModule
+from tests.tiny import BROADCAST_SIZES, SLATE_SIZES
+
+NUM_TEST = 9
+"""Images of the test split."""
+
+
+def images(root: Path, masks: bool = True, count: int = 60) -> Path:
+    """Two coloured squares on noise, 16×16, in the layout of CLEVR-Mirror."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        image, mask = rng.integers(0, 60, (16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
+        for label in (1, 2):
+            y, x = rng.integers(0, 10, 2)
+            image[y : y + 6, x : x + 6], mask[y : y + 6, x : x + 6] = rng.integers(90, 255, 3), label
+        for kind, pixels in (("images", image), ("masks", mask))[: 1 + masks]:
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / kind / f"CLEVR_new_{i:010d}.png")
+    return root
+
+
+def run(folder: Path, root: Path, kind: str = "SLATEModule", seed: int = 0, **sizes) -> Path:
+    """The checkpoint of a run's folder, with the `config.yaml` that says what it was trained on."""
+    torch.manual_seed(seed)
+    if kind == "SLATEModule":
+        sizes = SLATE_SIZES | sizes
+        module = SLATEModule(**sizes)
+    else:
+        sizes = BROADCAST_SIZES | sizes
+        module = SpatialBroadcastModule(**sizes)
+    of_data = {"root": str(root), "image_size": 16, "batch_size": 4}
+    data = {"class_path": "data_modules.CLEVRMirror", "init_args": of_data}
+    checkpoint = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": {"_class_path": f"implicit_slate.training.{kind}", **sizes},
+        "global_step": 7,
+    }
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+    torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
+    return folder / "checkpoints" / "last.ckpt"
