@@ -8,6 +8,8 @@ import hashlib
 import io
 import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -137,12 +139,20 @@ class Inception(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Images of any size, uint8 (B, 3, H, W), to features, float32 (B, 2048)."""
-        cudnn = torch.backends.cudnn
-        with (
-            torch.autocast(images.device.type, enabled=False),
-            cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32=False),
-        ):
+        with torch.autocast(images.device.type, enabled=False), _full_float32():
             return self.network(images)[0]
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Convolutions on a GPU without TensorFloat-32, which torch uses by default: it keeps 10 bits of the 23."""
+    convolution = torch.backends.cudnn.conv
+    before = convolution.fp32_precision
+    convolution.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolution.fp32_precision = before
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -68,6 +68,19 @@ def test_the_distance_of_a_set_and_itself_is_zero(network):
     assert abs(fid(statistics, statistics)) < 1e-3
 
 
+@pytest.mark.parametrize("precision", ["tf32", "ieee"])
+def test_full_float32_convolutions_are_for_this_network_alone(network, monkeypatch, precision):
+    convolution = torch.backends.cudnn.conv
+    before, seen = convolution.fp32_precision, []
+    monkeypatch.setattr(network.network, "forward", lambda x: (seen.append(convolution.fp32_precision),))
+    try:
+        convolution.fp32_precision = precision
+        network(images()[:1])
+        assert seen == ["ieee"] and convolution.fp32_precision == precision
+    finally:
+        convolution.fp32_precision = before
+
+
 def test_is_frozen_and_keeps_float32_under_autocast(network):
     image = images()[:1]
     expected = network(image)
