@@ -12,7 +12,7 @@ import torch
 from implicit_slate.evaluation.job import CEILING, Job
 from implicit_slate.evaluation.measures import COLUMNS
 from implicit_slate.evaluation.records import Records
-from implicit_slate.metrics.fid import Statistics, fid, kid
+from implicit_slate.metrics.fid import fid, kid
 
 LIKENESS = ("mse", "mse_per_value", "psnr", "ssim", "fid", "kid")
 """Of images beside the truth."""
@@ -29,14 +29,13 @@ def summarise(job: Job, records: Records, truth: np.ndarray | None, values_per_i
         values_per_image: C · H · W.
     """
     true_features = None if truth is None else torch.from_numpy(truth)
-    true_statistics = None if truth is None else Statistics.of(true_features)
 
     def of_pass(number: int) -> dict[str, float]:
         means = _means(records.values(number), values_per_image)
         if truth is not None:
             features = torch.from_numpy(np.array(records.features(number)))
             if "fid" in job.metrics:
-                means["fid"] = fid(true_statistics, Statistics.of(features))
+                means["fid"] = fid(true_features, features)
             if "kid" in job.metrics:
                 means["kid"] = kid(true_features, features, seed=job.seed)[0]
         return means
