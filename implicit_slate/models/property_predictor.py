@@ -11,7 +11,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
 from implicit_slate.models.layers import mlp
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
-from implicit_slate.models.slot_model import SlotModel
+from implicit_slate.models.slot_model import SlotModel, Views
 from implicit_slate.models.spatial_broadcast import NORM_EPS, SoftPositionEmbedding
 
 ATTRIBUTE_SIZES = (3, 2, 2, 8)
@@ -43,9 +43,7 @@ class PropertyModel(SlotModel):
     def losses(self, image: Tensor, properties: Tensor, slots_init: Tensor | None = None) -> PropertyLosses:
         """Images and the properties of their objects, (B, M, P), M ≤ K. Raises `UserError` for more rows than slots."""
         update = self.refinement(image)
-        if slots_init is None:
-            slots_init = self.sample_slots(len(image))
-        solution = self.slot_attention.gradient(update, slots_init, self.slot_attention.solver)
+        solution = self._solve(update, slots_init)
         predictions = self.head(solution.z)
         return PropertyLosses(set_loss(predictions, properties), predictions, solution, update)
 
@@ -59,6 +57,14 @@ class PropertyModel(SlotModel):
         if len(known) < len(image) or not torch.equal(known[: len(image)].to(image), image):
             raise UserError(f"slot_loss: the properties of these {len(image)} images are not known")
         return set_loss(self.head(slots), properties[: len(image)])
+
+    def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
+        raise UserError("a model that predicts properties makes no images; `implicit-slate validate` measures it")
+
+    def _solve(self, update: SlotUpdate, slots_init: Tensor | None) -> Solution:
+        if slots_init is None:
+            slots_init = self.sample_slots(len(update.keys))
+        return self.slot_attention.gradient(update, slots_init, self.slot_attention.solver)
 
 
 class PropertyPredictor(PropertyModel):
@@ -120,6 +126,15 @@ class PropertyPredictor(PropertyModel):
         features = self.encoder((2 * image - 1).contiguous(memory_format=torch.channels_last))
         return SlotUpdate(self.slot_attention, self.slot_encoder(self.encoder_positions(features).flatten(2).mT))
 
+    @torch.no_grad()
+    def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
+        """As of `SlotModel`; the attention, one value for 4×4 pixels."""
+        update = self.refinement(image)
+        self._solve(update, slots_init)
+        side = self.image_size // 4
+        masks = update.attention.mT.unflatten(-1, (side, side))
+        return masks.repeat_interleave(4, -2).repeat_interleave(4, -1)
+
 
 class PropertyReadout(PropertyModel):
     """The same MLP on the slots of a model that was trained for something else, and stays as it is.
@@ -140,6 +155,9 @@ class PropertyReadout(PropertyModel):
 
     def refinement(self, image: Tensor) -> SlotUpdate:
         return self.source.refinement(image)
+
+    def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
+        return self.source.segment(image, slots_init)
 
     def losses(self, image: Tensor, properties: Tensor, slots_init: Tensor | None = None) -> PropertyLosses:
         losses = super().losses(image, properties, slots_init)

@@ -119,9 +119,7 @@ def cause(message: str) -> str:
 def _options() -> list[str]:
     """Every option of our modules as it is spelled behind `model.`, and the trainer's in full."""
     from implicit_slate.models import SLATE, PropertyPredictor, SpatialBroadcast
-    from implicit_slate.training import (
-        DVAEModule, Optimization, PropertyModule, SLATEModule, SpatialBroadcastModule,
-    )  # fmt: skip
+    from implicit_slate.training import DVAEModule, Optimization, PropertyModule, SLATEModule, SpatialBroadcastModule
 
     classes = (
         SLATEModule, SLATE, DVAEModule, SpatialBroadcastModule, SpatialBroadcast, PropertyModule, PropertyPredictor,

@@ -11,8 +11,8 @@ from implicit_slate.training.slot_module import SlotModule
 
 DEFAULT = "implicit_slate.training.SLATEModule"
 """What a checkpoint is of that does not say so: one that was imported from the public code."""
-ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint", "encoder_checkpoint")
-"""Settings that a trained model does not need; the weights of the other checkpoints are in this one."""
+ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint")
+"""Settings that a trained model does not need; the weights of the other checkpoint are in this one."""
 
 
 class Trained(NamedTuple):

@@ -119,6 +119,21 @@ def test_slot_loss_knows_no_other_images():
             made.slot_loss(unknown, torch.rand(len(unknown), 4, 12))
 
 
+def test_masks_are_the_attention_over_four_pixels_each():
+    made = model()
+    slots_init = made.sample_slots(3).detach()
+    masks = made.segment(images(), slots_init)
+    attention = made.losses(images(), objects(), slots_init).update.attention
+    assert masks.shape == (3, 4, 16, 16)
+    torch.testing.assert_close(masks[:, :, 4:8, 8:12], attention[:, 6, :, None, None].expand(-1, -1, 4, 4))
+    torch.testing.assert_close(masks.sum(1), torch.ones(3, 16, 16))
+
+
+def test_it_makes_no_images():
+    with pytest.raises(UserError, match="makes no images"):
+        model().views(images())
+
+
 # Reading out the slots of another model.
 
 SOURCES = {"slate": lambda **more: SLATE(**SLATE_SIZES | more),
@@ -144,3 +159,5 @@ def test_the_slots_are_those_that_the_source_finds():
     slots_init = source.sample_slots(3).detach()
     found = PropertyReadout(source).losses(images(), objects(), slots_init).solution.z
     torch.testing.assert_close(found, source.encode(images(), slots_init)[0])
+    masks = PropertyReadout(source).segment(images(), slots_init)
+    assert torch.equal(masks, source.segment(images(), slots_init))

@@ -6,13 +6,14 @@ import lightning as L
 import pytest
 import torch
 
-from callbacks import FixedPointDiagnostics, GradientNorm, SlotJacobian
+from callbacks import FixedPointDiagnostics, GradientNorm, SlotJacobian, SlotUsage
 from data_modules import MirrorScenes
 from data_modules.base import ArrayImages, Splits
 from data_modules.scene_properties import WithProperties
 from implicit_slate.errors import UserError
 from implicit_slate.training import Optimization, PropertyModule, SLATEModule, SpatialBroadcastModule
 from implicit_slate.training.experiment_cli import ExperimentCLI
+from implicit_slate.training.trained import load_trained
 from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, Memory, TinyImages
 
 SIZES = dict(image_size=16, width=8, num_slots=3, slot_size=12, slot_mlp_size=16, num_iterations=3)
@@ -94,10 +95,28 @@ def test_callbacks_look_on():
     log = Memory()
     measures = ["residual_at_depth", "spectral_radius", "jacobian_regularizer", "gradient_cosine", "basins"]
     diagnostics = FixedPointDiagnostics(measures, every_n_steps=2, num_images=2, num_starts=2)
-    looking = [SlotJacobian(every_n_steps=2, num_images=3), GradientNorm(every_n_steps=1), diagnostics]
+    looking = [SlotJacobian(every_n_steps=2, num_images=3), GradientNorm(every_n_steps=1), diagnostics,
+               SlotUsage(every_n_steps=2, num_images=4)]  # fmt: skip
     trainer(2, looking, log).fit(module(), Squares())
     assert set(log.scalars["jacobian/spectral_norm"]) == {0, 2} and log.scalars["grad_norm"][2] > 0
     assert 0 < log.scalars["gradient/cosine"][0] <= 1 and "residual/depth_24" in log.scalars
+    assert 1 <= log.scalars["slots/in_use"][2] <= 3
+
+
+@pytest.mark.parametrize("read_out", [False, True])
+def test_a_trained_model_comes_out_of_its_checkpoint(tmp_path, read_out):
+    """As `implicit-slate fit` leaves it."""
+    sizes, options = SIZES, []
+    if read_out:
+        path = checkpoint(tmp_path / "slate.ckpt", SLATEModule(**SLATE_SIZES))
+        sizes, options = {}, [f"--model.encoder_checkpoint={path}"]
+    options += [f"--model.{name}={value}" for name, value in sizes.items()]
+    options += [f"--data={Squares.__module__}.Squares", "--trainer.max_steps=1", "--trainer.accelerator=cpu"]
+    options += ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    cli = ExperimentCLI(args=["fit", "--model=implicit_slate.training.PropertyModule", *options])
+    trained = load_trained(next((tmp_path / "run").rglob("*.ckpt"))).model
+    for (name, a), b in zip(cli.model.model.named_parameters(), trained.parameters(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_the_default_optimisation_is_the_source_s():
