@@ -5,6 +5,8 @@ EXTRAS ?=
 LOGDIR ?= runs
 PYTHON ?= python3
 BIN := .venv/bin
+# A file's tests stay together, since they share what they set up; the slowest files come first by name.
+TEST_PROCESSES ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # `make ablate` needs the core only; `make test` every extra. uv adds what is missing to the same .venv.
 STAMP = .venv/.installed-$(subst $(comma),-,$(if $(EXTRAS),$(EXTRAS),core))
@@ -27,18 +29,19 @@ ablate: setup  ## run grid GRID (default: demo) and write its report under runs/
 
 test:  ## set up with all extras, then run the tests
 	@$(MAKE) --no-print-directory setup EXTRAS=all
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest $(TEST_PROCESSES) -m "not slow"
 
 test-slow:  ## the tests that take longer, too
 	@$(MAKE) --no-print-directory setup EXTRAS=all
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(TEST_PROCESSES)
 
-bench:  ## our training step beside a plain one, the Jacobian callback's cost, our solvers beside torchdeq's, loading
+bench:  ## our training step beside a plain one, the Jacobian callback's cost, our solvers beside torchdeq's, loading, generation
 	@$(MAKE) --no-print-directory setup EXTRAS=test
 	@$(BIN)/python -m benchmarks.training_step
 	@$(BIN)/python -m benchmarks.slot_jacobian
 	@$(BIN)/python -m benchmarks.against_torchdeq
 	@$(BIN)/python -m benchmarks.loading
+	@$(BIN)/python -m benchmarks.generation
 
 complexity: setup  ## time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
 	@$(BIN)/python -m benchmarks.complexity $(if $(OUT),--out $(OUT))

@@ -33,8 +33,6 @@ def main(argv: Sequence[str]) -> int:
         if folder.exists():
             raise UserError(f"{folder}: exists already; it is not overwritten")
     model = load_trained(arguments.checkpoint).model.to(device(0))
-    if type(model).views is SlotModel.views:
-        raise UserError(f"{arguments.checkpoint}: a {type(model).__name__} makes no images")
     sampling = _sampling(arguments, model)
     images = torch.stack([_read(file, model.image_size) for file in files])  # all, so that nothing is left if one fails
     rows = []

@@ -62,12 +62,13 @@ def evaluate(checkpoint: Path, data: DataConfig, out: Path, settings: Settings) 
     begin = time.monotonic()
     trained = load_trained(checkpoint)
     model = trained.model
-    if type(model).views is SlotModel.views:
-        raise UserError(f"{checkpoint}: a {type(model).__name__} makes no images; `implicit-slate test` measures it")
     split = load_split(data, settings.split)
     _check_size(model, split)
     count = min(settings.images or len(split.images), len(split.images))
-    panels = _make_panels(model.to(device(0)), split, settings)
+    try:
+        panels = _make_panels(model.to(device(0)), split, settings)
+    except UserError as error:  # a model that makes no images
+        raise UserError(f"{checkpoint}: {error}") from None
     metrics, weights, notes = _choose(settings, split, count, panels.has_cross_entropy)
     draws = 1 if model.slot_attention.slot_init == "queries" else settings.draws
     has_images = set(metrics) != {"segmentation"}

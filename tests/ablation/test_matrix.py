@@ -164,6 +164,8 @@ def test_an_unknown_grid_is_named():
         ("iterations_small", 4 * 4 * 2, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
         ("architecture", 2 * 3, "gradient=unrolled,seed=0"),
         ("architecture_small", 2 * 2, "gradient=unrolled,seed=0"),
+        ("properties", 2 * 3, "gradient=unrolled,seed=0"),
+        ("properties_small", 2 * 2, "gradient=unrolled,seed=0"),
         ("datasets", 2 * 3 * 3, "gradient=unrolled,data=clevr_mirror,seed=0"),
     ],
 )
