@@ -4,7 +4,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -60,8 +60,42 @@ def evaluate(checkpoint: Path, data: DataConfig, out: Path, settings: Settings) 
         UserError: what is asked for cannot be had; nothing is left behind then.
     """
     begin = time.monotonic()
-    trained = load_trained(checkpoint)
-    model = trained.model
+    plan = _plan(checkpoint, data, settings)
+    job, result_file = plan.job, out / f"{settings.split}.json"
+    if (earlier := _read(result_file)) and earlier.get("fingerprint") == job.identity:
+        return earlier
+    records = Records(out / f".{settings.split}.partial", job)
+    _measure(job, records, settings.devices)
+    truth = plan.reference and plan.reference.load()
+    if TRUTH in job.passes:
+        truth = np.array(records.features(TRUTH))
+        plan.reference.save(truth)
+    result = {
+        "checkpoint": str(checkpoint), "step": plan.step, "data": data, "split": job.split, "images": job.images,
+        "draws": job.draws, **summarise(job, records, truth, plan.panels.truth[0].numel()), "notes": plan.notes,
+        "git": revision(), "versions": versions(), "seconds": time.monotonic() - begin, "fingerprint": job.identity,
+    }  # fmt: skip
+    write_atomically(out / f"{job.split}.csv", to_csv(job, records))
+    write_atomically(out / f"{job.split}.png", plan.panels.to_png())
+    write_atomically(out / f"{job.split}_panels.npz", plan.panels.to_npz())
+    write_atomically(out / f"{job.split}.md", markdown([result]))
+    write_atomically(result_file, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    records.remove()
+    return result
+
+
+class _Plan(NamedTuple):
+    """An evaluation that nothing stands in the way of."""
+
+    job: Job
+    panels: Panels
+    reference: Reference | None
+    notes: list[str]
+    step: int | None
+
+
+def _plan(checkpoint: Path, data: DataConfig, settings: Settings) -> _Plan:
+    model, step = load_trained(checkpoint)
     split = load_split(data, settings.split)
     _check_size(model, split)
     count = min(settings.images or len(split.images), len(split.images))
@@ -71,44 +105,35 @@ def evaluate(checkpoint: Path, data: DataConfig, out: Path, settings: Settings) 
         raise UserError(f"{checkpoint}: {error}") from None
     metrics, weights, notes = _choose(settings, split, count, panels.has_cross_entropy)
     draws = 1 if model.slot_attention.slot_init == "queries" else settings.draws
-    has_images = set(metrics) != {"segmentation"}
-    passes = [CEILING] * (has_images and panels.ceiling is not None) + list(range(draws))
+    passes = list(range(draws))
+    if panels.ceiling is not None and set(metrics) != {"segmentation"}:
+        passes.insert(0, CEILING)
     reference = Reference(split.images, count) if weights else None
-    truth = reference.load() if reference else None
-    if reference and truth is None:
+    if reference and reference.load() is None:
         passes.insert(0, TRUTH)
     job = Job(
-        str(checkpoint), data, split.split, count, draws, metrics, settings.batch_size, weights and str(weights),
-        settings.seed, tuple(passes),
-    )  # fmt: skip
+        checkpoint=str(checkpoint),
+        data=data,
+        split=settings.split,
+        images=count,
+        draws=draws,
+        metrics=metrics,
+        batch_size=settings.batch_size,
+        weights=weights and str(weights),
+        seed=settings.seed,
+        passes=tuple(passes),
+    )
+    return _Plan(job, panels, reference, notes, step)
 
-    result_file = out / f"{split.split}.json"
-    if (earlier := _read(result_file)) and earlier.get("fingerprint") == job.identity:
-        return earlier
-    records = Records(out / f".{split.split}.partial", job)
+
+def _measure(job: Job, records: Records, devices: int) -> None:
+    """Do what is not done, with a progress bar."""
     missing = records.missing
-    total = sum(len(job.chunk(unit.chunk)) for unit in job.units)
-    done = total - sum(len(job.chunk(unit.chunk)) for unit in missing)
-    with meter(f"{_name(checkpoint)}, {split.split}", total, done, "images") as advance:
-        for unit, part in measure(job, missing, settings.devices):
+    total, left = (sum(len(job.chunk(unit.chunk)) for unit in units) for units in (job.units, missing))
+    with meter(f"{_name(Path(job.checkpoint))}, {job.split}", total, total - left, "images") as advance:
+        for unit, part in measure(job, missing, devices):
             records.put(unit, part)
             advance(len(job.chunk(unit.chunk)))
-    if reference and truth is None:
-        truth = np.array(records.features(TRUTH))
-        reference.save(truth)
-
-    result = {
-        "checkpoint": str(checkpoint), "step": trained.step, "data": data, "split": split.split, "images": count,
-        "draws": draws, **summarise(job, records, truth, split.images[[0]]["image"].numel()), "notes": notes,
-        "git": revision(), "versions": versions(), "seconds": time.monotonic() - begin, "fingerprint": job.identity,
-    }  # fmt: skip
-    write_atomically(out / f"{split.split}.csv", to_csv(job, records))
-    write_atomically(out / f"{split.split}.png", panels.to_png())
-    write_atomically(out / f"{split.split}_panels.npz", panels.to_npz())
-    write_atomically(out / f"{split.split}.md", markdown([result]))
-    write_atomically(result_file, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    records.remove()
-    return result
 
 
 @torch.no_grad()
