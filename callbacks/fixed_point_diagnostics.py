@@ -10,6 +10,8 @@ from implicit_slate.fixed_point import count_basins, gradient_cosine, jacobian_r
 from implicit_slate.models import SlotModel
 from implicit_slate.models.slot_attention import SlotUpdate
 
+Batch = dict[str, Tensor]
+
 MEASURES = ("residual_at_depth", "spectral_radius", "jacobian_regularizer", "gradient_cosine", "basins")
 
 
@@ -38,31 +40,31 @@ class FixedPointDiagnostics(Probe):
         return self._generate_state_key(measures=self.measures)  # a run may have several, at their own cadences
 
     def measure(
-        self, model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, is_last: bool
+        self, model: SlotModel, batch: Batch, slots_init: Tensor, is_last: bool
     ) -> dict[str, Tensor]:
         values = {}
         for name in self.measures:
-            values |= getattr(self, name)(model, batch["image"], slots_init)
+            values |= getattr(self, name)(model, batch, slots_init)
         return values
 
-    def residual_at_depth(self, model: SlotModel, images: Tensor, slots_init: Tensor) -> dict[str, Tensor]:
+    def residual_at_depth(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
         """`residual/depth_<d>` after d plain applications of f, for d = n, 2n, 4n, 8n with the n of training."""
         n = model.slot_attention.solver.max_iterations
         with torch.no_grad():
-            trace = picard(model.refinement(images), slots_init, max_iterations=8 * n).trace
+            trace = picard(model.refinement(batch["image"]), slots_init, max_iterations=8 * n).trace
         return {f"residual/depth_{depth}": trace[depth - 1] for depth in (n, 2 * n, 4 * n, 8 * n)}
 
-    def spectral_radius(self, model: SlotModel, images: Tensor, slots_init: Tensor) -> dict[str, Tensor]:
+    def spectral_radius(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
         """`jacobian/spectral_radius` at z*, where the forward solve stops."""
-        return {"jacobian/spectral_radius": spectral_radius(*_solve(model, images, slots_init), tol=1e-3)}
+        return {"jacobian/spectral_radius": spectral_radius(*_solve(model, batch, slots_init), tol=1e-3)}
 
-    def jacobian_regularizer(self, model: SlotModel, images: Tensor, slots_init: Tensor) -> dict[str, Tensor]:
+    def jacobian_regularizer(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
         """`jacobian/regularizer`: ‖vᵀJ‖²/D at z*, with a Gaussian v that is always the same."""
         generator = torch.Generator().manual_seed(0)
-        regularizer = jacobian_regularizer(*_solve(model, images, slots_init), generator)
+        regularizer = jacobian_regularizer(*_solve(model, batch, slots_init), generator)
         return {"jacobian/regularizer": regularizer.detach()}
 
-    def gradient_cosine(self, model: SlotModel, images: Tensor, slots_init: Tensor) -> dict[str, Tensor]:
+    def gradient_cosine(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
         """The mode's gradient of the loss with respect to slot attention's parameters beside that of `exact(gmres)`.
 
         `gradient/cosine`, and `gradient/norm_ratio`: the mode's norm over the exact one's. The exact one is a reference
@@ -71,8 +73,8 @@ class FixedPointDiagnostics(Probe):
         """
         slot_attention = model.slot_attention
         agreement = gradient_cosine(
-            lambda slots: model.slot_loss(images, slots),
-            model.refinement(images),
+            lambda slots: model.slot_loss(batch, slots),
+            model.refinement(batch["image"]),
             slots_init,
             [p for p in slot_attention.parameters() if p.requires_grad],
             slot_attention.gradient,
@@ -85,7 +87,7 @@ class FixedPointDiagnostics(Probe):
             "gradient/adjoint_products": torch.tensor(float(agreement.adjoint.products)),
         }
 
-    def basins(self, model: SlotModel, images: Tensor, slots_init: Tensor) -> dict[str, Tensor]:
+    def basins(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
         """`basins/distinct` fixed points that random initial slots lead to, as sets of slots in any order.
 
         `basins/converged`: how many of the `num_starts` reached one within 500 plain applications of f.
@@ -93,16 +95,16 @@ class FixedPointDiagnostics(Probe):
         if model.slot_attention.slot_init == "queries":
             raise UserError("measures: 'basins' needs random initial slots, which slot_init 'queries' does not have")
         generator = torch.Generator().manual_seed(1)
-        starts = [model.sample_slots(len(images), generator).detach() for _ in range(self.num_starts)]
+        starts = [model.sample_slots(len(batch["image"]), generator).detach() for _ in range(self.num_starts)]
         with torch.no_grad():
-            basins = count_basins(model.refinement(images), starts, distance=distance_between_sets)
+            basins = count_basins(model.refinement(batch["image"]), starts, distance=distance_between_sets)
         return {"basins/distinct": basins.distinct, "basins/converged": basins.converged}
 
 
 @torch.no_grad()
-def _solve(model: SlotModel, images: Tensor, slots_init: Tensor) -> tuple[SlotUpdate, Tensor]:
+def _solve(model: SlotModel, batch: Batch, slots_init: Tensor) -> tuple[SlotUpdate, Tensor]:
     """f and z*, where the forward solve stops."""
-    f = model.refinement(images)
+    f = model.refinement(batch["image"])
     return f, model.slot_attention.solver(f, slots_init).z
 
 

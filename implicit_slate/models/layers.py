@@ -18,6 +18,15 @@ def linear(
     return layer
 
 
+def start_as_keras(module: nn.Module) -> None:
+    """Glorot-uniform weights and zero biases in all linear and convolutional layers of `module`."""
+    for layer in module.modules():
+        if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
     """Two linear layers with a ReLU between."""
     return nn.Sequential(linear(in_features, hidden, before_relu=True), nn.ReLU(), linear(hidden, out_features))

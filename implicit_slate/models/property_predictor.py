@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
-from implicit_slate.models.layers import mlp
+from implicit_slate.models.layers import mlp, start_as_keras
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.slot_model import SlotModel, Views
 from implicit_slate.models.spatial_broadcast import NORM_EPS, SoftPositionEmbedding
@@ -38,7 +38,6 @@ class PropertyModel(SlotModel):
 
     head: nn.Module
     """Slots (…, S) -> properties (…, P)."""
-    _known: tuple[Tensor, Tensor] | None = None
 
     def losses(self, image: Tensor, properties: Tensor, slots_init: Tensor | None = None) -> PropertyLosses:
         """Images and the properties of their objects, (B, M, P), M ≤ K. Raises `UserError` for more rows than slots."""
@@ -47,16 +46,8 @@ class PropertyModel(SlotModel):
         predictions = self.head(solution.z)
         return PropertyLosses(set_loss(predictions, properties), predictions, solution, update)
 
-    def know(self, image: Tensor, properties: Tensor) -> None:
-        """Keeps the properties of a few images: `slot_loss` is asked about images alone."""
-        self._known = image, properties
-
-    def slot_loss(self, image: Tensor, slots: Tensor) -> Tensor:
-        """As of `SlotModel`, of the first images that were given to `know`. Raises `UserError` for others."""
-        known, properties = self._known or (image[:0], None)
-        if len(known) < len(image) or not torch.equal(known[: len(image)].to(image), image):
-            raise UserError(f"slot_loss: the properties of these {len(image)} images are not known")
-        return set_loss(self.head(slots), properties[: len(image)])
+    def slot_loss(self, batch: dict[str, Tensor], slots: Tensor) -> Tensor:
+        return set_loss(self.head(slots), batch["properties"])
 
     def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
         raise UserError("a model that predicts properties makes no images; `implicit-slate validate` measures it")
@@ -115,11 +106,7 @@ class PropertyPredictor(PropertyModel):
             solver=solver, tol=tol, slot_init=slot_init, norm_eps=NORM_EPS,
         )  # fmt: skip
         self.head = nn.Sequential(mlp(slot_size, HEAD_SIZE, NUM_PROPERTIES), nn.Sigmoid())
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_as_keras(self)
         self.to(memory_format=torch.channels_last)
 
     def refinement(self, image: Tensor) -> SlotUpdate:

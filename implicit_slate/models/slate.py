@@ -190,8 +190,8 @@ class SLATE(SlotModel):
     def refinement(self, image: Tensor) -> SlotUpdate:
         return self.slot_update(self.tokenize(image))
 
-    def slot_loss(self, image: Tensor, slots: Tensor) -> Tensor:
-        tokens = self.tokenize(image)
+    def slot_loss(self, batch: dict[str, Tensor], slots: Tensor) -> Tensor:
+        tokens = self.tokenize(batch["image"])
         return _cross_entropy(self.decode(tokens, slots), tokens)
 
     def ceiling(self, image: Tensor) -> Tensor:

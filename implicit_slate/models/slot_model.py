@@ -32,7 +32,7 @@ class SlotModel(nn.Module):
         """f: slots -> slots, the refinement with the keys and values of `image` fixed."""
         raise NotImplementedError
 
-    def slot_loss(self, image: Tensor, slots: Tensor) -> Tensor:
+    def slot_loss(self, batch: dict[str, Tensor], slots: Tensor) -> Tensor:
         """(): what of the training loss depends on the slots, as a function of them."""
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
 from implicit_slate.models.dvae import squared_error
-from implicit_slate.models.layers import mlp
+from implicit_slate.models.layers import mlp, start_as_keras
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.slot_model import SlotModel, Views
 
@@ -111,11 +111,7 @@ class SpatialBroadcast(SlotModel):
             self.decoder.extend([doubling, nn.ReLU()])
         self.decoder.extend([nn.Conv2d(width, width, 5, padding=2), nn.ReLU()])
         self.decoder.append(nn.Conv2d(width, image_channels + 1, 3, padding=1))  # a component and its mask's logit
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_as_keras(self)
         self.to(memory_format=torch.channels_last)
 
     def encode(self, image: Tensor, slots_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -134,13 +130,14 @@ class SpatialBroadcast(SlotModel):
     def losses(self, image: Tensor, slots_init: Tensor | None = None) -> BroadcastLosses:
         """The reconstruction's error, and slot attention's solution with the step that it iterated."""
         solution, update = self.slot_attention(self._inputs(image), slots_init)
-        loss = self.slot_loss(image, solution.z)
+        loss = self.slot_loss({"image": image}, solution.z)
         return BroadcastLosses(loss, loss * image[0].numel() / 4, solution, update)
 
     def refinement(self, image: Tensor) -> SlotUpdate:
         return SlotUpdate(self.slot_attention, self._inputs(image))
 
-    def slot_loss(self, image: Tensor, slots: Tensor) -> Tensor:
+    def slot_loss(self, batch: dict[str, Tensor], slots: Tensor) -> Tensor:
+        image = batch["image"]
         return 4 * squared_error(self.decode(slots).image, image) / image[0].numel()
 
     @torch.no_grad()

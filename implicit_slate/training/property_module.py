@@ -9,9 +9,6 @@ from implicit_slate.training.optimization import Optimization
 from implicit_slate.training.slot_module import SlotModule
 from implicit_slate.training.trained import load_trained
 
-PROBES = 64
-"""Of so many first validation images the properties are known to callbacks."""
-
 
 class PropertyModule(SlotModule):
     """`PropertyPredictor` and its set loss, optimised as in the source by default (Locatello et al. 2020).
@@ -48,11 +45,6 @@ class PropertyModule(SlotModule):
 
     def parameter_groups(self):
         return {"main": [p for p in self.model.parameters() if p.requires_grad]}
-
-    def on_fit_start(self) -> None:
-        if self.trainer.datamodule is not None:
-            batch = self.trainer.datamodule.probe(PROBES)
-            self.model.know(batch["image"], _properties(batch))
 
     def training_step(self, batch, batch_idx) -> Tensor:
         losses = self.model.losses(batch["image"], _properties(batch))

@@ -197,7 +197,7 @@ def test_the_command_writes_its_files_and_prints_the_table(monkeypatch, tmp_path
     assert [(line["gradient"], int(line["n"])) for line in lines] == [(cell.gradient, cell.n) for cell in cells]
     assert [int(line["peak_bytes"]) for line in lines] == [cell.peak_bytes for cell in cells]
     markdown = (tmp_path / "new" / "complexity.md").read_text()
-    assert re.search(r"^\| `unrolled` \| (O\(1\)|O\(n\)|unclear) \|", markdown, re.MULTILINE)  # times are not judged here
+    assert re.search(r"^\| `unrolled` \| (O\(1\)|O\(n\)|unclear) \|", markdown, re.MULTILINE)  # times vary
     assert f"torch {torch.__version__}" in markdown and "K=2 slots of width S=8" in markdown
 
 

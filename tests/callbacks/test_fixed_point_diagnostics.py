@@ -90,7 +90,7 @@ def test_gradient_cosine_is_the_angle_to_the_exact_gradient(kind):
     for mode in ("implicit", "exact(dense)"):
         f = model.model.refinement(callback._batch["image"])
         z = fixed_point(f, callback._slots_init, max_iterations=3, gradient=mode).z
-        loss = model.model.slot_loss(callback._batch["image"], z)
+        loss = model.model.slot_loss(callback._batch, z)
         flat[mode] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
     ours, exact = flat["implicit"], flat["exact(dense)"]
     expected = torch.cosine_similarity(ours, exact, dim=0).item()

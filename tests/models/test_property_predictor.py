@@ -100,23 +100,12 @@ def test_refinement_and_slot_loss_are_those_of_training():
     made, image, truth = model(), images(), objects()
     slots_init = made.sample_slots(3, torch.Generator().manual_seed(0)).detach()
     losses = made.losses(image, truth, slots_init)
-    made.know(image, truth)
-    torch.testing.assert_close(made.slot_loss(image, losses.solution.z), losses.loss)
+    batch = {"image": image, "properties": truth}
+    torch.testing.assert_close(made.slot_loss(batch, losses.solution.z), losses.loss)
     z, f = slots_init, made.refinement(image)
     for _ in range(4):
         z = f(z)
     torch.testing.assert_close(z, losses.solution.z)
-
-
-def test_slot_loss_knows_no_other_images():
-    made = model()
-    with pytest.raises(UserError, match="the properties of these 3 images are not known"):
-        made.slot_loss(images(), torch.rand(3, 4, 12))
-    made.know(images(2), objects(2))
-    made.slot_loss(images(1), torch.rand(1, 4, 12))
-    for unknown in (images(3), images(2) + 0.01):
-        with pytest.raises(UserError, match="are not known"):
-            made.slot_loss(unknown, torch.rand(len(unknown), 4, 12))
 
 
 def test_masks_are_the_attention_over_four_pixels_each():

@@ -189,7 +189,7 @@ def test_slot_loss_is_the_part_of_the_loss_that_depends_on_the_slots(model):
         loss, solution = losses.cross_entropy, losses.prediction.solution
     else:
         loss, solution = losses.loss, losses.solution
-    assert model.slot_loss(image, solution.z).item() == pytest.approx(loss.item(), rel=1e-5)
+    assert model.slot_loss({"image": image}, solution.z).item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_views_are_images_and_masks_in_the_image_s_size(model):
