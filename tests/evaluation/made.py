@@ -7,9 +7,14 @@ import torch
 import yaml
 from PIL import Image
 
-from implicit_slate.training import SLATEModule, SpatialBroadcastModule
+from implicit_slate.training import PropertyModule, SLATEModule, SpatialBroadcastModule
 from tests.tiny import BROADCAST_SIZES, SLATE_SIZES
 
+KINDS = {
+    "SLATEModule": (SLATEModule, SLATE_SIZES),
+    "SpatialBroadcastModule": (SpatialBroadcastModule, BROADCAST_SIZES),
+    "PropertyModule": (PropertyModule, BROADCAST_SIZES),
+}
 NUM_TEST = 9
 """Images of the test split."""
 
@@ -31,12 +36,9 @@ def images(root: Path, masks: bool = True, count: int = 60) -> Path:
 def run(folder: Path, root: Path, kind: str = "SLATEModule", seed: int = 0, **sizes) -> Path:
     """The checkpoint of a run's folder, with the `config.yaml` that says what it was trained on."""
     torch.manual_seed(seed)
-    if kind == "SLATEModule":
-        sizes = SLATE_SIZES | sizes
-        module = SLATEModule(**sizes)
-    else:
-        sizes = BROADCAST_SIZES | sizes
-        module = SpatialBroadcastModule(**sizes)
+    made, defaults = KINDS[kind]
+    sizes = defaults | sizes
+    module = made(**sizes)
     of_data = {"root": str(root), "image_size": 16, "batch_size": 4}
     data = {"class_path": "data_modules.CLEVRMirror", "init_args": of_data}
     checkpoint = {

@@ -340,6 +340,12 @@ def test_cross_entropy_of_a_model_without_tokens(tmp_path, root, capsys):
     assert "predicts no tokens" in refuses(capsys, checkpoint, "--metrics", "cross_entropy")
 
 
+def test_a_model_that_makes_no_images(tmp_path, root, capsys):
+    checkpoint = made.run(tmp_path / "run", root, "PropertyModule")
+    error = refuses(capsys, checkpoint)
+    assert str(checkpoint) in error and "makes no images" in error and nothing_left(checkpoint)
+
+
 def test_an_empty_split(tmp_path, root, capsys):
     lists = tmp_path / "lists"
     lists.mkdir()
