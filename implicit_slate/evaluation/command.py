@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> int:
     from implicit_slate.evaluation.data import describe_data
     from implicit_slate.evaluation.outputs import markdown
     from implicit_slate.evaluation.run import Settings, evaluate
+    from implicit_slate.evaluation.workers import Devices
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = Settings(
@@ -30,7 +31,6 @@ def main(argv: Sequence[str]) -> int:
         draws=arguments.draws,
         metrics=arguments.metrics,
         batch_size=arguments.batch_size,
-        devices=_devices(arguments),
         weights=arguments.fid_weights,
         seed=arguments.seed,
     )
@@ -39,11 +39,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
     results = []
     try:
-        for checkpoint in checkpoints:
-            out = arguments.out or default_folder(checkpoint)
-            results.append(evaluate(checkpoint, describe_data(checkpoint, data_options), out, settings))
-            for note in results[-1]["notes"]:
-                print(note, file=sys.stderr)
+        with Devices(_devices(arguments)) as devices:
+            for checkpoint in checkpoints:
+                out, data = arguments.out or default_folder(checkpoint), describe_data(checkpoint, data_options)
+                results.append(evaluate(checkpoint, data, out, settings, devices))
+                for note in results[-1]["notes"]:
+                    print(note, file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,14 +43,14 @@ class Panels(NamedTuple):
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """A table of evaluations, a row each, and the ceiling of each that has one below it."""
+    """A table of evaluations, a row each, and below those that share it the ceiling."""
     names = [name for name in HEADINGS if any(result["metrics"][name] for result in results)]
     lines = [["", "N", *(HEADINGS[name] for name in names)], ["---"] * (len(names) + 2)]
-    for result in results:
+    for result, following in zip_longest(results, results[1:]):
         cells = [_spread(result["metrics"][name]) for name in names]
         lines.append([title(result), str(result["images"]), *cells])
-        if result["ceiling"]:
-            lines.append(["its dVAE alone", str(result["images"]), *(_number(result["ceiling"].get(n)) for n in names)])
+        if result["ceiling"] and (following is None or following["ceiling"] != result["ceiling"]):
+            lines.append(["the dVAE alone", str(result["images"]), *(_number(result["ceiling"].get(n)) for n in names)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -17,7 +17,7 @@ from implicit_slate.evaluation.outputs import Panels, markdown
 from implicit_slate.evaluation.records import Records
 from implicit_slate.evaluation.reference import Reference
 from implicit_slate.evaluation.summary import summarise, to_csv
-from implicit_slate.evaluation.workers import device, measure
+from implicit_slate.evaluation.workers import Devices, device
 from implicit_slate.files import write_atomically
 from implicit_slate.metrics.inception import WeightsMissing, find_weights, read_weights
 from implicit_slate.models import SlotModel
@@ -45,12 +45,13 @@ class Settings:
     draws: int
     metrics: tuple[str, ...] | None
     batch_size: int
-    devices: int
     weights: Path | None
     seed: int
 
 
-def evaluate(checkpoint: Path, data: DataConfig, out: Path, settings: Settings) -> dict[str, Any]:
+def evaluate(
+    checkpoint: Path, data: DataConfig, out: Path, settings: Settings, devices: Devices
+) -> dict[str, Any]:
     """Evaluate, or take what an earlier call of the same has left, and return the content of `<out>/<split>.json`.
 
     Beside it: `<split>.md` (a row of a table), `<split>.csv` (every image), `<split>.png` (panels) and
@@ -65,7 +66,7 @@ def evaluate(checkpoint: Path, data: DataConfig, out: Path, settings: Settings) 
     if (earlier := _read(result_file)) and earlier.get("fingerprint") == job.identity:
         return earlier
     records = Records(out / f".{settings.split}.partial", job)
-    _measure(job, records, settings.devices)
+    _measure(job, records, devices)
     truth = plan.reference and plan.reference.load()
     if TRUTH in job.passes:
         truth = np.array(records.features(TRUTH))
@@ -126,12 +127,12 @@ def _plan(checkpoint: Path, data: DataConfig, settings: Settings) -> _Plan:
     return _Plan(job, panels, reference, notes, step)
 
 
-def _measure(job: Job, records: Records, devices: int) -> None:
+def _measure(job: Job, records: Records, devices: Devices) -> None:
     """Do what is not done, with a progress bar."""
     missing = records.missing
     total, left = (sum(len(job.chunk(unit.chunk)) for unit in units) for units in (job.units, missing))
     with meter(f"{_name(Path(job.checkpoint))}, {job.split}", total, total - left, "images") as advance:
-        for unit, part in measure(job, missing, devices):
+        for unit, part in devices.measure(job, missing):
             records.put(unit, part)
             advance(len(job.chunk(unit.chunk)))
 

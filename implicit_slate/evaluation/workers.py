@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -17,27 +17,47 @@ def device(number: int) -> torch.device:
     return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def measure(job: Job, units: Sequence[Unit], devices: int) -> Iterator[tuple[Unit, Part]]:
-    """Do the units, on several devices in a process for each; they come as they are done. `UserError` as it arises."""
-    if devices == 1 or len(units) < 2:
-        worker = Worker(job, device(0))
-        for unit in units:
-            yield unit, worker.do(unit)
-        return
-    with ExitStack() as stack:
+class Devices:
+    """Several devices with a process each, or one that this process uses. A context manager: processes start with the
+    first work, serve one job after the other, and end with it."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self._stack = ExitStack()
+        self._pools: list[ProcessPoolExecutor] = []
+
+    def __enter__(self) -> "Devices":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.__exit__(*error)
+
+    def measure(self, job: Job, units: Sequence[Unit]) -> Iterator[tuple[Unit, Part]]:
+        """Do the units; they come as they are done. `UserError` as it arises."""
+        if not units:
+            return
+        if self.count == 1:
+            worker = Worker(job, device(0))
+            for unit in units:
+                yield unit, worker.do(unit)
+            return
+        while len(self._pools) < self.count:
+            with _ignoring_interrupts():  # which the new process inherits: this one alone stops the work
+                self._pools.append(self._stack.enter_context(process_pool(1, "spawn")))
+        rest = iter(units)
         waiting: dict[Future[Part], tuple[Unit, int]] = {}
-        rest, pools = iter(units), []
-        for number in range(min(devices, len(units))):
-            with _ignoring_interrupts():  # which its processes inherit: this one alone stops the work
-                pools.append(stack.enter_context(process_pool(1, "spawn")))
-            unit = next(rest)
-            waiting[pools[number].submit(_do, job, number, devices, unit)] = unit, number
+
+        def submit(number: int) -> None:
+            if (unit := next(rest, None)) is not None:
+                waiting[self._pools[number].submit(_do, job, number, self.count, unit)] = unit, number
+
+        for number in range(self.count):
+            submit(number)
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 unit, number = waiting.pop(future)
-                if (following := next(rest, None)) is not None:  # before the result is looked at: the device goes on
-                    waiting[pools[number].submit(_do, job, number, devices, following)] = following, number
+                submit(number)  # before the result is looked at: the device goes on
                 yield unit, future.result()
 
 
@@ -51,13 +71,13 @@ def _ignoring_interrupts() -> Iterator[None]:
 
 
 _worker: Worker | None = None
-"""Of this process, which serves one job on one device."""
+"""Of this process, for the job at hand."""
 
 
 def _do(job: Job, number: int, devices: int, unit: Unit) -> Part:
     global _worker
-    if _worker is None:
-        if device(number).type == "cpu":  # where processes share the cores
+    if _worker is None or _worker.job != job:
+        if device(number).type == "cpu":  # the processes share the cores
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // devices))
         _worker = Worker(job, device(number))
     return _worker.do(unit)

@@ -71,7 +71,7 @@ def test_what_is_left(checkpoint, capsys):
     ]  # fmt: skip
     printed = capsys.readouterr()
     row, ceiling = (folder / "test.md").read_text().splitlines()[2:]
-    assert row in printed.out and row.startswith("| run | 9 |") and "its dVAE alone" in ceiling
+    assert row in printed.out and row.startswith("| run | 9 |") and "the dVAE alone" in ceiling
     rows = list(csv.DictReader((folder / "test.csv").open()))
     assert [row["draw"] for row in rows] == ["ceiling"] * 9 + ["0"] * 9 + ["1"] * 9
     assert all(float(row["mse"]) > 0 for row in rows) and rows[0]["fg_ari"] == "" != rows[-1]["fg_ari"]

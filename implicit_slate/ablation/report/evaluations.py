@@ -21,7 +21,7 @@ class Metric(NamedTuple):
 
 METRICS = {
     "mse": Metric("MSE"),
-    "mse_per_value": Metric("MSE a value"),
+    "mse_per_value": Metric("MSE per value"),
     "psnr": Metric("PSNR (dB)", True),
     "ssim": Metric("SSIM", True),
     "fid": Metric("FID"),

@@ -18,17 +18,6 @@ def read_json(path: Path, kind: type) -> list | dict:
     return content
 
 
-def read_yaml(path: Path) -> dict:
-    """The mapping in a YAML file, empty if it holds something else; UserError naming the file if it is no YAML."""
-    import yaml
-
-    try:
-        content = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
-    return content if isinstance(content, dict) else {}
-
-
 def leaves(config: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
     """(dotted key, value) of a LightningCLI config, `init_args` left out of the keys as on its command line."""
     for key, value in config.items():

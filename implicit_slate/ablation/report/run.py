@@ -10,7 +10,8 @@ import numpy as np
 
 from implicit_slate.ablation.report.evaluations import Evaluation
 from implicit_slate.ablation.report.methods import IMPLICIT, UNROLLED, Method, labels
-from implicit_slate.ablation.report.parsing import leaves, read_yaml
+from implicit_slate.ablation.report.parsing import leaves
+from implicit_slate.yaml_files import load_yaml
 
 SPECTRAL_NORM = "jacobian/spectral_norm"
 GRADIENT_NORM = "grad_norm"
@@ -191,7 +192,7 @@ class Run:
         for path in (cell.folder / "config.yaml" for cell in self.cells):
             if path.exists():
                 found = {
-                    k: v for k, v in leaves(read_yaml(path)) if k.startswith(("model.", "data.", "trainer.max_steps"))
+                    k: v for k, v in leaves(load_yaml(path)) if k.startswith(("model.", "data.", "trainer.max_steps"))
                 }
                 shared = found if shared is None else {k: v for k, v in shared.items() if found.get(k, _MISSING) == v}
         return shared or {}
