@@ -1,9 +1,11 @@
 """What an evaluation has measured so far, kept on disk so that it can be stopped at any moment."""
 
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from implicit_slate.errors import UserError
 from implicit_slate.evaluation.job import Job, Part, Unit
@@ -15,32 +17,50 @@ WIDTH = 2048
 
 
 class Records:
-    """Memory-mapped arrays in a folder, a row an image in each pass; one process writes them.
+    """Memory-mapped arrays in a folder, a row an image in each pass; one process writes them, and is alone there.
 
-    Units that an earlier process of the same job left are found done; those of another job are thrown away.
+    A context manager. Units that an earlier process of the same job left are found done; those of another job are
+    thrown away.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, has not enough room, or another process writes it.
     """
 
     def __init__(self, folder: Path, job: Job):
         self.folder, self.job = folder, job
         self._rows = {number: row for row, number in enumerate(job.passes)}
+        self._lock = FileLock(folder / "lock", timeout=0)
+
+    def __enter__(self) -> "Records":
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
             self._open()
+        except Timeout:
+            raise UserError(f"{self.folder}: another process is evaluating this") from None
         except OSError as error:
-            raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
+            self._lock.release()
+            if not (self.folder / "job").exists():  # nothing was measured yet
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._lock.release()
 
     def _open(self) -> None:
         job, fingerprint = self.job, self.folder / "job"
         resumed = fingerprint.exists() and fingerprint.read_text() == job.fingerprint
         if not resumed:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            fingerprint.unlink(missing_ok=True)
 
         def array(name: str, dtype: type, *shape: int) -> np.memmap:
-            mode = "r+" if resumed else "w+"  # files begin as zeros, and take room on disk as they are filled
-            return np.lib.format.open_memmap(self.folder / f"{name}.npy", mode, dtype, (len(job.passes), *shape))
+            file = self.folder / f"{name}.npy"
+            values = np.lib.format.open_memmap(file, "r+" if resumed else "w+", dtype, (len(job.passes), *shape))
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and would be a crash later
+                with open(file, "r+b") as opened:
+                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+            return values
 
         chunks = len(job.units) // len(job.passes)
         self._values = array("values", np.float64, job.images, len(COLUMNS))

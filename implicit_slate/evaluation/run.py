@@ -65,23 +65,24 @@ def evaluate(
     job, result_file = plan.job, out / f"{settings.split}.json"
     if (earlier := _read(result_file)) and earlier.get("fingerprint") == job.identity:
         return earlier
-    records = Records(out / f".{settings.split}.partial", job)
-    _measure(job, records, devices)
-    truth = plan.reference and plan.reference.load()
-    if TRUTH in job.passes:
-        truth = np.array(records.features(TRUTH))
-        plan.reference.save(truth)
-    result = {
-        "checkpoint": str(checkpoint), "step": plan.step, "data": data, "split": job.split, "images": job.images,
-        "draws": job.draws, **summarise(job, records, truth, plan.panels.truth[0].numel()), "notes": plan.notes,
-        "git": revision(), "versions": versions(), "seconds": time.monotonic() - begin, "fingerprint": job.identity,
-    }  # fmt: skip
-    write_atomically(out / f"{job.split}.csv", to_csv(job, records))
-    write_atomically(out / f"{job.split}.png", plan.panels.to_png())
-    write_atomically(out / f"{job.split}_panels.npz", plan.panels.to_npz())
-    write_atomically(out / f"{job.split}.md", markdown([result]))
-    write_atomically(result_file, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    records.remove()
+    with Records(out / f".{settings.split}.partial", job) as records:
+        _measure(job, records, devices)
+        truth = plan.reference and plan.reference.load()
+        if TRUTH in job.passes:
+            truth = np.array(records.features(TRUTH))
+            plan.reference.save(truth)
+        result = {
+            "checkpoint": str(checkpoint), "step": plan.step, "data": data, "split": job.split, "images": job.images,
+            "draws": job.draws, **summarise(job, records, truth, plan.panels.truth[0].numel()), "notes": plan.notes,
+            "git": revision(), "versions": versions(), "seconds": time.monotonic() - begin,
+            "fingerprint": job.identity,
+        }  # fmt: skip
+        write_atomically(out / f"{job.split}.csv", to_csv(job, records))
+        write_atomically(out / f"{job.split}.png", plan.panels.to_png())
+        write_atomically(out / f"{job.split}_panels.npz", plan.panels.to_npz())
+        write_atomically(out / f"{job.split}.md", markdown([result]))
+        write_atomically(result_file, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        records.remove()
     return result
 
 

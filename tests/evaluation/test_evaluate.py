@@ -1,6 +1,7 @@
 """`implicit-slate evaluate`: its numbers, its files, and that it can be stopped, shared out and repeated."""
 
 import csv
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -143,6 +144,29 @@ def test_what_is_done_is_not_done_again_until_the_checkpoint_changes(checkpoint,
     state = torch.load(checkpoint, weights_only=True)
     torch.save(state | {"global_step": 8}, checkpoint)
     assert evaluate(checkpoint, "--images", "5")["step"] == 8
+
+
+def test_two_at_once_do_not_mix(checkpoint, capsys, monkeypatch):
+    """While one evaluates, another is told so."""
+    do, said = Worker.do, []
+
+    def meanwhile(worker, unit):
+        if not said:
+            said.append(refuses(capsys, checkpoint))
+        return do(worker, unit)
+
+    monkeypatch.setattr(Worker, "do", meanwhile)
+    evaluate(checkpoint)
+    assert "another process is evaluating this" in said[0]
+
+
+def test_a_full_disk_is_one_line_before_anything_is_done(checkpoint, monkeypatch, capsys, units):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    assert "No space left on device" in refuses(capsys, checkpoint) and not units
+    assert not list((checkpoint.parents[1] / "evaluation").iterdir())
 
 
 def test_masks_alone_need_no_generation(checkpoint, monkeypatch):
