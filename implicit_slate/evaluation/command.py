@@ -5,12 +5,15 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from implicit_slate.errors import ArgumentParser, UserError, nearest
+from implicit_slate.evaluation.settings import BY_DEFAULT, METRICS, SPLITS, Settings
 from implicit_slate.files import write_atomically
 
-DESCRIPTION = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped: the same command goes on.
+DESCRIPTION = """Exit status: 0 done, 1 a process was killed, 2 bad usage or input (nothing is written), 130 stopped.
+The same command goes on.
 
 What is left: <split>.json, .md (rows of a table), .csv (every image), .png (panels), in the folder `evaluation` of the
 run, beside its `checkpoints`. A grid's report is made anew, with what was measured."""
@@ -18,10 +21,15 @@ run, beside its `checkpoints`. A grid's report is made anew, with what was measu
 
 def main(argv: Sequence[str]) -> int:
     arguments, data_options = _parse(argv)
+    checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
+    if len(checkpoints) > 1 and (arguments.json or arguments.out):
+        raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
+    import torch
+
     from implicit_slate.ablation.report import write_report
     from implicit_slate.evaluation.data import describe_data
     from implicit_slate.evaluation.outputs import markdown
-    from implicit_slate.evaluation.run import Settings, evaluate
+    from implicit_slate.evaluation.run import evaluate
     from implicit_slate.evaluation.workers import Devices
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -34,9 +42,6 @@ def main(argv: Sequence[str]) -> int:
         weights=arguments.fid_weights,
         seed=arguments.seed,
     )
-    checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
-    if len(checkpoints) > 1 and (arguments.json or arguments.out):
-        raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
     results = []
     try:
         with Devices(_devices(arguments)) as devices:
@@ -48,6 +53,12 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
+    except BrokenProcessPool:
+        print("implicit-slate: a process ended unasked, perhaps for want of memory; the same command goes on, with a "
+              "smaller --batch-size it begins anew", file=sys.stderr)  # fmt: skip
+        return 1
+    except torch.OutOfMemoryError:
+        raise UserError(f"--batch-size {arguments.batch_size}: not enough memory on the device") from None
     if arguments.json:
         write_atomically(arguments.json, json.dumps(results[0], indent=1) + "\n")
     print(markdown(results), end="")
@@ -57,9 +68,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    from implicit_slate.evaluation.data import SPLITS
-    from implicit_slate.evaluation.run import BY_DEFAULT, METRICS
-
     def metrics(text: str) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(filter(None, text.split(","))))
         for name in names:

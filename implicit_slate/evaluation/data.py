@@ -12,8 +12,6 @@ from implicit_slate.errors import UserError
 from implicit_slate.training.experiment_cli import fold
 from implicit_slate.yaml_files import load_yaml
 
-SPLITS = ("test", "val", "train")
-
 DataConfig = dict[str, Any]
 """`class_path` and `init_args` of a data module, every option of it, as JSON can hold them."""
 

@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from implicit_slate.evaluation.job import CEILING, TRUTH, Job, draw_slots
 from implicit_slate.evaluation.outputs import Panels, markdown
 from implicit_slate.evaluation.records import Records
 from implicit_slate.evaluation.reference import Reference
+from implicit_slate.evaluation.settings import BY_DEFAULT, Settings
 from implicit_slate.evaluation.summary import summarise, to_csv
 from implicit_slate.evaluation.workers import Devices, device
 from implicit_slate.files import write_atomically
@@ -24,29 +24,7 @@ from implicit_slate.models import SlotModel
 from implicit_slate.provenance import revision, versions
 from implicit_slate.training.trained import load_trained
 
-METRICS = {
-    "reconstruction": "MSE, PSNR and SSIM of the image through the slots",
-    "cross_entropy": "of the image's own tokens, predicted from the slots",
-    "segmentation": "FG-ARI, ARI and mBO of the slots' masks, where the data has masks",
-    "fid": "Fréchet Inception distance between the images and their reconstructions",
-    "kid": "kernel Inception distance, which suits few images better (only if asked for)",
-}
-"""What can be asked for, by groups."""
-BY_DEFAULT = ("reconstruction", "cross_entropy", "segmentation", "fid")
 PANEL_ROWS = 6
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to evaluate; see `implicit-slate evaluate --help`."""
-
-    split: str
-    images: int | None
-    draws: int
-    metrics: tuple[str, ...] | None
-    batch_size: int
-    weights: Path | None
-    seed: int
 
 
 def evaluate(

@@ -1,5 +1,8 @@
 import pytest
 
+from implicit_slate.cli import main
+from implicit_slate.evaluation import job, run
+from implicit_slate.evaluation.job import Worker
 from tests.evaluation import made
 
 
@@ -18,3 +21,40 @@ def root(tmp_path_factory):
 @pytest.fixture
 def checkpoint(tmp_path, root):
     return made.run(tmp_path / "run", root)
+
+
+@pytest.fixture
+def units(monkeypatch):
+    """The units of work that are done, as they are."""
+    done, do = [], Worker.do
+
+    def noted(worker, unit):
+        done.append(unit)
+        return do(worker, unit)
+
+    monkeypatch.setattr(Worker, "do", noted)
+    return done
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Options with which `evaluate` measures FID and KID, of a small network whose features say what it has seen."""
+    monkeypatch.setattr(job, "Inception", made.ColourFeatures)
+    monkeypatch.setattr(run, "read_weights", lambda path: None)
+    monkeypatch.setattr(made.ColourFeatures, "images", 0)
+    file = tmp_path / "weights.pth"
+    file.touch()
+    return ["--fid-weights", str(file)]
+
+
+@pytest.fixture
+def refuses(capsys):
+    """The line with which a call of `evaluate` is refused."""
+
+    def call(*argv: object) -> str:
+        assert main(["evaluate", *map(str, argv)]) == 2
+        *progress, error = capsys.readouterr().err.splitlines()
+        assert error.startswith("implicit-slate: ") and all(line.startswith("decode ") for line in progress)
+        return error
+
+    return call

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data_modules import CLEVRMirror
 from implicit_slate.cli import main
-from implicit_slate.evaluation import job, run
+from implicit_slate.evaluation import run
 from implicit_slate.evaluation.job import Worker, draw_slots
 from implicit_slate.metrics import adjusted_rand_index, segments
 from implicit_slate.models import SLATE
@@ -24,19 +24,6 @@ from tests.evaluation import made
 def evaluate(checkpoint: Path, *options: str) -> dict:
     assert main(["evaluate", str(checkpoint), "--draws", "2", *options]) == 0
     return json.loads((checkpoint.parents[1] / "evaluation" / "test.json").read_text())
-
-
-@pytest.fixture
-def units(monkeypatch):
-    """The units of work that are done, as they are."""
-    done, do = [], Worker.do
-
-    def noted(worker, unit):
-        done.append(unit)
-        return do(worker, unit)
-
-    monkeypatch.setattr(Worker, "do", noted)
-    return done
 
 
 def test_the_numbers_are_those_of_the_model_on_the_test_split(checkpoint, root):
@@ -146,13 +133,13 @@ def test_what_is_done_is_not_done_again_until_the_checkpoint_changes(checkpoint,
     assert evaluate(checkpoint, "--images", "5")["step"] == 8
 
 
-def test_two_at_once_do_not_mix(checkpoint, capsys, monkeypatch):
+def test_two_at_once_do_not_mix(checkpoint, refuses, monkeypatch):
     """While one evaluates, another is told so."""
     do, said = Worker.do, []
 
     def meanwhile(worker, unit):
         if not said:
-            said.append(refuses(capsys, checkpoint))
+            said.append(refuses(checkpoint))
         return do(worker, unit)
 
     monkeypatch.setattr(Worker, "do", meanwhile)
@@ -160,12 +147,12 @@ def test_two_at_once_do_not_mix(checkpoint, capsys, monkeypatch):
     assert "another process is evaluating this" in said[0]
 
 
-def test_a_full_disk_is_one_line_before_anything_is_done(checkpoint, monkeypatch, capsys, units):
+def test_a_full_disk_is_one_line_before_anything_is_done(checkpoint, monkeypatch, refuses, units):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    assert "No space left on device" in refuses(capsys, checkpoint) and not units
+    assert "No space left on device" in refuses(checkpoint) and not units
     assert not list((checkpoint.parents[1] / "evaluation").iterdir())
 
 
@@ -231,42 +218,17 @@ def test_a_checkpoint_that_lightning_wrote(tmp_path, root, monkeypatch):
     assert result["step"] == 2 and result["data"]["init_args"]["root"] == str(root)
 
 
-# FID: the network is a small one here, whose features say what it has seen; the real one has its own tests.
-
-
-class ColourFeatures(torch.nn.Module):
-    """The mean colours of the four quarters, and noise-free zeros behind."""
-
-    images = 0
-
-    def __init__(self, weights):
-        super().__init__()
-
-    def forward(self, images):
-        assert images.dtype == torch.uint8
-        ColourFeatures.images += len(images)
-        quarters = torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1) / 255
-        return torch.nn.functional.pad(quarters, (0, 2048 - 12))
-
-
-@pytest.fixture
-def weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "Inception", ColourFeatures)
-    monkeypatch.setattr(run, "read_weights", lambda path: None)
-    monkeypatch.setattr(ColourFeatures, "images", 0)
-    file = tmp_path / "weights.pth"
-    file.touch()
-    return ["--fid-weights", str(file)]
+# FID, of a small network: see `weights`. The real one has its own tests.
 
 
 def test_fid_is_of_the_truth_and_each_draw_and_the_truth_is_seen_once(checkpoint, weights, root, tmp_path):
     result = evaluate(checkpoint, *weights, "--metrics", "fid,kid")
-    assert ColourFeatures.images == 4 * made.NUM_TEST  # truth, dVAE, two draws
+    assert made.ColourFeatures.images == 4 * made.NUM_TEST  # truth, dVAE, two draws
     metrics = result["metrics"]
     assert len(metrics["fid"]["draws"]) == 2 and metrics["fid"]["mean"] > 0 and metrics["kid"]["mean"] > 0
     assert result["ceiling"]["fid"] > 0
     other = evaluate(made.run(tmp_path / "other", root, seed=1), *weights, "--draws", "1")
-    assert ColourFeatures.images == 6 * made.NUM_TEST  # dVAE, one draw
+    assert made.ColourFeatures.images == 6 * made.NUM_TEST  # dVAE, one draw
     assert other["metrics"]["fid"]["mean"] != pytest.approx(metrics["fid"]["mean"])
 
 
@@ -277,124 +239,7 @@ def test_fid_against_the_closed_form(checkpoint, weights, root):
     data.setup()
     image = data.splits.test[list(range(made.NUM_TEST))]["image"]
     reconstruction = model.views(image, draw_slots(model, 0, 0, range(made.NUM_TEST))).reconstruction
-    a, b = (ColourFeatures(None)((x * 255).round().byte())[:, :12].double() for x in (image, reconstruction))
+    a, b = (made.ColourFeatures(None)((x * 255).round().byte())[:, :12].double() for x in (image, reconstruction))
     roots = torch.linalg.eigvals(a.T.cov() @ b.T.cov()).real.clamp_min(0).sqrt().sum()
     expected = (a.mean(0) - b.mean(0)).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2 * roots
     assert result["metrics"]["fid"]["mean"] == pytest.approx(float(expected), abs=1e-5)
-
-
-# What is wrong with the input
-
-
-def nothing_left(checkpoint: Path) -> bool:
-    return not (checkpoint.parents[1] / "evaluation").exists()
-
-
-def refuses(capsys, *argv: str) -> str:
-    assert main(["evaluate", *map(str, argv)]) == 2
-    *progress, error = capsys.readouterr().err.splitlines()
-    assert error.startswith("implicit-slate: ") and all(line.startswith("decode ") for line in progress)
-    return error
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--split", "tset"], "--split: invalid choice: 'tset'"),
-        (["--metrics", "fdi"], "unknown metric 'fdi'; did you mean 'fid'?"),
-        (["--metrics", ""], "--metrics: expected names out of"),
-        (["--draws", "0"], "--draws: expected a positive number"),
-        (["--bathc-size", "3"], "unknown option --bathc-size"),
-        (["--data.rot", "x"], "rot"),
-        (["--data.root", "/nowhere"], "/nowhere/images"),
-        (["--data", "/nowhere.yaml"], "/nowhere.yaml: No such file"),
-        (["--data.image_size", "32"], "images of 16 pixels"),
-        (["--metrics", "fid"], "data download fid-weights"),
-        (["--fid-weights", "/nowhere"], "/nowhere: no such file or folder"),
-    ],
-)
-def test_bad_usage_is_one_line_that_names_it(checkpoint, capsys, options, message):
-    assert message in refuses(capsys, checkpoint, *options)
-    assert nothing_left(checkpoint)
-
-
-@pytest.mark.parametrize(
-    "state, settings, message",
-    [
-        ({}, None, "holds no hyper_parameters"),
-        ({}, {"_class_path": "torch.nn.Linear"}, "torch.nn.Linear, which has no slots"),
-        ({}, {"_class_path": "nowhere.Model"}, "nowhere.Model, which cannot be imported"),
-        ({}, {"width": 3}, "not a checkpoint of SLATEModule"),
-        ({"model.x": torch.zeros(1)}, made.SLATE_SIZES, "not a checkpoint of SLATEModule"),
-        (None, {}, "holds no state_dict"),
-    ],
-)
-def test_a_checkpoint_of_something_else(checkpoint, capsys, state, settings, message):
-    content = {"state_dict": state, "hyper_parameters": settings}
-    torch.save({name: value for name, value in content.items() if value is not None}, checkpoint)
-    error = refuses(capsys, checkpoint)
-    assert str(checkpoint) in error and message in error and nothing_left(checkpoint)
-
-
-def test_no_checkpoint_a_torn_one_and_an_empty_folder(checkpoint, tmp_path, capsys):
-    assert "no such file or folder" in refuses(capsys, tmp_path / "x.ckpt")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
-    assert f"{checkpoint}: not a checkpoint, or a damaged one" in refuses(capsys, checkpoint)
-    assert "expected the folder of a grid" in refuses(capsys, tmp_path)
-
-
-def test_a_checkpoint_that_lies_alone_needs_to_be_told_its_data(checkpoint, root, tmp_path, capsys):
-    alone = tmp_path / "alone.ckpt"
-    shutil.copy(checkpoint, alone)
-    assert "give --data" in refuses(capsys, alone)
-    options = ["--data", "data_modules.CLEVRMirror", "--data.root", str(root), "--data.image_size", "16"]
-    assert main(["evaluate", str(alone), *options]) == 0
-    assert (tmp_path / "alone.evaluation" / "test.json").exists()
-
-
-def test_masks_missing_where_ari_is_asked_for(tmp_path, capsys):
-    root = made.images(tmp_path / "squares", masks=False)
-    checkpoint = made.run(tmp_path / "run", root)
-    error = refuses(capsys, checkpoint, "--metrics", "segmentation")
-    assert "segmentation" in error and str(root) in error and "no masks" in error and nothing_left(checkpoint)
-
-
-def test_cross_entropy_of_a_model_without_tokens(tmp_path, root, capsys):
-    checkpoint = made.run(tmp_path / "run", root, "SpatialBroadcastModule")
-    assert "predicts no tokens" in refuses(capsys, checkpoint, "--metrics", "cross_entropy")
-
-
-def test_a_model_that_makes_no_images(tmp_path, root, capsys):
-    checkpoint = made.run(tmp_path / "run", root, "PropertyModule")
-    error = refuses(capsys, checkpoint)
-    assert str(checkpoint) in error and "makes no images" in error and nothing_left(checkpoint)
-
-
-def test_an_empty_split(tmp_path, root, capsys):
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    names = [f"CLEVR_new_{i:010d}.png" for i in range(4)]
-    for split, listed in (("train", names[:2]), ("val", names[2:]), ("test", [])):
-        (lists / f"{split}.txt").write_text("\n".join(listed))
-    checkpoint = made.run(tmp_path / "run", root)
-    error = refuses(capsys, checkpoint, "--data", "data_modules.ImageFolder", "--data.root", root / "images",
-                    "--data.lists", lists)  # fmt: skip
-    assert "the split is empty" in error and str(lists / "test.txt") in error and nothing_left(checkpoint)
-
-
-def test_one_image_has_no_fid(checkpoint, weights, capsys):
-    error = refuses(capsys, checkpoint, *weights, "--images", "1")
-    assert "FID needs at least 2 images, found 1" in error and nothing_left(checkpoint)
-
-
-def test_weights_with_a_wrong_checksum(checkpoint, tmp_path, capsys):
-    wrong = tmp_path / "weights.pth"
-    torch.save({"conv.weight": torch.zeros(3)}, wrong)
-    error = refuses(capsys, checkpoint, "--fid-weights", wrong)
-    assert str(wrong) in error and "checksum" in error and nothing_left(checkpoint)
-
-
-def test_a_damaged_config_beside_the_checkpoint(checkpoint, capsys):
-    config = checkpoint.parents[1] / "config.yaml"
-    config.write_text("model: {}")
-    assert f"{config}: expected a section 'data'" in refuses(capsys, checkpoint)
