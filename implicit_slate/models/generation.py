@@ -1,51 +1,43 @@
 """Tokens from slots, one position at a time, earlier positions being kept; and how a token is chosen."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from implicit_slate.errors import UserError
-
-if TYPE_CHECKING:
-    from implicit_slate.models.slate import SLATE
+from implicit_slate.models.transformer import BlockCache
 
 BLOCK = 64
 """The cache is read in whole blocks of so many positions, what is not yet there masked out. So a step has one shape for
 `BLOCK` positions: it compiles once for each, or is captured once as a CUDA graph. Little is read in vain."""
 
+NextLogits = Callable[[Tensor, Tensor, list[BlockCache], int], Tensor]
+"""See `SLATE.next_logits`."""
+
 
 class Decoding:
-    """A model's transformer at work on slots (B, K, S): `step` by `step`, N in all.
+    """A model's transformer at work on some slots: `step` by `step`, N in all.
 
-    A step costs the same at every position but for the attention to those before it. The cache is made once, in its
-    full size, (B, heads, N, D/heads) for keys and for values of each block; those of the slots are computed once.
+    Args:
+        next_logits: one step, which changes the cache in place.
+        cache: keys and values in their full size, (B, heads, N, D/heads) in each block; see `BlockCache`.
     """
 
-    def __init__(self, model: "SLATE", slots: Tensor):
-        self.model = model
-        self.cache = model.transformer.make_cache(model.slot_projection(slots), model.num_tokens)
-        self._positions = torch.arange(model.num_tokens, device=slots.device)
+    def __init__(self, next_logits: NextLogits, cache: list[BlockCache]):
+        self.next_logits, self.cache = next_logits, cache
+        self.num_tokens = cache[0].self_keys.shape[2]
+        self._positions = torch.arange(self.num_tokens, device=cache[0].self_keys.device)
         self._position = 0
 
     def step(self, index: Tensor) -> Tensor:
-        """Dictionary indices (B,) of the last tokens, at first 0 -> logits (B, V) of the next ones."""
+        """Dictionary indices (B,) of the last tokens, at first 0 -> logits (B, V) of the next ones.
+
+        A step costs the same at every position but for the attention to those before it.
+        """
         position, self._position = self._position, self._position + 1
-        seen = min((position // BLOCK + 1) * BLOCK, self.model.num_tokens)
-        return next_logits(self.model, index, self._positions[position : position + 1], self.cache, seen)
-
-
-def next_logits(model: "SLATE", index: Tensor, position: Tensor, cache: list, seen: int) -> Tensor:
-    """One step as a function of tensors, for `torch.compile`: (B,) -> (B, V).
-
-    Args:
-        index: dictionary indices (B,) of the tokens at `position`.
-        position: (1,) on the device; their keys and values go there in the cache.
-        cache: of `TransformerDecoder.make_cache`, changed in place.
-        seen: positions that are read of the cache, more than `position`; what lies behind `position` has no influence.
-    """
-    embedded = model.dictionary(index)[:, None] + model.positions.index_select(1, position)
-    return model.to_logits(model.transformer.step(embedded, cache, position, seen))[:, 0]
+        seen = min((position // BLOCK + 1) * BLOCK, self.num_tokens)
+        return self.next_logits(index, self._positions[position : position + 1], self.cache, seen)
 
 
 def check_sampling(vocab_size: int, temperature: float, top_k: int | None, top_p: float | None) -> None:

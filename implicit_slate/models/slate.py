@@ -13,7 +13,7 @@ from implicit_slate.models.generation import Decoding, check_sampling, choose
 from implicit_slate.models.layers import Dropout, linear, mlp
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.slot_model import SlotModel, Views
-from implicit_slate.models.transformer import TransformerDecoder
+from implicit_slate.models.transformer import BlockCache, TransformerDecoder
 
 
 class Prediction(NamedTuple):
@@ -144,13 +144,29 @@ class SLATE(SlotModel):
             UserError: a setting outside of its range, or one of sampling at temperature 0.
         """
         check_sampling(self.vocab_size, temperature, top_k, top_p)
-        decoding = Decoding(self, slots)
+        decoding = self.decoding(slots)
         index = torch.zeros(len(slots), dtype=torch.long, device=slots.device)
         tokens = []
         for _ in range(self.num_tokens):
             tokens.append(choose(decoding.step(index), temperature, top_k, top_p, generator))
             index = tokens[-1] + 1
         return torch.stack(tokens, dim=1)
+
+    def decoding(self, slots: Tensor) -> Decoding:
+        """The transformer, ready to make tokens of slots (B, K, S) one by one."""
+        return Decoding(self.next_logits, self.transformer.make_cache(self.slot_projection(slots), self.num_tokens))
+
+    def next_logits(self, index: Tensor, position: Tensor, cache: list[BlockCache], seen: int) -> Tensor:
+        """One step of `decoding` as a function of tensors, fit for `torch.compile`: (B,) -> (B, V).
+
+        Args:
+            index: dictionary indices (B,) of the tokens at `position`.
+            position: (1,) on the device; their keys and values go there in the cache.
+            cache: changed in place.
+            seen: positions that are read of it, more than `position`; what lies behind `position` has no influence.
+        """
+        embedded = self.dictionary(index)[:, None] + self.positions.index_select(1, position)
+        return self.to_logits(self.transformer.step(embedded, cache, position, seen))[:, 0]
 
     @torch.no_grad()
     def render(self, tokens: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch._dynamo.testing import CompileCounter
 
 from implicit_slate import SLATE
 from implicit_slate.errors import UserError
-from implicit_slate.models.generation import BLOCK, Decoding, choose, next_logits
+from implicit_slate.models.generation import BLOCK, choose
 
 TINY = dict(
     image_size=16, vocab_size=12, d_model=16, num_slots=3, slot_size=24, slot_mlp_size=20,
@@ -36,7 +36,7 @@ def from_scratch(model: SLATE, slots: torch.Tensor) -> torch.Tensor:
 
 def step_by_step(model: SLATE, tokens: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
     """Logits (B, N, V) of given tokens through the cache."""
-    decoding = Decoding(model, slots)
+    decoding = model.decoding(slots)
     before = torch.nn.functional.pad(tokens + 1, (1, 0))[:, :-1]
     with torch.no_grad():
         return torch.stack([decoding.step(index) for index in before.unbind(1)], 1)
@@ -67,13 +67,13 @@ def test_a_step_compiles_once_for_each_block_of_the_cache():
     """It is one graph without breaks, and neither the position nor the tokens make another: as CUDA graphs need."""
     model = SLATE(**TINY | CONFIGURATIONS["81 tokens, more than a block of the cache"]).eval()
     slots, counter = model.sample_slots(2).detach(), CompileCounter()
-    step = torch.compile(next_logits, backend=counter, fullgraph=True, dynamic=False)
-    expected, compiled = Decoding(model, slots), Decoding(model, slots)
+    step = torch.compile(model.next_logits, backend=counter, fullgraph=True, dynamic=False)
+    expected, compiled = model.decoding(slots), model.decoding(slots)
     tokens = torch.randint(1, 34, (model.num_tokens, 2))
     with torch.no_grad():
         for i, index in enumerate(tokens):
             seen = BLOCK if i < BLOCK else model.num_tokens
-            logits = step(model, index, torch.tensor([i]), compiled.cache, seen)
+            logits = step(index, torch.tensor([i]), compiled.cache, seen)
             torch.testing.assert_close(logits, expected.step(index))
     assert counter.frame_count == 2
 
