@@ -1,8 +1,10 @@
 """`implicit-slate generate`: image files through the slots of a checkpoint, and the slots' masks."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from PIL import Image
@@ -13,44 +15,61 @@ from data_modules.image_folder import SUFFIXES
 from data_modules.progress import meter
 from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.evaluation.command import positive
-from implicit_slate.evaluation.job import draw_slots
+from implicit_slate.evaluation.job import draw_slots, load_painter
 from implicit_slate.evaluation.workers import device
 from implicit_slate.files import write_atomically
 from implicit_slate.metrics.inception import to_uint8
 from implicit_slate.models import SLATE, SlotModel
 from implicit_slate.models.generation import check_sampling
 from implicit_slate.pictures import panel_columns, tile, to_png
-from implicit_slate.training.trained import load_trained
 
 PANEL_ROWS = 16
+LEFT = ("reconstructions", "masks", "panels.png")
+"""What a call leaves, all of it or nothing."""
 
 
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
-    files = _image_files(arguments.images)
-    reconstructions, masks = arguments.out / "reconstructions", arguments.out / "masks"
-    for folder in (reconstructions, masks):
-        if folder.exists():
-            raise UserError(f"{folder}: exists already; it is not overwritten")
-    model = load_trained(arguments.checkpoint).model.to(device(0))
+    out, files = arguments.out, _image_files(arguments.images)
+    for name in LEFT:
+        if (out / name).exists():
+            raise UserError(f"{out / name}: exists already; it is not overwritten")
+    model = load_painter(arguments.checkpoint).model.to(device(0))
     sampling = _sampling(arguments, model)
-    images = torch.stack([_read(file, model.image_size) for file in files])  # all, so that nothing is left if one fails
-    rows = []
-    with meter("generate", len(files), unit="images") as advance:
-        for start in range(0, len(files), arguments.batch_size):
-            numbers = range(start, min(start + arguments.batch_size, len(files)))
-            image = images[numbers.start : numbers.stop].to(next(model.parameters()))
-            views = model.views(image, draw_slots(model, arguments.seed, 0, numbers).to(image), **sampling)
-            for i, number in enumerate(numbers):
-                _write(reconstructions / f"{files[number].stem}.png", views.reconstruction[i])
-                for k, mask in enumerate(views.masks[i], 1):
-                    _write(masks / f"{files[number].stem}_slot{k:02d}.png", mask[None])
-            columns = panel_columns(image, views.reconstruction, views.masks, model.ceiling(image))
-            rows.append(torch.stack(list(columns.values()), 1)[: PANEL_ROWS - start])
-            advance(len(numbers))
-    write_atomically(arguments.out / "panels.png", to_png(tile(torch.cat(rows)[:PANEL_ROWS], list(columns))))
-    print(f"{arguments.out}: {len(files)} reconstructions, the masks of {len(views.masks[0])} slots, panels.png")
+    images = torch.stack([_read(file, model.image_size) for file in files])  # all, for their errors
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out, prefix=".") as folder:
+            _generate(model, images, files, Path(folder), arguments.seed, arguments.batch_size, sampling)
+            for name in LEFT:
+                (Path(folder) / name).rename(out / name)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+    except KeyboardInterrupt:
+        print("stopped; nothing is written", file=sys.stderr)
+        return 130
+    print(f"{out}: {len(files)} reconstructions, the masks of {model.slot_attention.num_slots} slots, panels.png")
     return 0
+
+
+def _generate(
+    model: SlotModel, images: Tensor, files: Sequence[Path], folder: Path, seed: int, batch_size: int, sampling: dict
+) -> None:
+    """Images (N, 3, H, W) of bytes through the slots, and all that is `LEFT` into `folder`."""
+    rows: list[Tensor] = []
+    with meter("generate", len(files), unit="images") as advance:
+        for start in range(0, len(files), batch_size):
+            numbers = range(start, min(start + batch_size, len(files)))
+            image = images[numbers.start : numbers.stop].to(next(model.parameters())) / 255
+            views = model.views(image, draw_slots(model, seed, 0, numbers).to(image), **sampling)
+            for number, reconstruction, masks in zip(numbers, views.reconstruction, views.masks):
+                _write(folder / "reconstructions" / f"{files[number].stem}.png", reconstruction)
+                for k, mask in enumerate(masks, 1):
+                    _write(folder / "masks" / f"{files[number].stem}_slot{k:02d}.png", mask[None])
+            columns = panel_columns(image, views.reconstruction, views.masks, model.ceiling(image))
+            rows += torch.stack(list(columns.values()), 1)[: max(0, PANEL_ROWS - start)]
+            advance(len(numbers))
+    write_atomically(folder / "panels.png", to_png(tile(torch.stack(rows), list(columns))))
 
 
 def _parser() -> ArgumentParser:
@@ -101,7 +120,8 @@ def _sampling(arguments: argparse.Namespace, model: SlotModel) -> dict:
 
 
 def _read(file: Path, size: int) -> Tensor:
-    return torch.from_numpy(read_item(Item(file), size, CENTRE).image.copy()).permute(2, 0, 1).float() / 255
+    """(3, size, size) bytes"""
+    return torch.from_numpy(read_item(Item(file), size, CENTRE).image.copy()).permute(2, 0, 1)
 
 
 def _write(path: Path, image: Tensor) -> None:

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from implicit_slate.errors import UserError
 from implicit_slate.evaluation.data import DataConfig, load_split
 from implicit_slate.evaluation.measures import as_columns, likeness, segmentation
 from implicit_slate.metrics.inception import Inception, to_uint8
 from implicit_slate.models import SlotModel
-from implicit_slate.training.trained import load_trained
+from implicit_slate.models.property_predictor import PropertyModel
+from implicit_slate.training.trained import Trained, load_trained
 
 TRUTH, CEILING = -2, -1
 """Passes over the images without slots; passes from 0 on are draws of the initial slots."""
@@ -116,6 +118,15 @@ class Worker:
     def needs_images(self) -> bool:
         """Whether anything but the masks is asked for: images cost far more."""
         return set(self.job.metrics) != {"segmentation"}
+
+
+def load_painter(path: str | Path) -> Trained:
+    """As `load_trained`, of a model that makes images. `UserError` names a checkpoint of another."""
+    trained = load_trained(path)
+    if isinstance(trained.model, PropertyModel):
+        kind = type(trained.model).__name__
+        raise UserError(f"{path}: a {kind} makes no images; `implicit-slate validate` measures it")
+    return trained
 
 
 def draw_slots(model: SlotModel, seed: int, draw: int, images: range) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from data_modules.progress import meter
 from implicit_slate.errors import UserError
 from implicit_slate.evaluation.data import DataConfig, SplitOfData, load_split
-from implicit_slate.evaluation.job import CEILING, TRUTH, Job, draw_slots
+from implicit_slate.evaluation.job import CEILING, TRUTH, Job, draw_slots, load_painter
 from implicit_slate.evaluation.outputs import Panels, markdown
 from implicit_slate.evaluation.records import Records
 from implicit_slate.evaluation.reference import Reference
@@ -22,7 +22,6 @@ from implicit_slate.files import write_atomically
 from implicit_slate.metrics.inception import WeightsMissing, find_weights, read_weights
 from implicit_slate.models import SlotModel
 from implicit_slate.provenance import revision, versions
-from implicit_slate.training.trained import load_trained
 
 PANEL_ROWS = 6
 
@@ -75,14 +74,11 @@ class _Plan(NamedTuple):
 
 
 def _plan(checkpoint: Path, data: DataConfig, settings: Settings) -> _Plan:
-    model, step = load_trained(checkpoint)
+    model, step = load_painter(checkpoint)
     split = load_split(data, settings.split)
     _check_size(model, split)
     count = min(settings.images or len(split.images), len(split.images))
-    try:
-        panels = _make_panels(model.to(device(0)), split, settings)
-    except UserError as error:  # a model that makes no images
-        raise UserError(f"{checkpoint}: {error}") from None
+    panels = _make_panels(model.to(device(0)), split, settings)
     metrics, weights, notes = _choose(settings, split, count, panels.has_cross_entropy)
     draws = 1 if model.slot_attention.slot_init == "queries" else settings.draws
     passes = list(range(draws))

@@ -8,6 +8,7 @@ from PIL import Image
 from data_modules import CLEVRMirror
 from implicit_slate.cli import main
 from implicit_slate.evaluation.job import draw_slots
+from implicit_slate.models import SLATE
 from implicit_slate.training.trained import load_trained
 from tests.evaluation import made
 
@@ -90,6 +91,22 @@ def test_nothing_is_overwritten(checkpoint, photos, tmp_path, capsys):
     assert main([*command, "--seed", "1"]) == 2
     assert "exists already; it is not overwritten" in capsys.readouterr().err
     assert (tmp_path / "out" / "reconstructions" / "a.png").read_bytes() == before
+
+
+def test_what_is_stopped_leaves_nothing(checkpoint, photos, tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SLATE, "ceiling", stopped)  # after the first files are written
+    assert main(["generate", str(checkpoint), str(photos), "--out", str(tmp_path / "out")]) == 130
+    assert "stopped; nothing is written" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+
+
+def test_a_model_that_makes_no_images_is_named(tmp_path, root, photos, capsys):
+    checkpoint = made.run(tmp_path / "run", root, "PropertyModule")
+    assert main(["generate", str(checkpoint), str(photos), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert str(checkpoint) in error and "makes no images" in error and not (tmp_path / "out").exists()
 
 
 def test_a_model_without_tokens_cannot_sample_but_paints(tmp_path, root, photos, capsys):
