@@ -14,6 +14,9 @@ from implicit_slate.ablation.run_folder import RunFolder
 from implicit_slate.errors import ArgumentParser
 from implicit_slate.yaml_files import load_yaml
 
+WAY_TO_SOLVE = ("model.gradient", "model.solver", "model.tol", "model.slot_init")
+"""Keys of an experiment that must fit together."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0 all done, diverged cells included; 1 a cell or the pretraining failed; 130 stopped."""
@@ -98,7 +101,8 @@ def _experiment(grid: Grid, folder: RunFolder, cell_id: str) -> Experiment:
 
 
 def _to_check(grid: Grid, file: Path) -> tuple[list[Experiment], list[Experiment]]:
-    """Every experiment file and every value of an axis once, instead of every cell; see `configure.check`."""
+    """Every experiment file, every value of an axis and every way to solve once, instead of every cell; see
+    `configure.check`."""
     origin = f"{grid.experiment}" + (f", with 'overrides' of grid {grid.name!r} in {file}" if grid.overrides else "")
     built, parsed = [Experiment(grid.experiment, grid.overrides, origin)], []
     if grid.pretrain:
@@ -111,6 +115,15 @@ def _to_check(grid: Grid, file: Path) -> tuple[list[Experiment], list[Experiment
         if overrides := axes[axis][value]:
             settings = {**grid.overrides, **overrides}
             built.append(Experiment(grid.experiment, settings, f"{file}: axis {axis!r}, value {value!r}"))
+    # Gradient modes and solvers do not all go together, so axes that are right by themselves may not be.
+    ways = {}
+    for cell in grid.cells:
+        way = {key: value for key, value in cell.overrides.items() if key in WAY_TO_SOLVE}
+        ways.setdefault(tuple(way.items()), f"{file}: grid {grid.name!r}, cell {cell.id}")
+    seen = [experiment.overrides for experiment in built]
+    for way, where in ways.items():
+        if (settings := {**grid.overrides, **dict(way)}) not in seen:
+            built.append(Experiment(grid.experiment, settings, where))
     return built, parsed
 
 

@@ -11,6 +11,7 @@ from implicit_slate.ablation.experiment import Experiment, override
 from implicit_slate.ablation.matrix import grid_names, load_grid
 from implicit_slate.errors import UserError
 from tests.ablation.conftest import EXPERIMENT
+from tests.tiny import SLATE_SIZES
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,3 +69,26 @@ def test_every_value_of_the_shipped_grids_parses(name):
             for part in key.split("."):
                 at = at["init_args"][part] if part not in at else at[part]
             assert at == value
+
+
+def test_a_solver_and_a_gradient_mode_that_do_not_go_together_are_found(tmp_path):
+    """Each is right by itself; the cell in which they meet would fail after hours of others."""
+    experiment = {
+        "model": {"class_path": "implicit_slate.training.SLATEModule", "init_args": dict(SLATE_SIZES)},
+        "data": {"class_path": "data_modules.MirrorScenes", "init_args": {"image_size": 16, "batch_size": 4}},
+        "trainer": {"max_steps": 1, "accelerator": "cpu"},
+    }
+    axes = {
+        "gradient": {mode: {"model.gradient": mode} for mode in ("implicit", "unrolled")},
+        "solver": {"picard": {"model.solver": "picard"}, "broyden": {"model.solver": "broyden", "model.tol": 1e-3}},
+    }
+    grids = {"all": ["gradient", "solver"], "those": ["gradient", {"solver": ["picard"]}]}
+    grids = {
+        name: {"description": "x", "experiment": "x.yaml", "cells": {"product": [*axes, {"seeds": 1}]}}
+        for name, axes in grids.items()
+    }
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(experiment))
+    (tmp_path / "grids.yaml").write_text(yaml.safe_dump({"axes": axes, "grids": grids}))
+    check(*_to_check(load_grid(tmp_path / "grids.yaml", "those"), tmp_path / "grids.yaml"))
+    with pytest.raises(UserError, match="gradient=unrolled,solver=broyden,seed=0: .*picard"):
+        check(*_to_check(load_grid(tmp_path / "grids.yaml", "all"), tmp_path / "grids.yaml"))
