@@ -11,7 +11,7 @@ from pathlib import Path
 from implicit_slate.ablation.experiment import Experiment
 from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.ablation.run_folder import RunFolder
-from implicit_slate.errors import ArgumentParser
+from implicit_slate.errors import ArgumentParser, positive
 from implicit_slate.yaml_files import load_yaml
 
 WAY_TO_SOLVE = ("model.gradient", "model.solver", "model.tol", "model.slot_init")
@@ -41,17 +41,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("grid", metavar="GRID", help="its name in ablations.yaml")
     parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="where grids are defined")
     parser.add_argument("--out", type=Path, help="the folder of the run; default: runs/GRID")
-    parser.add_argument("--devices", type=_count, default=1, help="processes (GPUs) of each cell")
-    parser.add_argument("--workers", type=_count, help="cells at a time; default: as the machine has GPUs or cores for")
+    parser.add_argument("--devices", type=positive, default=1, help="processes (GPUs) of each cell")
+    parser.add_argument("--workers", type=positive, help="cells at a time; default: as there are GPUs or cores for")
     parser.add_argument("--storage", help="database URL of the Optuna study; default: SQLite in the run's folder")
     parser.add_argument("--list", action="store_true", help="print the cells and their state, and run nothing")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-    return int(text)
 
 
 def _print_states(folder: RunFolder) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from implicit_slate.errors import ArgumentParser, UserError, nearest
+from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
 from implicit_slate.evaluation.settings import BY_DEFAULT, METRICS, SPLITS, Settings
 from implicit_slate.files import write_atomically
 
@@ -42,14 +42,15 @@ def main(argv: Sequence[str]) -> int:
         weights=arguments.fid_weights,
         seed=arguments.seed,
     )
-    results = []
+    results, said = [], set()
     try:
         with Devices(_devices(arguments)) as devices:
             for checkpoint in checkpoints:
                 out, data = arguments.out or default_folder(checkpoint), describe_data(checkpoint, data_options)
                 results.append(evaluate(checkpoint, data, out, settings, devices))
-                for note in results[-1]["notes"]:
+                for note in set(results[-1]["notes"]) - said:
                     print(note, file=sys.stderr)
+                said.update(results[-1]["notes"])
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
@@ -132,12 +133,6 @@ def default_folder(checkpoint: Path) -> Path:
     if checkpoint.absolute().parent.name == "checkpoints":
         return checkpoint.parent.parent / "evaluation"
     return checkpoint.with_name(f"{checkpoint.stem}.evaluation")
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-    return int(text)
 
 
 def _devices(arguments: argparse.Namespace) -> int:

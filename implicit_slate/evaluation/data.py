@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonargparse
 
-from data_modules.base import ImageDataModule, Images
+from data_modules.base import ImageDataModule, Images, Splits
 from implicit_slate.errors import UserError
 from implicit_slate.training.experiment_cli import fold
 from implicit_slate.yaml_files import load_yaml
@@ -40,14 +41,13 @@ def describe_data(checkpoint: Path, options: Sequence[str]) -> DataConfig:
         UserError: neither says what the data is, or an option is unknown or wrong.
     """
     options, base = list(options), find_config(checkpoint)
-    for i, option in enumerate(options[:-1]):
-        if option == "--data" and Path(options[i + 1]).suffix in (".yaml", ".yml"):
-            base, options[i : i + 2] = Path(options[i + 1]), []
-            break
-    start = [f"--data={json.dumps(_data_section(base))}"] if base.exists() or base != find_config(checkpoint) else []
-    if not start and "--data" not in options:
+    given = next((i for i, option in enumerate(options[:-1]) if _is_file(option, options[i + 1])), None)
+    if given is not None:
+        _, base = options.pop(given), Path(options.pop(given))
+    elif not base.exists() and "--data" not in options:
         raise UserError(f"{checkpoint}: there is no {base}, which would say what data it is of: give --data "
                         "experiments/X.yaml, or --data data_modules.CLEVRMirror --data.root DIR")  # fmt: skip
+    start = [f"--data={json.dumps(_data_section(base))}"] if given is not None or base.exists() else []
     try:
         return _parser().parse_args([*start, *options]).data.as_dict()
     except jsonargparse.ArgumentError as error:
@@ -56,17 +56,27 @@ def describe_data(checkpoint: Path, options: Sequence[str]) -> DataConfig:
 
 def load_split(config: DataConfig, split: str) -> SplitOfData:
     """Load the data and pick a split. `UserError` names what is missing or wrong, also an empty split."""
+    images = getattr(_load(json.dumps(config)), split)
+    if not len(images):
+        raise UserError(f"{config['class_path']} {config['init_args'].get('root', '')}: the {split} split is empty")
+    return SplitOfData(images, config, split)
+
+
+@lru_cache(maxsize=1)
+def _load(config: str) -> Splits:
+    """Kept, since the cells of a grid have the same data more often than not."""
     parser = _parser()
     try:
-        module: ImageDataModule = parser.instantiate(parser.parse_args([f"--data={json.dumps(config)}"])).data
+        module: ImageDataModule = parser.instantiate(parser.parse_args([f"--data={config}"])).data
     except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
         raise UserError(f"data: {fold(str(error))}") from None
     module.prepare_data()
     module.setup("test")
-    images = getattr(module.splits, split)
-    if not len(images):
-        raise UserError(f"{config['class_path']} {config['init_args'].get('root', '')}: the {split} split is empty")
-    return SplitOfData(images, config, split)
+    return module.splits
+
+
+def _is_file(option: str, value: str) -> bool:
+    return option == "--data" and Path(value).suffix in (".yaml", ".yml")
 
 
 def _data_section(path: Path) -> DataConfig:

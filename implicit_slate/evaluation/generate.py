@@ -13,13 +13,12 @@ from torch import Tensor
 from data_modules.image_files import CENTRE, Item, read_item
 from data_modules.image_folder import SUFFIXES
 from data_modules.progress import meter
-from implicit_slate.errors import ArgumentParser, UserError
-from implicit_slate.evaluation.command import positive
+from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.evaluation.job import draw_slots, load_painter
 from implicit_slate.evaluation.workers import device
 from implicit_slate.files import write_atomically
 from implicit_slate.metrics.inception import to_uint8
-from implicit_slate.models import SLATE, SlotModel
+from implicit_slate.models import SlotModel
 from implicit_slate.models.generation import check_sampling
 from implicit_slate.pictures import panel_columns, tile, to_png
 
@@ -112,7 +111,7 @@ def _sampling(arguments: argparse.Namespace, model: SlotModel) -> dict:
     sampling = {"temperature": arguments.temperature, "top_k": arguments.top_k, "top_p": arguments.top_p}
     if sampling == {"temperature": 0.0, "top_k": None, "top_p": None}:
         return {}
-    if not isinstance(model, SLATE):
+    if not model.predicts_tokens:
         raise UserError(f"--temperature, --top-k, --top-p: a {type(model).__name__} makes no tokens to sample")
     check_sampling(model.vocab_size, **sampling)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(arguments.seed)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,12 +12,7 @@ from torch import Tensor
 
 from implicit_slate.metrics.inception import to_uint8
 from implicit_slate.pictures import panel_columns, tile, to_png
-
-HEADINGS = {
-    "mse": "MSE", "mse_per_value": "MSE per value", "psnr": "PSNR (dB)", "ssim": "SSIM", "fid": "FID", "kid": "KID",
-    "cross_entropy": "cross-entropy", "fg_ari": "FG-ARI", "ari": "ARI", "mbo_object": "mBO per object",
-    "mbo_image": "mBO per image",
-}  # fmt: skip
+from implicit_slate.scores import METRICS
 
 
 class Panels(NamedTuple):
@@ -26,7 +22,6 @@ class Panels(NamedTuple):
     reconstruction: Tensor
     masks: Tensor
     ceiling: Tensor | None
-    has_cross_entropy: bool
 
     def to_png(self) -> bytes:
         columns = panel_columns(self.truth, self.reconstruction, self.masks, self.ceiling)
@@ -44,20 +39,20 @@ class Panels(NamedTuple):
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
     """A table of evaluations, a row each, and below those that share it the ceiling."""
-    names = [name for name in HEADINGS if any(result["metrics"][name] for result in results)]
-    lines = [["", "N", *(HEADINGS[name] for name in names)], ["---"] * (len(names) + 2)]
+    names = [name for name in METRICS if any(result["metrics"][name] for result in results)]
+    lines = [["", "N", *(METRICS[name].name for name in names)], ["---"] * (len(names) + 2)]
     for result, following in zip_longest(results, results[1:]):
         cells = [_spread(result["metrics"][name]) for name in names]
-        lines.append([title(result), str(result["images"]), *cells])
+        lines.append([title(Path(result["checkpoint"])), str(result["images"]), *cells])
         if result["ceiling"] and (following is None or following["ceiling"] != result["ceiling"]):
             lines.append(["the dVAE alone", str(result["images"]), *(_number(result["ceiling"].get(n)) for n in names)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def title(result: dict[str, Any]) -> str:
-    """The cell of a grid, or the checkpoint's file."""
-    parts = result["checkpoint"].replace("\\", "/").split("/")
-    return parts[-3] if len(parts) > 2 and parts[-2] == "checkpoints" else parts[-1]
+def title(checkpoint: Path) -> str:
+    """What to call a checkpoint: the cell of a grid, or the run, that it lies in; else its file."""
+    folder = checkpoint.absolute().parent
+    return folder.parent.name if folder.name == "checkpoints" else checkpoint.name
 
 
 def _spread(value: dict[str, Any] | None) -> str:

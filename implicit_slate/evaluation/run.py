@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from data_modules.progress import meter
 from implicit_slate.errors import UserError
 from implicit_slate.evaluation.data import DataConfig, SplitOfData, load_split
 from implicit_slate.evaluation.job import CEILING, TRUTH, Job, draw_slots, load_painter
-from implicit_slate.evaluation.outputs import Panels, markdown
+from implicit_slate.evaluation.outputs import Panels, markdown, title
 from implicit_slate.evaluation.records import Records
 from implicit_slate.evaluation.reference import Reference
 from implicit_slate.evaluation.settings import BY_DEFAULT, Settings
@@ -44,19 +45,19 @@ def evaluate(
         return earlier
     with Records(out / f".{settings.split}.partial", job) as records:
         _measure(job, records, devices)
-        truth = plan.reference and plan.reference.load()
+        panels, truth = _make_panels(plan.model, plan.split, settings.seed), plan.truth
         if TRUTH in job.passes:
             truth = np.array(records.features(TRUTH))
             plan.reference.save(truth)
         result = {
             "checkpoint": str(checkpoint), "step": plan.step, "data": data, "split": job.split, "images": job.images,
-            "draws": job.draws, **summarise(job, records, truth, plan.panels.truth[0].numel()), "notes": plan.notes,
+            "draws": job.draws, **summarise(job, records, truth, panels.truth[0].numel()), "notes": plan.notes,
             "git": revision(), "versions": versions(), "seconds": time.monotonic() - begin,
             "fingerprint": job.identity,
         }  # fmt: skip
         write_atomically(out / f"{job.split}.csv", to_csv(job, records))
-        write_atomically(out / f"{job.split}.png", plan.panels.to_png())
-        write_atomically(out / f"{job.split}_panels.npz", plan.panels.to_npz())
+        write_atomically(out / f"{job.split}.png", panels.to_png())
+        write_atomically(out / f"{job.split}_panels.npz", panels.to_npz())
         write_atomically(out / f"{job.split}.md", markdown([result]))
         write_atomically(result_file, json.dumps(result, indent=1, allow_nan=False) + "\n")
         records.remove()
@@ -67,25 +68,31 @@ class _Plan(NamedTuple):
     """An evaluation that nothing stands in the way of."""
 
     job: Job
-    panels: Panels
-    reference: Reference | None
-    notes: list[str]
+    model: SlotModel
     step: int | None
+    split: SplitOfData
+    reference: Reference | None
+    truth: np.ndarray | None
+    """The features that the reference keeps; None where they are still to be computed, or not needed."""
+    notes: list[str]
 
 
 def _plan(checkpoint: Path, data: DataConfig, settings: Settings) -> _Plan:
     model, step = load_painter(checkpoint)
     split = load_split(data, settings.split)
-    _check_size(model, split)
+    first = split.images[[0]]
+    if first["image"].shape[-1] != model.image_size:
+        raise UserError(f"the model is of images of {model.image_size} pixels, {_place(split)} has "
+                        f"{first['image'].shape[-1]}: --data.image_size {model.image_size}")  # fmt: skip
     count = min(settings.images or len(split.images), len(split.images))
-    panels = _make_panels(model.to(device(0)), split, settings)
-    metrics, weights, notes = _choose(settings, split, count, panels.has_cross_entropy)
+    metrics, weights, notes = _choose(settings, split, count, model.predicts_tokens, "mask" in first)
     draws = 1 if model.slot_attention.slot_init == "queries" else settings.draws
     passes = list(range(draws))
-    if panels.ceiling is not None and set(metrics) != {"segmentation"}:
+    if set(metrics) != {"segmentation"} and model.ceiling(first["image"]) is not None:
         passes.insert(0, CEILING)
     reference = Reference(split.images, count) if weights else None
-    if reference and reference.load() is None:
+    truth = reference and reference.load()
+    if reference and truth is None:
         passes.insert(0, TRUTH)
     job = Job(
         checkpoint=str(checkpoint),
@@ -99,30 +106,31 @@ def _plan(checkpoint: Path, data: DataConfig, settings: Settings) -> _Plan:
         seed=settings.seed,
         passes=tuple(passes),
     )
-    return _Plan(job, panels, reference, notes, step)
+    return _Plan(job, model, step, split, reference, truth, notes)
 
 
 def _measure(job: Job, records: Records, devices: Devices) -> None:
     """Do what is not done, with a progress bar."""
     missing = records.missing
     total, left = (sum(len(job.chunk(unit.chunk)) for unit in units) for units in (job.units, missing))
-    with meter(f"{_name(Path(job.checkpoint))}, {job.split}", total, total - left, "images") as advance:
+    with meter(f"{title(Path(job.checkpoint))}, {job.split}", total, total - left, "images") as advance:
         for unit, part in devices.measure(job, missing):
             records.put(unit, part)
             advance(len(job.chunk(unit.chunk)))
 
 
 @torch.no_grad()
-def _make_panels(model: SlotModel, split: SplitOfData, settings: Settings) -> Panels:
+def _make_panels(model: SlotModel, split: SplitOfData, seed: int) -> Panels:
     """The first images of the split through the first draw of slots, as the passes see them."""
+    model = model.to(device(0))
     rows = range(min(PANEL_ROWS, len(split.images)))
     image = split.images[list(rows)]["image"].to(next(model.parameters()))
-    views = model.views(image, draw_slots(model, settings.seed, 0, rows).to(image))
-    return Panels(image, views.reconstruction, views.masks, model.ceiling(image), views.cross_entropy is not None)
+    views = model.views(image, draw_slots(model, seed, 0, rows).to(image))
+    return Panels(image, views.reconstruction, views.masks, model.ceiling(image))
 
 
 def _choose(
-    settings: Settings, split: SplitOfData, count: int, has_cross_entropy: bool
+    settings: Settings, split: SplitOfData, count: int, has_tokens: bool, has_masks: bool
 ) -> tuple[tuple[str, ...], Path | None, list[str]]:
     """The metrics that are measured, the weights of Inception if they are needed, and what is to be said about it.
 
@@ -130,8 +138,8 @@ def _choose(
     """
     asked, chosen = settings.metrics, list(settings.metrics or BY_DEFAULT)
     lacking = {
-        "cross_entropy": None if has_cross_entropy else "the model predicts no tokens",
-        "segmentation": None if "mask" in split.images[[0]] else f"{_place(split)} has no masks",
+        "cross_entropy": None if has_tokens else "the model predicts no tokens",
+        "segmentation": None if has_masks else f"{_place(split)} has no masks",
     }
     for name, reason in lacking.items():
         if name in chosen and reason:
@@ -151,26 +159,19 @@ def _choose(
         if weights and count < 2:
             raise UserError(f"FID needs at least 2 images, found {count} in {_place(split)}; --metrics leaves it out")
         if weights:
-            read_weights(weights)  # for its errors, before anything is done
+            _check_weights(weights)
     return tuple(chosen), weights, notes
 
 
-def _check_size(model: SlotModel, split: SplitOfData) -> None:
-    size = split.images[[0]]["image"].shape[-1]
-    if size != model.image_size:
-        raise UserError(f"the model is of images of {model.image_size} pixels, {_place(split)} has {size}: "
-                        f"--data.image_size {model.image_size}")  # fmt: skip
+@cache
+def _check_weights(path: Path) -> None:
+    """`UserError` for weights that are not those of FID, before anything is done; once for all cells of a grid."""
+    read_weights(path)
 
 
 def _place(split: SplitOfData) -> str:
     root = split.config["init_args"].get("root")
     return f"the {split.split} split of {split.config['class_path']}" + (f" ({root})" if root else "")
-
-
-def _name(checkpoint: Path) -> str:
-    """The cell of a grid's checkpoint, else the file."""
-    folder = checkpoint.absolute().parent
-    return folder.parent.name if folder.name == "checkpoints" else checkpoint.name
 
 
 def _read(path: Path) -> dict[str, Any] | None:

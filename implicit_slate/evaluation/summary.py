@@ -13,11 +13,7 @@ from implicit_slate.evaluation.job import CEILING, Job
 from implicit_slate.evaluation.measures import COLUMNS
 from implicit_slate.evaluation.records import Records
 from implicit_slate.metrics.fid import fid, kid
-
-LIKENESS = ("mse", "mse_per_value", "psnr", "ssim", "fid", "kid")
-"""Of images beside the truth."""
-METRICS = (*LIKENESS, "cross_entropy", "fg_ari", "ari", "mbo_object", "mbo_image")
-"""Keys of `metrics` in an evaluation's JSON."""
+from implicit_slate.scores import LIKENESS, METRICS
 
 
 def summarise(job: Job, records: Records, truth: np.ndarray | None, values_per_image: int) -> dict[str, Any]:

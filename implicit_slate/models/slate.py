@@ -65,6 +65,8 @@ class SLATE(SlotModel):
         UserError: sizes that do not fit together, or a gradient mode and a solver that do not.
     """
 
+    predicts_tokens = True
+
     def __init__(
         self,
         image_size: int = 64,

@@ -23,6 +23,8 @@ class SlotModel(nn.Module):
     """Images -> slots by slot attention -> images. Shapes: image (B, C, H, W) in [0, 1], slots (B, K, S)."""
 
     slot_attention: SlotAttention
+    predicts_tokens: bool = False
+    """Whether images are made token by token: then there is a cross-entropy, and there are tokens to sample."""
 
     def sample_slots(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Initial slots (B, K, S); random ones from a CPU generator if one is given."""

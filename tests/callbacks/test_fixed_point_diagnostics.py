@@ -11,7 +11,8 @@ from callbacks.fixed_point_diagnostics import MEASURES, distance_between_sets
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import dense_jacobian, fixed_point, picard
 from implicit_slate.training import Optimization, SLATEModule, SpatialBroadcastModule
-from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, Memory, TinyImages
+from tests.callbacks.fitting import fit
+from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, TinyImages
 
 SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES}
 KINDS = list(SIZES)
@@ -21,19 +22,6 @@ def module(kind=SLATEModule, **options):
     torch.manual_seed(0)
     tricks = Optimization(learning_rate=5e-3, warmup_steps=None, decay=None)
     return kind(optimization=tricks, **{**SIZES[kind], **options})
-
-
-def fit(model, *callbacks, max_steps=2, save=None, **options):
-    memory = Memory()
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=memory, callbacks=list(callbacks),
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        val_check_interval=1000, check_val_every_n_epoch=None,
-    )  # fmt: skip
-    trainer.fit(model, TinyImages(), **options)
-    if save:
-        trainer.save_checkpoint(save)
-    return memory.scalars
 
 
 def refinement(model, callback):

@@ -3,7 +3,6 @@
 import logging
 import math
 
-import lightning as L
 import pytest
 import torch
 
@@ -11,7 +10,8 @@ from callbacks import SlotUsage
 from callbacks.slot_usage import attention_entropy, attention_information, slots_in_use
 from implicit_slate.metrics import adjusted_rand_index
 from implicit_slate.training import Optimization, SLATEModule, SpatialBroadcastModule
-from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, Memory, TinyImages
+from tests.callbacks.fitting import fit
+from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, TinyImages
 
 SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES}
 
@@ -19,19 +19,6 @@ SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES}
 def module(kind=SLATEModule, **options):
     torch.manual_seed(0)
     return kind(optimization=Optimization(warmup_steps=None, decay=None), **{**SIZES[kind], **options})
-
-
-def fit(model, *callbacks, max_steps=2, data=None, save=None, **options):
-    memory = Memory()
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=memory, callbacks=list(callbacks),
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
-        val_check_interval=1000, check_val_every_n_epoch=None,
-    )  # fmt: skip
-    trainer.fit(model, data or TinyImages(), **options)
-    if save:
-        trainer.save_checkpoint(save)
-    return memory.scalars
 
 
 def one_hot(*winners, num_slots=4):

@@ -13,12 +13,13 @@ from implicit_slate.ablation.report.evaluation_summary import (
     summarise_evaluations,
     to_csv,
 )
-from implicit_slate.ablation.report.evaluations import METRICS, SPLITS
+from implicit_slate.ablation.report.evaluations import SPLITS
 from implicit_slate.ablation.report.formatting import capitalised, short
 from implicit_slate.ablation.report.paper_table import paper_results
 from implicit_slate.ablation.report.qualitative import qualitative
 from implicit_slate.ablation.report.run import Run
 from implicit_slate.files import write_atomically
+from implicit_slate.scores import METRICS
 
 CEILING = "dVAE alone (ceiling)"
 

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from implicit_slate.ablation.report.comparison import Pair, values_of
-from implicit_slate.ablation.report.evaluations import METRICS, SPLITS, Evaluation
+from implicit_slate.ablation.report.evaluations import SPLITS, Evaluation
 from implicit_slate.ablation.report.methods import Method
 from implicit_slate.ablation.report.run import Cell, Run
 from implicit_slate.ablation.report.summary import Spread
+from implicit_slate.scores import METRICS
 
 
 @dataclass(frozen=True)

@@ -7,32 +7,10 @@ from typing import NamedTuple
 
 from implicit_slate.ablation.report.parsing import read_json
 from implicit_slate.errors import UserError
+from implicit_slate.scores import METRICS
 
 SPLITS = {"test": "test", "val": "validation", "train": "training"}
 """The splits that the report shows, the more telling one first, and what it calls them."""
-
-
-class Metric(NamedTuple):
-    """A metric's name, and which way is better."""
-
-    name: str
-    higher_is_better: bool = False
-
-
-METRICS = {
-    "mse": Metric("MSE"),
-    "mse_per_value": Metric("MSE per value"),
-    "psnr": Metric("PSNR (dB)", True),
-    "ssim": Metric("SSIM", True),
-    "fid": Metric("FID"),
-    "kid": Metric("KID"),
-    "cross_entropy": Metric("cross-entropy"),
-    "fg_ari": Metric("FG-ARI", True),
-    "ari": Metric("ARI", True),
-    "mbo_object": Metric("mBO per object", True),
-    "mbo_image": Metric("mBO per image", True),
-}
-"""The metrics of a file, by their keys."""
 
 
 class Score(NamedTuple):

@@ -6,11 +6,12 @@ from typing import NamedTuple
 from implicit_slate.ablation.report.comparison import NOT_MEASURED, Pair, compare, judged, values_of
 from implicit_slate.ablation.report.document import Block, Heading, Paragraph, Table, Verdicts
 from implicit_slate.ablation.report.evaluation_summary import score_of
-from implicit_slate.ablation.report.evaluations import METRICS, SPLITS, Evaluation
+from implicit_slate.ablation.report.evaluations import SPLITS, Evaluation
 from implicit_slate.ablation.report.formatting import short
 from implicit_slate.ablation.report.methods import IMPLICIT, UNROLLED, Method
 from implicit_slate.ablation.report.run import Cell, Run
 from implicit_slate.ablation.report.summary import Spread
+from implicit_slate.scores import METRICS
 
 PAPER = {
     "CLEVR-Mirror": {"fid": (22.19, 25.89), "mse": (10.66, 67.04)},
