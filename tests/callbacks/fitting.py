@@ -6,7 +6,7 @@ from tests.tiny import Memory, TinyImages
 
 
 def fit(model, *callbacks, max_steps=2, data=None, save=None, **options):
-    """Train for some steps on tiny images, save a checkpoint at `save`, and return what was logged: {tag: {step: value}}."""
+    """Train for some steps on tiny images, save a checkpoint at `save`, and return {tag: {step: value}}."""
     memory = Memory()
     trainer = L.Trainer(
         accelerator="cpu", max_steps=max_steps, max_epochs=-1, logger=memory, callbacks=list(callbacks),
