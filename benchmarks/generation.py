@@ -19,7 +19,14 @@ from torch import Tensor
 from implicit_slate import SLATE
 
 PAPER = dict(  # as in experiments/clevr_mirror_96.yaml
-    image_size=96, vocab_size=4096, d_model=192, num_slots=12, slot_size=192, slot_mlp_size=192, num_blocks=8, num_heads=8
+    image_size=96,
+    vocab_size=4096,
+    d_model=192,
+    num_slots=12,
+    slot_size=192,
+    slot_mlp_size=192,
+    num_blocks=8,
+    num_heads=8,
 )
 
 

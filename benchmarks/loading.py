@@ -107,7 +107,9 @@ def main(count: int = 2000) -> None:
         for num_workers in (0, 2):
             result = measure(decoding, module.splits.train, num_workers)
             table.add_row(
-                str(num_workers or "0 (the training process)"), f"{result.decoding:,.0f}", f"{result.cached:,.0f}",
+                str(num_workers or "0 (the training process)"),
+                f"{result.decoding:,.0f}",
+                f"{result.cached:,.0f}",
                 f"{result.cached / result.decoding:.0f}",
             )
     console.print(table)

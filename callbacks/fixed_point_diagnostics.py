@@ -39,9 +39,7 @@ class FixedPointDiagnostics(Probe):
     def state_key(self) -> str:
         return self._generate_state_key(measures=self.measures)  # a run may have several, at their own cadences
 
-    def measure(
-        self, model: SlotModel, batch: Batch, slots_init: Tensor, is_last: bool
-    ) -> dict[str, Tensor]:
+    def measure(self, model: SlotModel, batch: Batch, slots_init: Tensor, is_last: bool) -> dict[str, Tensor]:
         values = {}
         for name in self.measures:
             values |= getattr(self, name)(model, batch, slots_init)

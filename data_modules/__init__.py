@@ -3,8 +3,13 @@
 import importlib
 
 _HOMES = {
-    "CLEVR": "clevr", "CLEVRMirror": "clevr_mirror", "COCO": "coco", "ImageDataModule": "base",
-    "ImageFolder": "image_folder", "MirrorScenes": "mirror_scenes", "Shapes3D": "shapes3d",
+    "CLEVR": "clevr",
+    "CLEVRMirror": "clevr_mirror",
+    "COCO": "coco",
+    "ImageDataModule": "base",
+    "ImageFolder": "image_folder",
+    "MirrorScenes": "mirror_scenes",
+    "Shapes3D": "shapes3d",
     "ShapeStacks": "shapestacks",
 }
 

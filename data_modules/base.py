@@ -153,6 +153,10 @@ class ImageDataModule(LightningDataModule):
     def _loader(self, images: Images, sampler: StepBatchSampler | SequentialShard) -> DataLoader:
         # batch_size=None: the sampler gives whole batches of indices, and the images are read a batch at a time.
         return _Loader(
-            images, batch_size=None, sampler=sampler, num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0, pin_memory=torch.cuda.is_available(),
+            images,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
         )

@@ -82,17 +82,28 @@ def import_splits(splits: Sequence[Split], zoo: Path | None, out: Path, database
         UserError: no FiftyOne, no server, annotations or images that are not as expected, a full disk.
     """
     server = "" if "FIFTYONE_DATABASE_URI" in os.environ else str(server_binary())
-    request = {"splits": [split._asdict() for split in splits], "zoo": bool(zoo), "out": out, "server": server,
-               "database_dir": database_dir}
+    request = {
+        "splits": [split._asdict() for split in splits],
+        "zoo": bool(zoo),
+        "out": out,
+        "server": server,
+        "database_dir": database_dir,
+    }
     modules = str(Path(__file__).resolve().parents[1])
     settings = {
         "PYTHONPATH": os.pathsep.join([modules, *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "FIFTYONE_DO_NOT_TRACK": "true", "FIFTYONE_SHOW_PROGRESS_BARS": "false", "FIFTYONE_LOGGING_LEVEL": "ERROR",
+        "FIFTYONE_DO_NOT_TRACK": "true",
+        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        "FIFTYONE_LOGGING_LEVEL": "ERROR",
         **({"FIFTYONE_DATASET_ZOO_DIR": str(zoo)} if zoo else {}),
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "data_modules.coco_database", json.dumps(request, default=str)], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, env=os.environ | settings, start_new_session=True,
+        [sys.executable, "-m", "data_modules.coco_database", json.dumps(request, default=str)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | settings,
+        start_new_session=True,
     )
     said = ""
     try:
@@ -199,8 +210,11 @@ def _loaded(split: Split, zoo: bool, count: int) -> Iterator:
                     dataset = fiftyone.zoo.load_zoo_dataset("coco-2017", split=split.name, dataset_name=name, **options)
                 else:
                     dataset = fiftyone.Dataset.from_dir(
-                        dataset_type=fiftyone.types.COCODetectionDataset, data_path=str(split.images),
-                        labels_path=str(split.annotations), name=name, **options,
+                        dataset_type=fiftyone.types.COCODetectionDataset,
+                        data_path=str(split.images),
+                        labels_path=str(split.annotations),
+                        name=name,
+                        **options,
                     )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{split.annotations}: FiftyOne cannot read it ({error!r})") from error
@@ -221,8 +235,10 @@ def _write(samples: Iterable, images: Path, out: Path) -> None:
             raise UserError(f"{sample.filepath}: expected at most 255 instances, found {len(things)}")
         width, height = sample.metadata.width, sample.metadata.height
         # FiftyOne crops a mask at int(round(y)), int(round(x)); the division by the image's size and back is not exact
-        corners = [(round(round(thing.bounding_box[1] * height, 6)), round(round(thing.bounding_box[0] * width, 6)))
-                   for thing in things]
+        corners = [
+            (round(round(thing.bounding_box[1] * height, 6)), round(round(thing.bounding_box[0] * width, 6)))
+            for thing in things
+        ]
         target = (out / "masks" / name).with_suffix(".png")
         target.parent.mkdir(parents=True, exist_ok=True)
         masks = [thing.get_mask().astype(bool) for thing in things]

@@ -29,6 +29,7 @@ def process_pool(workers: int, method: Literal["fork", "spawn"]) -> Iterator[Pro
 
 def _end_with_parent() -> None:
     """Lets a worker end when the process that started it is killed, rather than wait for work for ever."""
+
     def watch() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)

@@ -8,7 +8,13 @@ from typing import TypeVar
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import (
-    BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn,
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 SECONDS_BETWEEN_LINES = 15.0

@@ -64,9 +64,7 @@ def pad(objects: Sequence[np.ndarray]) -> Tensor:
 
 def read_properties(paths: Sequence[Path]) -> list[np.ndarray]:
     """Of each scene file what `parse_properties` makes of it, with a progress bar."""
-    return [
-        parse_properties(_read(path), path) for path in track(paths, "read scenes", len(paths), unit="scene files")
-    ]
+    return [parse_properties(_read(path), path) for path in track(paths, "read scenes", len(paths), unit="scene files")]
 
 
 def parse_properties(text: bytes, name: object) -> np.ndarray:

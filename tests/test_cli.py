@@ -56,8 +56,15 @@ def test_malformed_yaml_is_named_by_file_and_line(tmp_path, capsys):
 
 def test_a_public_checkpoint_is_imported_once(tmp_path, state, capsys):  # noqa: F811
     torch.save({"model": state}, tmp_path / "public.pt")
-    command = ["import-checkpoint", str(tmp_path / "public.pt"), str(tmp_path / "ours.ckpt"), "--num-slots=3",
-               "--num-iterations=3", "--num-slot-heads=1", "--num-heads=2"]
+    command = [
+        "import-checkpoint",
+        str(tmp_path / "public.pt"),
+        str(tmp_path / "ours.ckpt"),
+        "--num-slots=3",
+        "--num-iterations=3",
+        "--num-slot-heads=1",
+        "--num-heads=2",
+    ]
     assert main(command) == 0
     module = SLATEModule.load_from_checkpoint(tmp_path / "ours.ckpt", weights_only=True)
     assert torch.equal(module.model.to_logits.weight, state["out.weight"])

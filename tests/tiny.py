@@ -6,8 +6,16 @@ from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, default_collate
 
 SLATE_SIZES = dict(
-    image_size=16, vocab_size=12, d_model=16, num_slots=3, slot_size=16, slot_mlp_size=16,
-    num_iterations=3, num_blocks=1, num_heads=2, dropout=0.0,
+    image_size=16,
+    vocab_size=12,
+    d_model=16,
+    num_slots=3,
+    slot_size=16,
+    slot_mlp_size=16,
+    num_iterations=3,
+    num_blocks=1,
+    num_heads=2,
+    dropout=0.0,
 )
 BROADCAST_SIZES = dict(image_size=16, width=8, num_slots=3, slot_size=12, slot_mlp_size=16, num_iterations=3)
 

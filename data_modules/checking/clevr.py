@@ -58,8 +58,9 @@ def _count_splits(survey: Survey, data: CLEVR, path: Path, results: list[Checked
     numbers = [result.num_objects or 0 for result in results]
     rest = max(0, len(numbers) - data.num_train)
     few = sum(number <= CLEVR6 for number in numbers[: data.num_train])
-    survey.counts.append(f"{len(numbers)} scenes; training: the first {min(data.num_train, len(numbers))} (CLEVR6: "
-                         f"{few} of them)")
+    survey.counts.append(
+        f"{len(numbers)} scenes; training: the first {min(data.num_train, len(numbers))} (CLEVR6: {few} of them)"
+    )
     if rest < 2 * data.num_eval:
         survey.problems.append(
             f"{path}: expected at least {data.num_train + 2 * data.num_eval} scenes, {data.num_eval} for the test and "

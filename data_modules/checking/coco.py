@@ -29,8 +29,10 @@ class Photograph(NamedTuple):
 def survey(folder: Path) -> Survey:
     zoo = folder / "coco-2017"
     if not zoo.is_dir() and not (folder / "annotations").is_dir():
-        raise UserError(f"{folder}: expected COCO-2017, either coco-2017/ of FiftyOne's zoo or annotations/ beside "
-                        f"train2017/ and val2017/; found neither")
+        raise UserError(
+            f"{folder}: expected COCO-2017, either coco-2017/ of FiftyOne's zoo or annotations/ beside "
+            f"train2017/ and val2017/; found neither"
+        )
     _load_masks()
     photographs, counts, problems = [], [], []
     for name, (short, count) in SPLITS.items():
@@ -57,7 +59,10 @@ def survey(folder: Path) -> Survey:
         counts.append(f"{name}: {len(there)} of {count} images, {len(things) - crowds} instances, {crowds} crowds")
     return Survey(
         ((photograph.path.relative_to(folder).as_posix(), photograph) for photograph in photographs),
-        len(photographs), check, counts=counts, problems=problems,
+        len(photographs),
+        check,
+        counts=counts,
+        problems=problems,
     )
 
 
@@ -68,8 +73,10 @@ def check(photograph: Photograph) -> Checked:
     problems = checked.problems
     if checked.size and photograph.size != checked.size:
         width, height = photograph.size
-        problems.append(f"{photograph.path}: expected {width} × {height} pixels, as {photograph.source} says, found "
-                        f"{checked.size[0]} × {checked.size[1]}")
+        problems.append(
+            f"{photograph.path}: expected {width} × {height} pixels, as {photograph.source} says, found "
+            f"{checked.size[0]} × {checked.size[1]}"
+        )
     things = [thing for thing in photograph.annotations if not thing.get("iscrowd")]
     if len(things) > MAX_OBJECTS:
         problems.append(f"{photograph.path}: expected at most {MAX_OBJECTS} instances, found {len(things)}")
@@ -78,8 +85,10 @@ def check(photograph: Photograph) -> Checked:
             _decode_mask(thing["segmentation"], *photograph.size)
         except Exception as error:  # pycocotools has no errors of its own
             reason = " ".join(str(error).split()) or type(error).__name__
-            problems.append(f"{photograph.source}: annotation {thing.get('id')} of {photograph.path.name}: expected a "
-                            f"mask of {photograph.size[0]} × {photograph.size[1]} pixels ({reason})")
+            problems.append(
+                f"{photograph.source}: annotation {thing.get('id')} of {photograph.path.name}: expected a "
+                f"mask of {photograph.size[0]} × {photograph.size[1]} pixels ({reason})"
+            )
     return checked._replace(num_objects=len(things))
 
 
@@ -106,8 +115,11 @@ def _annotated(images: Path, file: Path, there: set[str], partial: bool) -> tupl
     if len(listed) < len(content["images"]):
         problems.append(f"{file}: expected every id of an image once, {len(content['images']) - len(listed)} are again")
     problems += _compare(images, file, there, sorted(names.values()), partial)
-    found = [Photograph(images / names[id_], file, sizes[id_], things[id_])
-             for id_ in sorted(listed, key=names.get) if names[id_] in there]
+    found = [
+        Photograph(images / names[id_], file, sizes[id_], things[id_])
+        for id_ in sorted(listed, key=names.get)
+        if names[id_] in there
+    ]
     return found, problems
 
 

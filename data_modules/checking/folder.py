@@ -37,7 +37,10 @@ def survey(folder: Path) -> Survey:
         problems += _compare_masks(masks, images)
     items = [Item(path, masks and masks / f"{path.stem}.png") for path in images]
     return Survey(
-        ((item.image.name, item) for item in items), len(items), partial(check_item, crop=CENTRE), counts=counts,
+        ((item.image.name, item) for item in items),
+        len(items),
+        partial(check_item, crop=CENTRE),
+        counts=counts,
         problems=problems,
     )
 
@@ -45,8 +48,11 @@ def survey(folder: Path) -> Survey:
 def _compare_masks(masks: Path, images: list[Path]) -> list[str]:
     """Masks without an image, and images that would share a mask."""
     stems = Counter(path.stem for path in images)
-    problems = [f"{path}: expected a stem of its own, for its mask {masks / path.stem}.png serves {stems[path.stem]}"
-                for path in images if stems[path.stem] > 1]
+    problems = [
+        f"{path}: expected a stem of its own, for its mask {masks / path.stem}.png serves {stems[path.stem]}"
+        for path in images
+        if stems[path.stem] > 1
+    ]
     for path in sorted(masks.iterdir()):
         if path.name.startswith("."):
             continue

@@ -32,8 +32,9 @@ def survey(folder: Path) -> Survey:
     files = [
         SceneFiles(Item(path, masks and masks / path.name), scenes and scenes / f"{path.stem}.json") for path in paths
     ]
-    problems = [f"{path}: expected a name like CLEVR_new_0000000000.png" for path in paths
-                if not NAME.fullmatch(path.stem)]
+    problems = [
+        f"{path}: expected a name like CLEVR_new_0000000000.png" for path in paths if not NAME.fullmatch(path.stem)
+    ]
     stems = {path.stem for path in paths}
     for place, suffix in ((images, ".png"), (masks, ".png"), (scenes, ".json")):
         for path in sorted(place.iterdir()) if place else ():
@@ -44,12 +45,20 @@ def survey(folder: Path) -> Survey:
     counts = [f"{len(files)} images, {'with' if masks else 'no'} masks, {'with' if scenes else 'no'} scene files"]
     try:
         parts = split_70_15_15(paths, images)
-        counts.append("split by sorted name: " + ", ".join(
-            f"{name} {len(part)}" for name, part in zip(("train", "validation", "test"), parts, strict=True)))
+        counts.append(
+            "split by sorted name: "
+            + ", ".join(
+                f"{name} {len(part)}" for name, part in zip(("train", "validation", "test"), parts, strict=True)
+            )
+        )
     except UserError as error:
         problems.append(str(error))
     return Survey(
-        zip((path.name for path in paths), files, strict=True), len(files), check, counts=counts, problems=problems,
+        zip((path.name for path in paths), files, strict=True),
+        len(files),
+        check,
+        counts=counts,
+        problems=problems,
         conclude=compare_sizes,
     )
 

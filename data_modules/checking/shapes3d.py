@@ -25,8 +25,9 @@ def survey(folder: Path) -> Survey:
     path, shape = folder / "3dshapes.h5", shapes3d.SHAPE
     if not path.is_file():
         raise UserError(f"{path}: expected the HDF5 file of 3D Shapes, found nothing")
-    counts = ["split: " + ", ".join(f"{name} {len(part)}, from image {part.start}"
-                                    for name, part in shapes3d.SPLITS.items())]
+    counts = [
+        "split: " + ", ".join(f"{name} {len(part)}, from image {part.start}" for name, part in shapes3d.SPLITS.items())
+    ]
     try:
         with open_hdf5(path) as file:
             bytes_dataset(file, path, "images", shape)
@@ -35,8 +36,13 @@ def survey(folder: Path) -> Survey:
         return Survey([], 0, check, unit="ranges of images", counts=counts, problems=[str(error)])
     pieces = [Piece(path, start, min(start + PIECE, shape[0])) for start in range(0, shape[0], PIECE)]
     return Survey(
-        ((f"{piece.start}:{piece.stop}", piece) for piece in pieces), len(pieces), check, chunk=1,
-        unit="ranges of images", counts=[f"{shape[0]} images", *counts], problems=problems,
+        ((f"{piece.start}:{piece.stop}", piece) for piece in pieces),
+        len(pieces),
+        check,
+        chunk=1,
+        unit="ranges of images",
+        counts=[f"{shape[0]} images", *counts],
+        problems=problems,
     )
 
 
@@ -49,8 +55,14 @@ def check(piece: Piece) -> Checked:
         return Checked(where, [f"{where}: {str(error).removeprefix(f'{piece.path}: ')}"])
     flat = images.reshape(len(images), -1)
     blank = (flat.min(axis=1) == flat.max(axis=1)).nonzero()[0]  # HDF5 reads what was never written as zeros
-    problems = [f"{where}: expected pictures, found {len(blank)} without one (image {piece.start + blank[0]}: all "
-                f"{flat[blank[0], 0]})"] if len(blank) else []
+    problems = (
+        [
+            f"{where}: expected pictures, found {len(blank)} without one (image {piece.start + blank[0]}: all "
+            f"{flat[blank[0], 0]})"
+        ]
+        if len(blank)
+        else []
+    )
     return Checked(where, problems, images.shape[2:0:-1])
 
 

@@ -75,7 +75,8 @@ def run(survey: Survey, workers: int) -> Findings:
     return Findings(
         [*survey.counts, *_formats(results)],
         [*survey.problems, *(problem for result in results for problem in result.problems)],
-        [name for name, result in zip(names, results, strict=True) if not result.problems], len(results),
+        [name for name, result in zip(names, results, strict=True) if not result.problems],
+        len(results),
     )
 
 
@@ -122,6 +123,7 @@ def _formats(results: list[Checked]) -> list[str]:
     lines += [f"{modes[mode]} stored as {mode}, converted to RGB" for mode in sorted(modes.keys() - {"RGB"})]
     numbers = [result.num_objects for result in results if result.num_objects is not None]
     if numbers:
-        lines.append(f"objects in a mask: {min(numbers)} to {max(numbers)}, {sum(numbers) / len(numbers):.2f} in the "
-                     f"mean")
+        lines.append(
+            f"objects in a mask: {min(numbers)} to {max(numbers)}, {sum(numbers) / len(numbers):.2f} in the mean"
+        )
     return lines

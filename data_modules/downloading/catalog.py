@@ -30,24 +30,45 @@ FID_WEIGHTS = "fid-weights"
 COCO_ADDRESS = "http://images.cocodataset.org"
 KINDS: dict[str, list[Remote]] = {
     "shapes3d": [
-        Remote("https://storage.googleapis.com/3d-shapes/3dshapes.h5", 267573662,
-               "0a0f6ed98baff276a50f3a081a7434d788da63cb135a98189b2a5b5769be1785"),
+        Remote(
+            "https://storage.googleapis.com/3d-shapes/3dshapes.h5",
+            267573662,
+            "0a0f6ed98baff276a50f3a081a7434d788da63cb135a98189b2a5b5769be1785",
+        ),
     ],
     "coco": [
-        Remote(f"{COCO_ADDRESS}/annotations/annotations_trainval2017.zip", 252907541,
-               "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268"),
-        Remote(f"{COCO_ADDRESS}/zips/val2017.zip", 815585330,
-               "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
-        Remote(f"{COCO_ADDRESS}/zips/train2017.zip", 19336861798,
-               "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"),
-        Remote(f"{COCO_ADDRESS}/zips/test2017.zip", 6646970404,
-               "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba", on_request=True),
+        Remote(
+            f"{COCO_ADDRESS}/annotations/annotations_trainval2017.zip",
+            252907541,
+            "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+        ),
+        Remote(
+            f"{COCO_ADDRESS}/zips/val2017.zip",
+            815585330,
+            "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        ),
+        Remote(
+            f"{COCO_ADDRESS}/zips/train2017.zip",
+            19336861798,
+            "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+        ),
+        Remote(
+            f"{COCO_ADDRESS}/zips/test2017.zip",
+            6646970404,
+            "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba",
+            on_request=True,
+        ),
     ],
     "clevr": [
-        Remote("https://storage.googleapis.com/multi-object-datasets/clevr_with_masks/"
-               "clevr_with_masks_train.tfrecords"),
-        Remote("https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip", 19021600724,  # the original, without masks
-               "5cd61cf1096ed20944df93c9adb31e74d189b8459a94f54ba00090e5c59936d1", on_request=True),
+        Remote(
+            "https://storage.googleapis.com/multi-object-datasets/clevr_with_masks/clevr_with_masks_train.tfrecords"
+        ),
+        Remote(
+            "https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip",
+            19021600724,  # the original, without masks
+            "5cd61cf1096ed20944df93c9adb31e74d189b8459a94f54ba00090e5c59936d1",
+            on_request=True,
+        ),
     ],
     "shapestacks": [],  # below --base-address
     FID_WEIGHTS: [],  # fid_weights.py: from the first of two sources
@@ -55,7 +76,7 @@ KINDS: dict[str, list[Remote]] = {
 SHAPESTACKS_PARTS = ("meta", "rgb", "iseg")
 NO_ADDRESS = {
     "clevr-mirror": "its authors link it on https://sites.google.com/view/slate-autoencoder; `implicit-slate data "
-                    "render` makes such scenes, with masks",
+    "render` makes such scenes, with masks",
     "folder": "it is a folder of your own images",
 }
 
@@ -72,8 +93,10 @@ def select(kind: str, base_address: str | None, only: list[str] | None) -> list[
         raise UserError(f"{kind}: --base-address and --only are for data sets")
     if kind == "shapestacks":
         if base_address is None:
-            raise UserError("shapestacks: give --base-address URL, the folder with shapestacks-rgb.tar.gz; its "
-                            "authors' page, https://shapestacks.robots.ox.ac.uk, says where that is now")
+            raise UserError(
+                "shapestacks: give --base-address URL, the folder with shapestacks-rgb.tar.gz; its "
+                "authors' page, https://shapestacks.robots.ox.ac.uk, says where that is now"
+            )
         stems = [f"{base_address.rstrip('/')}/shapestacks-{part}" for part in SHAPESTACKS_PARTS]
         remotes = [Remote(f"{stem}.tar.gz", md5_address=f"{stem}.md5") for stem in stems]
     else:

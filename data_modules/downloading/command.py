@@ -17,8 +17,9 @@ from implicit_slate.errors import ArgumentParser, UserError
 def main(argv: list[str] | None = None) -> int:
     parser = ArgumentParser(prog="implicit-slate data download", description=__doc__)
     parser.add_argument("kind", metavar="KIND", help=", ".join([*KINDS, *NO_ADDRESS]))
-    parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="the folder to write to (fid-weights: by default torch's cache)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder to write to (fid-weights: by default torch's cache)"
+    )
     parser.add_argument("--only", action="append", metavar="NAME", help="fetch this file of the data set (repeatable)")
     parser.add_argument("--base-address", metavar="URL", help="fetch the same files from below this address")
     args = parser.parse_args(argv)
@@ -42,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     archives = [remote.name for remote in remotes if remote.name.endswith((".zip", ".tar.gz"))]
     if archives:
-        print(f"to unpack, in {args.out}: " + "; ".join(
-            f"unzip -q {name}" if name.endswith(".zip") else f"tar xzf {name}" for name in archives))
+        print(
+            f"to unpack, in {args.out}: "
+            + "; ".join(f"unzip -q {name}" if name.endswith(".zip") else f"tar xzf {name}" for name in archives)
+        )
     return 0

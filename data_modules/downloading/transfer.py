@@ -63,8 +63,9 @@ def fetch(remote: Remote, folder: Path, attempts: int | None = None, timeout: fl
             _tag(part).unlink(missing_ok=True)
             return said
     except OSError as error:
-        raise UserError(f"{part}: cannot be written ({error.strerror}); what is there is kept, and the same command "
-                        f"goes on") from error
+        raise UserError(
+            f"{part}: cannot be written ({error.strerror}); what is there is kept, and the same command goes on"
+        ) from error
 
 
 @contextmanager
@@ -149,7 +150,8 @@ def _copy(response, file: BinaryIO, part: Path, name: str, have: int, total: int
 def _verify(remote: Remote, part: Path, server_md5: str | None) -> str:
     """What was checked. DownloadError, and the file is removed, if it is not what it should be."""
     for name, expected, source in (
-        ("SHA-256", remote.sha256, "published"), ("MD5", _published_md5(remote), "published"),
+        ("SHA-256", remote.sha256, "published"),
+        ("MD5", _published_md5(remote), "published"),
         ("MD5", server_md5, "the server's"),
     ):
         if expected is None:

@@ -67,7 +67,9 @@ def contact_sheet(rows: list[list[np.ndarray]], scale: int, file_format: Literal
     scale = max(1, scale)
     sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows])
     buffer = io.BytesIO()
-    Image.fromarray(sheet.repeat(scale, axis=0).repeat(scale, axis=1)).save(buffer, file_format, optimize=True, quality=88)
+    Image.fromarray(sheet.repeat(scale, axis=0).repeat(scale, axis=1)).save(
+        buffer, file_format, optimize=True, quality=88
+    )
     return buffer.getvalue()
 
 
@@ -87,8 +89,10 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="also write a contact sheet to this PNG file")
     args = parser.parse_args()
     result, pairs = compare(args.folder, args.reference)
-    print(f"{result.num_scenes} scenes: mask IoU {result.mask_iou:.4f} (worst object {result.mask_iou_min:.3f}), "
-          f"PSNR {result.psnr:.2f} dB (worst {result.psnr_min:.2f})")
+    print(
+        f"{result.num_scenes} scenes: mask IoU {result.mask_iou:.4f} (worst object {result.mask_iou_min:.3f}), "
+        f"PSNR {result.psnr:.2f} dB (worst {result.psnr_min:.2f})"
+    )
     if args.sheet:
         rows = []
         for start in range(0, min(len(pairs), SHEET_COLUMNS * SHEET_ROWS), SHEET_COLUMNS):

@@ -63,19 +63,23 @@ def main(argv: list[str] | None = None) -> int:
         given = {f"CLEVR_new_{index:010d}": index for index in range(args.scenes)}
         source = "sampled"
     load_mitsuba()  # a missing one is reported here, and once
-    _claim_folder(args.out, {"scenes": source, "seed": args.seed, "size": args.size, "samples": args.samples,
-                             "mirror": args.mirror})
+    _claim_folder(
+        args.out,
+        {"scenes": source, "seed": args.seed, "size": args.size, "samples": args.samples, "mirror": args.mirror},
+    )
     waiting = {stem: scene for stem, scene in given.items() if not _is_whole(args.out, stem)}
-    work = partial(render_to_files, out=args.out, size=args.size, mirror=args.mirror, samples=args.samples,
-                   seed=args.seed)
+    work = partial(
+        render_to_files, out=args.out, size=args.size, mirror=args.mirror, samples=args.samples, seed=args.seed
+    )
     for _ in track(_results(work, waiting, args.workers), "render", len(given), len(given) - len(waiting), "scenes"):
         pass
     print(f"{len(given)} scenes in {args.out}")
     return 0
 
 
-def render_to_files(stem: str, scene_or_index: Scene | int, out: Path, size: int, mirror: bool, samples: int,
-                    seed: int) -> None:
+def render_to_files(
+    stem: str, scene_or_index: Scene | int, out: Path, size: int, mirror: bool, samples: int, seed: int
+) -> None:
     """Renders one scene, given or (by its index) drawn from the seed, and writes its three files, the image last."""
     mi = load_mitsuba()
     rng = np.random.default_rng([seed, zlib.crc32(stem.encode())])

@@ -61,12 +61,22 @@ def build(mi, scene: Scene, size: int, lit: bool = True):
             "fov": FIELD_OF_VIEW,
             "fov_axis": "x",
             "to_world": transform().look_at(origin=scene["camera"]["location"], target=[0, 0, 0], up=[0, 0, 1]),
-            "film": {"type": "hdrfilm", "width": size, "height": size, "rfilter": {"type": "box"},
-                     "pixel_format": "rgb", "component_format": "float32"},
+            "film": {
+                "type": "hdrfilm",
+                "width": size,
+                "height": size,
+                "rfilter": {"type": "box"},
+                "pixel_format": "rgb",
+                "component_format": "float32",
+            },
             "sampler": {"type": "multijitter"},
         },
-        "ground": _mesh(mi, "ground", geometry.ground(away, GROUND_FRONT, WALL_START, WALL_RADIUS, WALL_HEIGHT),
-                        mi.load_dict({"type": "twosided", "bsdf": _diffuse(GROUND_ALBEDO)})),
+        "ground": _mesh(
+            mi,
+            "ground",
+            geometry.ground(away, GROUND_FRONT, WALL_START, WALL_RADIUS, WALL_HEIGHT),
+            mi.load_dict({"type": "twosided", "bsdf": _diffuse(GROUND_ALBEDO)}),
+        ),
     }
     if lit:
         description["sun"] = {"type": "directional", "direction": _sun_direction(), "irradiance": SUN_IRRADIANCE}
@@ -80,8 +90,10 @@ def build(mi, scene: Scene, size: int, lit: bool = True):
         labels["mirror"] = -1
         description["mirror"] = {
             "type": "cube",
-            "to_world": transform().translate([scene["mirror_x"], 5.0, 2.5])
-            .rotate([0, 0, 1], math.degrees(MIRROR_TURN)).scale(list(MIRROR_HALF_EXTENTS)),
+            "to_world": transform()
+            .translate([scene["mirror_x"], 5.0, 2.5])
+            .rotate([0, 0, 1], math.degrees(MIRROR_TURN))
+            .scale(list(MIRROR_HALF_EXTENTS)),
             "bsdf": _material("metal", (0.5, 0.5, 0.5)),
         }
     # Without `optimize=False` Mitsuba merges meshes, and a shape's index no longer tells which object it is.
@@ -136,9 +148,15 @@ def _rubber(color) -> dict:
 
 def _metal(color) -> dict:
     """Two glossy lobes tinted by the colour; alpha is Blender's roughness². Its slight anisotropy is left out."""
+
     def lobe(roughness: float) -> dict:
-        return {"type": "roughconductor", "material": "none", "distribution": "ggx", "alpha": roughness**2,
-                "specular_reflectance": _rgb(color)}
+        return {
+            "type": "roughconductor",
+            "material": "none",
+            "distribution": "ggx",
+            "alpha": roughness**2,
+            "specular_reflectance": _rgb(color),
+        }
 
     return {"type": "blendbsdf", "weight": 0.4, "smooth": lobe(0.1), "rough": lobe(0.447)}
 

@@ -55,10 +55,12 @@ def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.nda
     built, _ = mitsuba_scene.build(mi, scene, size)
     integrator = mi.load_dict({"type": "volpath", "max_depth": mitsuba_scene.MAX_DEPTH, "hide_emitters": True})
     spp = max(1, samples // PASSES)
-    passes = np.stack([
-        np.array(mi.render(built, integrator=integrator, spp=spp, seed=(seed * PASSES + number) % 2**32))
-        for number in range(PASSES)
-    ])
+    passes = np.stack(
+        [
+            np.array(mi.render(built, integrator=integrator, spp=spp, seed=(seed * PASSES + number) % 2**32))
+            for number in range(PASSES)
+        ]
+    )
     return (to_srgb(without_fireflies(passes)) * 255).round().astype(np.uint8)
 
 

@@ -19,8 +19,14 @@ SHAPES = ("cube", "sphere", "cylinder")
 MATERIALS = ("rubber", "metal")
 RADII = {"large": 0.7, "small": 0.55}  # half-extents
 COLORS = {
-    "gray": (87, 87, 87), "red": (173, 35, 35), "blue": (42, 75, 215), "green": (29, 105, 20),
-    "brown": (129, 74, 25), "purple": (129, 38, 192), "cyan": (41, 208, 208), "yellow": (255, 238, 51),
+    "gray": (87, 87, 87),
+    "red": (173, 35, 35),
+    "blue": (42, 75, 215),
+    "green": (29, 105, 20),
+    "brown": (129, 74, 25),
+    "purple": (129, 38, 192),
+    "cyan": (41, 208, 208),
+    "yellow": (255, 238, 51),
 }
 
 MIN_OBJECTS, MAX_OBJECTS = 3, 6
@@ -76,8 +82,13 @@ def sample_scene(rng: np.random.Generator, num_objects: int, mirror: bool) -> Sc
 def name_scene(scene: Scene, index: int, size: int) -> Scene:
     """`scene` with what depends on its number and on the size of its picture: names and pixel coordinates."""
     objects = [{**thing, "pixel_coords": project(scene, thing["3d_coords"], size)} for thing in scene["objects"]]
-    return {"split": scene["split"], "image_index": index, "image_filename": f"CLEVR_new_{index:010d}.png",
-            "objects": objects, **{key: scene[key] for key in ("directions", "camera", "lamps", "mirror_x")}}
+    return {
+        "split": scene["split"],
+        "image_index": index,
+        "image_filename": f"CLEVR_new_{index:010d}.png",
+        "objects": objects,
+        **{key: scene[key] for key in ("directions", "camera", "lamps", "mirror_x")},
+    }
 
 
 def check_scene(scene: Any, path) -> None:
@@ -132,11 +143,16 @@ def _place_objects(rng: np.random.Generator, num_objects: int, directions: dict)
                 break
         else:
             return None
-        objects.append({
-            "shape": str(rng.choice(SHAPES)), "size": size, "material": str(rng.choice(MATERIALS)),
-            "color": str(rng.choice(list(COLORS))), "rotation": round(360.0 * rng.random(), 6),
-            "3d_coords": _rounded(center),
-        })
+        objects.append(
+            {
+                "shape": str(rng.choice(SHAPES)),
+                "size": size,
+                "material": str(rng.choice(MATERIALS)),
+                "color": str(rng.choice(list(COLORS))),
+                "rotation": round(360.0 * rng.random(), 6),
+                "3d_coords": _rounded(center),
+            }
+        )
     return objects
 
 

@@ -91,8 +91,12 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--metrics", type=metrics, metavar="NAME,…",
                         help="; ".join(f"{name}: {text}" for name, text in METRICS.items())
                         + f"; default: those of {', '.join(BY_DEFAULT)} that can be measured")  # fmt: skip
-    parser.add_argument("--fid-weights", type=Path, metavar="PATH",
-                        help="of Inception: a file or a folder; default: where `data download fid-weights` puts them")
+    parser.add_argument(
+        "--fid-weights",
+        type=Path,
+        metavar="PATH",
+        help="of Inception: a file or a folder; default: where `data download fid-weights` puts them",
+    )
     parser.add_argument("--batch-size", type=positive, default=50, help="images at a time on a device; default: 50")
     parser.add_argument("--devices", type=positive, help="GPUs, or processes on a CPU, that share the images; "
                         "default: all GPUs, or 1")  # fmt: skip

@@ -78,8 +78,12 @@ def _parser() -> ArgumentParser:
                         "them; the largest square in the middle is taken, and resized to the model's size")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
                         help="gets reconstructions/, masks/ (255 is the whole pixel) and panels.png")  # fmt: skip
-    parser.add_argument("--temperature", type=float, default=0.0,
-                        help="0, the default: the most likely token each time; 1 samples from the model's distribution")
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0, the default: the most likely token each time; 1 samples from the model's distribution",
+    )
     parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K most likely tokens")
     parser.add_argument("--top-p", type=float, metavar="P",
                         help="sample among the fewest tokens that are together at least so likely")  # fmt: skip

@@ -27,9 +27,7 @@ from implicit_slate.provenance import revision, versions
 PANEL_ROWS = 6
 
 
-def evaluate(
-    checkpoint: Path, data: DataConfig, out: Path, settings: Settings, devices: Devices
-) -> dict[str, Any]:
+def evaluate(checkpoint: Path, data: DataConfig, out: Path, settings: Settings, devices: Devices) -> dict[str, Any]:
     """Evaluate, or take what an earlier call of the same has left, and return the content of `<out>/<split>.json`.
 
     Beside it: `<split>.md` (a row of a table), `<split>.csv` (every image), `<split>.png` (panels) and

@@ -73,8 +73,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: it cannot be read, or is another file.
     """
-    other = UserError(f"{path}: expected {ORIGINAL_NAME} or {CONVERTED_NAME}, but its checksum is neither's; "
-                      f"`{COMMAND}` fetches the right one")
+    other = UserError(
+        f"{path}: expected {ORIGINAL_NAME} or {CONVERTED_NAME}, but its checksum is neither's; "
+        f"`{COMMAND}` fetches the right one"
+    )
     try:
         with open(path, "rb") as file:
             original = hashlib.file_digest(file, "sha256").hexdigest() == ORIGINAL_SHA256

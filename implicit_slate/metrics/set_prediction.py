@@ -73,4 +73,3 @@ def _categories(properties: Tensor) -> Tensor:
     """(…, P) -> (…, attributes): the index of the largest value of each one-hot vector."""
     vectors = properties[..., 3:-1].split(ATTRIBUTE_SIZES, dim=-1)
     return torch.stack([vector.argmax(-1) for vector in vectors], dim=-1)
-

@@ -60,7 +60,6 @@ class ExperimentCLI(LightningCLI):
         if None not in (model_size, data_size) and model_size != data_size:
             raise UserError(f"model.image_size={model_size} but data.image_size={data_size}: they must be the same")
 
-
     def _parse_ckpt_path(self) -> None:
         """Lightning would replace the options given by those of the checkpoint, without a word; we keep them."""
 

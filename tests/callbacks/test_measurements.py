@@ -19,9 +19,17 @@ def module(gradient="implicit", **options):
 def fit(model, callbacks, max_steps=6, **options):
     memory = Memory()
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=max_steps, logger=memory, callbacks=callbacks, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0, val_check_interval=1000,
-        check_val_every_n_epoch=None, **options,
+        accelerator="cpu",
+        max_steps=max_steps,
+        logger=memory,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        val_check_interval=1000,
+        check_val_every_n_epoch=None,
+        **options,
     )
     trainer.fit(model, TinyImages())
     return memory.scalars
@@ -117,8 +125,13 @@ def test_divergence_names_the_step_and_keeps_the_window(factor):
     memory = Memory()
     model = module()
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=9, logger=memory, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
+        accelerator="cpu",
+        max_steps=9,
+        logger=memory,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
         callbacks=[Spike(4, factor), GradientNorm(100), Divergence()],
     )
     with pytest.raises(Diverged) as diverged:

@@ -101,7 +101,7 @@ def clevr_tfrecords(root: Path, count: int = 12, compress: bool = True) -> Path:
     """As distributed: GZIP, and every byte of an image a value of its own."""
     root.mkdir(parents=True, exist_ok=True)
     path = root / "clevr_with_masks_train.tfrecords"
-    with (gzip.open(path, "wb", 1) if compress else open(path, "wb")) as file:
+    with gzip.open(path, "wb", 1) if compress else open(path, "wb") as file:
         for number in range(count):
             file.write(framed(example(clevr_scene(number))))
     return path
@@ -139,14 +139,18 @@ def _example_class():
     message(file.message_type, "BytesList", ("value", 1, many, kinds.TYPE_BYTES, ""))
     message(file.message_type, "FloatList", ("value", 1, many, kinds.TYPE_FLOAT, ""))
     message(
-        file.message_type, "Feature", ("bytes_list", 1, one, kinds.TYPE_MESSAGE, ".made.BytesList"),
+        file.message_type,
+        "Feature",
+        ("bytes_list", 1, one, kinds.TYPE_MESSAGE, ".made.BytesList"),
         ("float_list", 2, one, kinds.TYPE_MESSAGE, ".made.FloatList"),
     )
     features = message(
         file.message_type, "Features", ("feature", 1, many, kinds.TYPE_MESSAGE, ".made.Features.FeatureEntry")
     )
     message(
-        features.nested_type, "FeatureEntry", ("key", 1, one, kinds.TYPE_STRING, ""),
+        features.nested_type,
+        "FeatureEntry",
+        ("key", 1, one, kinds.TYPE_STRING, ""),
         ("value", 2, one, kinds.TYPE_MESSAGE, ".made.Feature"),
     ).options.map_entry = True
     message(file.message_type, "Example", ("features", 1, one, kinds.TYPE_MESSAGE, ".made.Features"))

@@ -46,8 +46,15 @@ def numbers(batch) -> list[int]:
 
 def trainer(folder, steps: int, **options) -> L.Trainer:
     return L.Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, default_root_dir=folder, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, check_val_every_n_epoch=None, val_check_interval=10,
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,
+        val_check_interval=10,
         **options,
     )
 

@@ -237,8 +237,10 @@ def test_selected_rows(folder):
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_on_device_gives_the_same_batches(folder, num_workers):
-    batches = [next(iter(module(folder, seed=1, on_device=on_device, num_workers=num_workers).train_dataloader()))
-               for on_device in (False, True)]
+    batches = [
+        next(iter(module(folder, seed=1, on_device=on_device, num_workers=num_workers).train_dataloader()))
+        for on_device in (False, True)
+    ]
     assert torch.equal(batches[0]["image"], batches[1]["image"])
     assert torch.equal(batches[0]["mask"], batches[1]["mask"])
 

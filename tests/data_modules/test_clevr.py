@@ -114,8 +114,12 @@ def test_objects_are_counted_where_nothing_says_how_many(hdf5):
 
 
 def test_too_few_scenes(file):
-    fails(file, f"{file}: expected 70000 scenes and 640 after them, found 12 scenes, 12 and 0 after them",
-          num_train=70_000, num_eval=320)
+    fails(
+        file,
+        f"{file}: expected 70000 scenes and 640 after them, found 12 scenes, 12 and 0 after them",
+        num_train=70_000,
+        num_eval=320,
+    )
 
 
 def test_missing_file(tmp_path):

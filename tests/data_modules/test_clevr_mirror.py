@@ -26,8 +26,10 @@ def everything(loader):
 
 def test_splits_by_sorted_name(folder):
     data = module(folder)
-    greys = {name: (part[list(range(len(part)))]["image"].mean((1, 2, 3)) * 25.5).round().int().tolist()
-             for name, part in data.splits._asdict().items()}
+    greys = {
+        name: (part[list(range(len(part)))]["image"].mean((1, 2, 3)) * 25.5).round().int().tolist()
+        for name, part in data.splits._asdict().items()
+    }
     assert greys == {"train": [*range(14)], "val": [14, 15, 16], "test": [17, 18, 19]}
 
 

@@ -32,8 +32,14 @@ def rectangle(left, top, right, bottom) -> list[float]:
 
 def annotation(image_id: int, segmentation, box, **more) -> dict:
     left, top, right, bottom = box
-    return {"image_id": image_id, "category_id": 18, "iscrowd": 0, "area": (right - left) * (bottom - top),
-            "bbox": [left, top, right - left, bottom - top], "segmentation": segmentation} | more
+    return {
+        "image_id": image_id,
+        "category_id": 18,
+        "iscrowd": 0,
+        "area": (right - left) * (bottom - top),
+        "bbox": [left, top, right - left, bottom - top],
+        "segmentation": segmentation,
+    } | more
 
 
 def crowd(image_id: int) -> dict:
@@ -73,12 +79,27 @@ def write_split(images: Path, file: Path, count: int, annotated: list[dict]) -> 
     entries = []
     for i in range(1, count + 1):
         Image.fromarray(np.full((HEIGHT, WIDTH, 3), 30 * i, np.uint8)).save(images / f"{i:012d}.jpg")
-        entries.append({"id": i, "file_name": f"{i:012d}.jpg", "width": WIDTH, "height": HEIGHT, "license": 1,
-                        "coco_url": f"http://localhost:9/{i:012d}.jpg"})
-    file.write_text(json.dumps({
-        "info": {"year": 2017}, "licenses": [{"id": 1, "name": "none", "url": ""}], "images": entries[::-1],
-        "annotations": annotated, "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
-    }))
+        entries.append(
+            {
+                "id": i,
+                "file_name": f"{i:012d}.jpg",
+                "width": WIDTH,
+                "height": HEIGHT,
+                "license": 1,
+                "coco_url": f"http://localhost:9/{i:012d}.jpg",
+            }
+        )
+    file.write_text(
+        json.dumps(
+            {
+                "info": {"year": 2017},
+                "licenses": [{"id": 1, "name": "none", "url": ""}],
+                "images": entries[::-1],
+                "annotations": annotated,
+                "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
+            }
+        )
+    )
 
 
 def make_zoo(root: Path) -> Path:
@@ -144,8 +165,10 @@ def module(root: Path, **options) -> COCO:
 def masks(root: Path, split: str = "train") -> dict[int, np.ndarray]:
     """The label maps that were made, by image."""
     (folder,) = (root / ".decoded" / "coco_masks").glob(f"{split}-*")
-    return {int(Path(name).stem): np.asarray(Image.open((folder / "masks" / name).with_suffix(".png")))
-            for name in read_index(folder).images}
+    return {
+        int(Path(name).stem): np.asarray(Image.open((folder / "masks" / name).with_suffix(".png")))
+        for name in read_index(folder).images
+    }
 
 
 def drawn(*boxes) -> np.ndarray:
@@ -254,8 +277,15 @@ class TinyModel(L.LightningModule):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_fit(root, tmp_path, num_workers):
     trainer = L.Trainer(
-        max_steps=4, accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, check_val_every_n_epoch=None, val_check_interval=2,
+        max_steps=4,
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=tmp_path,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        check_val_every_n_epoch=None,
+        val_check_interval=2,
     )
     trainer.fit(TinyModel(), COCO(root, 24, 2, num_workers=num_workers, max_samples=100))
     assert trainer.global_step == 4
@@ -264,8 +294,11 @@ def test_fit(root, tmp_path, num_workers):
 def test_nothing_is_left_behind(root):
     kept = sorted(path.name.split("-")[0] for path in (root / ".decoded" / "coco_masks").iterdir())
     assert kept == ["lock", "train", "validation"]
-    assert not [process for process in psutil.process_iter(["cmdline"])
-                if any(str(root) in part for part in process.info["cmdline"] or [])]
+    assert not [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(root) in part for part in process.info["cmdline"] or [])
+    ]
 
 
 def test_the_users_own_server_keeps_no_data_set(plain):
@@ -279,9 +312,11 @@ def test_fiftyone_stays_out_of_this_process(root):
 
 def test_the_server_ends_with_the_process_that_started_it(tmp_path):
     """Even if that is killed."""
-    command = ("import sys, time, pathlib; from data_modules.coco_database import database_server, server_binary\n"
-               "with database_server(server_binary(), pathlib.Path(sys.argv[1])) as address:\n"
-               "    print(address, flush=True)\n    time.sleep(600)")
+    command = (
+        "import sys, time, pathlib; from data_modules.coco_database import database_server, server_binary\n"
+        "with database_server(server_binary(), pathlib.Path(sys.argv[1])) as address:\n"
+        "    print(address, flush=True)\n    time.sleep(600)"
+    )
     owner = subprocess.Popen([sys.executable, "-c", command, tmp_path], stdout=subprocess.PIPE, text=True)
     assert owner.stdout.readline().startswith("mongodb://127.0.0.1:")
     (server,) = [child for child in psutil.Process(owner.pid).children(recursive=True) if child.name() == "mongod"]

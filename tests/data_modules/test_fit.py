@@ -28,8 +28,14 @@ MAKE = {
 @pytest.mark.parametrize("name", MAKE)
 def test_fit(name, tmp_path, small_splits):
     trainer = L.Trainer(
-        max_steps=3, val_check_interval=3, check_val_every_n_epoch=None, accelerator="cpu", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        max_steps=3,
+        val_check_interval=3,
+        check_val_every_n_epoch=None,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
     trainer.fit(SLATEModule(**SLATE_SIZES), datamodule=MAKE[name](tmp_path))
     assert trainer.global_step == 3 and trainer.callback_metrics["val/loss"].isfinite()

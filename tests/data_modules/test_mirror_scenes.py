@@ -24,8 +24,11 @@ def archive():
 
 @pytest.fixture(scope="module")
 def scenes(archive):
-    return {PurePosixPath(name).stem: json.loads(archive.read(name))
-            for name in archive.namelist() if name.startswith("scenes/")}
+    return {
+        PurePosixPath(name).stem: json.loads(archive.read(name))
+        for name in archive.namelist()
+        if name.startswith("scenes/")
+    }
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,9 @@ def fails(folder, message: str, **options) -> None:
 def test_splits_hold_all_cameras_of_their_scenarios(folder):
     items = ShapeStacks(folder).list_items()
     assert {split: [item.image.parent.name for item in items[split]] for split in items} == {
-        "train": [TRAIN[0]] * 2 + [TRAIN[1]] * 2, "val": SCENARIOS["eval"] * 2, "test": SCENARIOS["test"] * 2,
+        "train": [TRAIN[0]] * 2 + [TRAIN[1]] * 2,
+        "val": SCENARIOS["eval"] * 2,
+        "test": SCENARIOS["test"] * 2,
     }
     assert {item.mask.name.partition("-cam_")[2] for item in items["val"]} == {"1-mono-0.map", "2-mono-0.map"}
 
@@ -68,8 +70,11 @@ def test_without_segmentations_there_are_no_masks(tmp_path):
 def test_another_subset(folder):
     items = ShapeStacks(folder, subset="ccs_all")._items(folder / "splits" / "ccs_all" / "train.txt")
     assert {item.image.parent.name for item in items} == {TRAIN[1]}
-    fails(folder, f"{folder}/splits/blocks_all/eval.txt: expected scenarios, one a line; the split is empty",
-          subset="blocks_all")
+    fails(
+        folder,
+        f"{folder}/splits/blocks_all/eval.txt: expected scenarios, one a line; the split is empty",
+        subset="blocks_all",
+    )
 
 
 def test_subsets_are_kept_beside_one_another(folder):

@@ -52,9 +52,7 @@ def test_training_tells_the_spirals_apart(gradient):
     generator = torch.Generator().manual_seed(0)
     (x, labels), test = (example.two_spirals(num_points, generator, turns=1.0) for num_points in (500, 200))
     settings = dict(solver="broyden", gradient=gradient, max_iterations=15, tol=1e-2)
-    untrained, trained = (
-        example.measure(*example.train(x, labels, 0, steps, **settings), *test) for steps in (0, 60)
-    )
+    untrained, trained = (example.measure(*example.train(x, labels, 0, steps, **settings), *test) for steps in (0, 60))
     assert untrained.accuracy < 0.75 and trained.accuracy > 0.9
 
 

@@ -24,14 +24,64 @@ from implicit_slate.metrics.inception import (
     to_uint8,
 )
 
-STORED = torch.tensor([  # every 128th feature of each image, from torch-fidelity's own class
-    [0.2309254, 0.05932508, 0.1760374, 0.008897588, 0.03144382, 0.1326275, 0.09151979, 0.004242979,
-     0, 0.05512413, 0.06069153, 0.497876, 0.01118847, 0.6267807, 0.3045574, 0.2855123],
-    [1.286343, 0.07605268, 0.5495219, 0.04544511, 0.1809808, 0.03538663, 0.1268577, 0.03425165,
-     0.08741662, 0.506692, 0.524717, 0.06412335, 0.02207819, 0.8086807, 0.5039001, 0.2106241],
-    [0.5569603, 0.270868, 0.069787, 0.1619104, 0.05923134, 0.6304916, 0.3233649, 0.002684629,
-     0.004583185, 0.1853638, 0.864807, 0, 0.08621774, 0.3680135, 1.129881, 0.2162416],
-])
+STORED = torch.tensor(
+    [  # every 128th feature of each image, from torch-fidelity's own class
+        [
+            0.2309254,
+            0.05932508,
+            0.1760374,
+            0.008897588,
+            0.03144382,
+            0.1326275,
+            0.09151979,
+            0.004242979,
+            0,
+            0.05512413,
+            0.06069153,
+            0.497876,
+            0.01118847,
+            0.6267807,
+            0.3045574,
+            0.2855123,
+        ],
+        [
+            1.286343,
+            0.07605268,
+            0.5495219,
+            0.04544511,
+            0.1809808,
+            0.03538663,
+            0.1268577,
+            0.03425165,
+            0.08741662,
+            0.506692,
+            0.524717,
+            0.06412335,
+            0.02207819,
+            0.8086807,
+            0.5039001,
+            0.2106241,
+        ],
+        [
+            0.5569603,
+            0.270868,
+            0.069787,
+            0.1619104,
+            0.05923134,
+            0.6304916,
+            0.3233649,
+            0.002684629,
+            0.004583185,
+            0.1853638,
+            0.864807,
+            0,
+            0.08621774,
+            0.3680135,
+            1.129881,
+            0.2162416,
+        ],
+    ]
+)
 
 
 def images() -> Tensor:
@@ -147,16 +197,19 @@ def changed(path: Path, weights: Path) -> None:
     torch.save(state, path)
 
 
-@pytest.mark.parametrize("make", [
-    lambda path: path.write_text("words"),
-    lambda path: path.write_bytes(b""),
-    lambda path: torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(3)}, path),
-    lambda path: torch.save({"state": {"a": 1}}, path),
-    lambda path: torch.save(torch.zeros(3), path),
-    lambda path: torch.save(Runs(path.parent / "run"), path),
-    lambda path: path.write_bytes(pickle.dumps(Runs(path.parent / "run"))),
-    lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_text("words"),
+        lambda path: path.write_bytes(b""),
+        lambda path: torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(3)}, path),
+        lambda path: torch.save({"state": {"a": 1}}, path),
+        lambda path: torch.save(torch.zeros(3), path),
+        lambda path: torch.save(Runs(path.parent / "run"), path),
+        lambda path: path.write_bytes(pickle.dumps(Runs(path.parent / "run"))),
+        lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:`torch.jit", "error:'torch.load' received", "error:Detected pickle")
 def test_a_foreign_file_is_one_line_and_never_run(tmp_path, make):
     path = tmp_path / "weights.pth"

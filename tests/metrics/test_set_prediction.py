@@ -130,9 +130,8 @@ def slow_average_precision(predictions, truth, threshold):
         options = [
             ((6 * (row[:3] - other[:3])).norm().item(), number)
             for number, other in enumerate(truth[image])
-            if other[-1] == 1 and all(
-                row[a:b].argmax() == other[a:b].argmax() for a, b in ((3, 6), (6, 8), (8, 10), (10, 18))
-            )
+            if other[-1] == 1
+            and all(row[a:b].argmax() == other[a:b].argmax() for a, b in ((3, 6), (6, 8), (8, 10), (10, 18)))
         ]
         distance, number = min(options, default=(math.inf, None))
         right.append(number is not None and distance < threshold and (image, number) not in taken)
@@ -164,7 +163,9 @@ def test_batches_and_processes_add_up():
     first.merge_state(second)
     torch.testing.assert_close(first.compute(), whole.compute())
     assert {name: whole._reductions[name].__name__ for name in whole._reductions} == {
-        "confidence": "dim_zero_cat", "right": "dim_zero_cat", "num_objects": "dim_zero_sum"
+        "confidence": "dim_zero_cat",
+        "right": "dim_zero_cat",
+        "num_objects": "dim_zero_sum",
     }
     whole.reset()
     whole.update(truth, truth)

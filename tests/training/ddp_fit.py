@@ -25,10 +25,20 @@ def main(out: Path) -> None:
         tricks = Optimization(warmup_steps=2, decay="plateau")
         model = SLATEModule(optimization=tricks, **SLATE_SIZES | settings)
         trainer = L.Trainer(
-            accelerator="cpu", strategy="ddp", devices=2, max_steps=4, default_root_dir=out,
-            logger=TensorBoardLogger(out, name=gradient, version=""), log_every_n_steps=2, val_check_interval=2,
-            check_val_every_n_epoch=None, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
-            enable_checkpointing=False, use_distributed_sampler=False,
+            accelerator="cpu",
+            strategy="ddp",
+            devices=2,
+            max_steps=4,
+            default_root_dir=out,
+            logger=TensorBoardLogger(out, name=gradient, version=""),
+            log_every_n_steps=2,
+            val_check_interval=2,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
             callbacks=[SlotJacobian(every_n_steps=2, num_images=2), GradientNorm(every_n_steps=2), Divergence()],
         )
         trainer.fit(model, TinyImages())

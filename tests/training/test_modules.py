@@ -13,8 +13,15 @@ from tests.tiny import SLATE_SIZES, TinyImages
 
 def trainer(tmp_path, max_steps, callbacks=(), **options):
     return L.Trainer(
-        accelerator="cpu", max_steps=max_steps, default_root_dir=tmp_path, logger=False, callbacks=list(callbacks),
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, check_val_every_n_epoch=None,
+        accelerator="cpu",
+        max_steps=max_steps,
+        default_root_dir=tmp_path,
+        logger=False,
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,
         **{"enable_checkpointing": False, "val_check_interval": 1000, **options},
     )
 

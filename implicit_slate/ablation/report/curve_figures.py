@@ -112,8 +112,7 @@ def draw_overview(run: Run, folder: Path) -> Picture | None:
 def wants_log(cells: Sequence[Cell], tag: str) -> bool:
     """Norms and residuals always; a loss where the cells spread over more than a factor of five; others never."""
     return tag in (SPECTRAL_NORM, GRADIENT_NORM, RESIDUAL) or (
-        tag in LOSSES
-        and spread([v for cell in cells if tag in cell.curves for v in cell.curves[tag].values]) > 5
+        tag in LOSSES and spread([v for cell in cells if tag in cell.curves for v in cell.curves[tag].values]) > 5
     )
 
 
@@ -181,9 +180,7 @@ def _save_curves(run: Run, folder: Path, name: str, tags: Sequence[str]) -> None
     def points(cell: Cell) -> list[list]:
         curves = [(tag, cell.curves[tag]) for tag in tags if tag in cell.curves]
         return [
-            [tag, int(step), float(value)]
-            for tag, curve in curves
-            for step, value in zip(curve.steps, curve.values)
+            [tag, int(step), float(value)] for tag, curve in curves for step, value in zip(curve.steps, curve.values)
         ]
 
     header = ["measurement", "step", "value"]

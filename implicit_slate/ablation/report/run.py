@@ -133,9 +133,7 @@ class Run:
     @cached_property
     def loss(self) -> str:
         """The validation loss that the slots are trained for: the first of `LOSSES` that some cell has."""
-        measured = (
-            tag for tag in LOSSES for cell in self.cells if tag in cell.curves or cell.number(tag) is not None
-        )
+        measured = (tag for tag in LOSSES for cell in self.cells if tag in cell.curves or cell.number(tag) is not None)
         return next(measured, CROSS_ENTROPY)
 
     @property

@@ -25,8 +25,10 @@ def test_a_clean_file(file, check, monkeypatch):
     status, lines = check("clevr", file.parent, "--workers", 2)
     assert status == 0, lines
     assert lines == [
-        "12 scenes; training: the first 8 (CLEVR6: 6 of them)", "12 of 320 × 240 pixels",
-        "objects in a mask: 2 to 4, 3.00 in the mean", "nothing is wrong with 12 scenes",
+        "12 scenes; training: the first 8 (CLEVR6: 6 of them)",
+        "12 of 320 × 240 pixels",
+        "objects in a mask: 2 to 4, 3.00 in the mean",
+        "nothing is wrong with 12 scenes",
     ]
 
 
@@ -34,8 +36,9 @@ def test_too_few_scenes(file, check, monkeypatch):
     monkeypatch.setattr(checker, "CLEVR", functools.partial(CLEVR, num_train=10, num_eval=2))
     status, lines = check("clevr", file.parent)
     assert status == 1
-    assert (f"{file}: expected at least 14 scenes, 2 for the test and 2 for validation after 10 of training, "
-            "found 12") in lines
+    assert (
+        f"{file}: expected at least 14 scenes, 2 for the test and 2 for validation after 10 of training, found 12"
+    ) in lines
 
 
 def test_too_few_objects(file, check, monkeypatch, tmp_path):
@@ -43,7 +46,8 @@ def test_too_few_objects(file, check, monkeypatch, tmp_path):
     status, lines = check("clevr", file.parent, "--fix-list", tmp_path / "list" / "good.txt")
     assert status == 1
     assert [line for line in lines if "expected 3 to 10 objects, found 2" in line] == [
-        f"{file}: scene {i}: expected 3 to 10 objects, found 2" for i in (0, 3, 6, 9)]
+        f"{file}: scene {i}: expected 3 to 10 objects, found 2" for i in (0, 3, 6, 9)
+    ]
     assert (tmp_path / "list" / "good.txt").read_text().split() == ["1", "2", "4", "5", "7", "8", "10", "11"]
 
 

@@ -39,10 +39,12 @@ def test_what_is_wrong_is_named(folder, check):
     wrong = [line.removeprefix(f"{folder}/") for line in lines if line.startswith(f"{folder}/")]
     assert status == 1
     for expected in (
-        "a0.png: expected an image file that can be decoded", "b1.jpg: expected an image file that can be decoded",
+        "a0.png: expected an image file that can be decoded",
+        "b1.jpg: expected an image file that can be decoded",
         "masks/c2.png: expected a mask as large as its image, 32 × 26 pixels, found 5 × 5",
         "masks/d3.png: expected an image file there, found nothing",
-        "e4.png: expected a stem of its own", "e4.jpg: expected a stem of its own",
+        "e4.png: expected a stem of its own",
+        "e4.jpg: expected a stem of its own",
         "masks/z.png: expected an image of the same stem",
     ):
         assert any(line.startswith(expected) for line in wrong), expected

@@ -42,8 +42,11 @@ def test_a_clean_folder(folder, check, workers):
     status, lines = check("clevr-mirror", folder, "--workers", workers)
     assert status == 0
     assert lines == [
-        "40 images, with masks, with scene files", "split by sorted name: train 28, validation 6, test 6",
-        "40 of 16 × 16 pixels", "objects in a mask: 1 to 2, 1.50 in the mean", "nothing is wrong with 40 images",
+        "40 images, with masks, with scene files",
+        "split by sorted name: train 28, validation 6, test 6",
+        "40 of 16 × 16 pixels",
+        "objects in a mask: 1 to 2, 1.50 in the mean",
+        "nothing is wrong with 40 images",
     ]
 
 
@@ -63,50 +66,67 @@ def edit_scene(path, **change):
 FAULTS = {
     "truncated image": (
         lambda d: truncate(d / "images" / f"{stem(20)}.png"),
-        f"images/{stem(20)}.png: expected an image file that can be decoded"),
+        f"images/{stem(20)}.png: expected an image file that can be decoded",
+    ),
     "truncated mask": (
         lambda d: truncate(d / "masks" / f"{stem(20)}.png"),
-        f"masks/{stem(20)}.png: expected an image file that can be decoded"),
+        f"masks/{stem(20)}.png: expected an image file that can be decoded",
+    ),
     "missing mask": (
         lambda d: (d / "masks" / f"{stem(20)}.png").unlink(),
-        f"masks/{stem(20)}.png: expected an image file there, found nothing"),
+        f"masks/{stem(20)}.png: expected an image file there, found nothing",
+    ),
     "missing image": (
         lambda d: (d / "images" / f"{stem(20)}.png").unlink(),
-        f"masks/{stem(20)}.png: expected an image of the same name"),
+        f"masks/{stem(20)}.png: expected an image of the same name",
+    ),
     "missing scene": (
         lambda d: (d / "scenes" / f"{stem(20)}.json").unlink(),
-        f"scenes/{stem(20)}.json: expected the scene file of {stem(20)}.png, found nothing"),
+        f"scenes/{stem(20)}.json: expected the scene file of {stem(20)}.png, found nothing",
+    ),
     "half a scene": (
         lambda d: truncate(d / "scenes" / f"{stem(20)}.json"),
-        f"scenes/{stem(20)}.json: expected a scene file, JSON"),
+        f"scenes/{stem(20)}.json: expected a scene file, JSON",
+    ),
     "a scene of another image": (
         lambda d: edit_scene(d / "scenes" / f"{stem(20)}.json", image_filename="other.png"),
-        f"scenes/{stem(20)}.json: expected image_filename {stem(20)}.png, found other.png"),
+        f"scenes/{stem(20)}.json: expected image_filename {stem(20)}.png, found other.png",
+    ),
     "more objects than in the mask": (
         lambda d: edit_scene(d / "scenes" / f"{stem(20)}.json", objects=[{}] * 3),
-        f"masks/{stem(20)}.png: expected the values 1 to 3, the objects of .*, found \\[1\\]"),
+        f"masks/{stem(20)}.png: expected the values 1 to 3, the objects of .*, found \\[1\\]",
+    ),
     "small image": (
-        lambda d: [Image.new(mode, (8, 8)).save(d / kind / f"{stem(20)}.png")
-                   for kind, mode in (("images", "RGB"), ("masks", "L"))],
-        f"images/{stem(20)}.png: expected 16 × 16 pixels like 39 others, found 8 × 8"),
+        lambda d: [
+            Image.new(mode, (8, 8)).save(d / kind / f"{stem(20)}.png")
+            for kind, mode in (("images", "RGB"), ("masks", "L"))
+        ],
+        f"images/{stem(20)}.png: expected 16 × 16 pixels like 39 others, found 8 × 8",
+    ),
     "oblong image": (
         lambda d: Image.new("RGB", (16, 8)).save(d / "images" / f"{stem(20)}.png"),
-        f"images/{stem(20)}.png: expected a square image, found 16 × 8"),
+        f"images/{stem(20)}.png: expected a square image, found 16 × 8",
+    ),
     "image of 16 bits": (
         lambda d: Image.fromarray(np.zeros((16, 16), np.uint16)).save(d / "images" / f"{stem(20)}.png"),
-        f"images/{stem(20)}.png: expected 8 bits a channel"),
+        f"images/{stem(20)}.png: expected 8 bits a channel",
+    ),
     "mask of another size": (
         lambda d: Image.new("L", (8, 8)).save(d / "masks" / f"{stem(20)}.png"),
-        f"masks/{stem(20)}.png: expected a mask as large as its image, 16 × 16 pixels, found 8 × 8"),
+        f"masks/{stem(20)}.png: expected a mask as large as its image, 16 × 16 pixels, found 8 × 8",
+    ),
     "coloured mask": (
         lambda d: Image.new("RGB", (16, 16)).save(d / "masks" / f"{stem(20)}.png"),
-        f"masks/{stem(20)}.png: expected a mask of one 8-bit channel"),
+        f"masks/{stem(20)}.png: expected a mask of one 8-bit channel",
+    ),
     "another kind of file": (
         lambda d: (d / "images" / "notes.txt").write_text("words"),
-        "images/notes.txt: expected only PNG files in .*/images"),
+        "images/notes.txt: expected only PNG files in .*/images",
+    ),
     "another name": (
         lambda d: [(d / kind / f"{stem(20)}.png").rename(d / kind / "scene20.png") for kind in ("images", "masks")],
-        "images/scene20.png: expected a name like CLEVR_new_0000000000.png"),
+        "images/scene20.png: expected a name like CLEVR_new_0000000000.png",
+    ),
 }
 
 
@@ -133,7 +153,9 @@ def test_an_image_and_its_mask_are_both_blamed(folder, check):
         truncate(folder / kind / f"{stem(7)}.png")
     _, lines = check("clevr-mirror", folder)
     assert [line.partition(":")[0] for line in lines if "decoded" in line] == [
-        f"{folder}/images/{stem(7)}.png", f"{folder}/masks/{stem(7)}.png"]
+        f"{folder}/images/{stem(7)}.png",
+        f"{folder}/masks/{stem(7)}.png",
+    ]
     assert lines[-1] == "wrong: 2 (above); 1 of 40 images are bad"
 
 
@@ -169,13 +191,16 @@ def test_a_rendered_folder_is_clean(tmp_path, check, capsys):
     assert status == 0 and lines[-1] == "nothing is wrong with 7 images"
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["clevr-mirror", "/nowhere"], "/nowhere: expected the folder of a data set, found none"),
-    (["clever-mirror", "."], "data check: unknown kind 'clever-mirror'; did you mean 'clevr-mirror'"),
-    (["clevr-mirror", "{here}"], "{here}/images: expected the folder of CLEVR-Mirror's images"),
-    (["clevr-mirror", ".", "--workers", "0"], "--workers 0: must be at least 1"),
-    (["clevr-mirror"], "the following arguments are required: DIR"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["clevr-mirror", "/nowhere"], "/nowhere: expected the folder of a data set, found none"),
+        (["clever-mirror", "."], "data check: unknown kind 'clever-mirror'; did you mean 'clevr-mirror'"),
+        (["clevr-mirror", "{here}"], "{here}/images: expected the folder of CLEVR-Mirror's images"),
+        (["clevr-mirror", ".", "--workers", "0"], "--workers 0: must be at least 1"),
+        (["clevr-mirror"], "the following arguments are required: DIR"),
+    ],
+)
 def test_bad_usage_is_one_line(tmp_path, capsys, arguments, message):
     assert main(["data", "check", *(argument.format(here=tmp_path) for argument in arguments)]) == 2
     error = capsys.readouterr().err

@@ -48,10 +48,13 @@ def test_a_damaged_chunk(file, check):
     assert any(line.startswith(expected) for line in lines)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda opened: opened.move("images", "pictures"), "expected `images`"),
-    (lambda opened: opened.move("labels", "factors"), "expected `labels`, (250, 6), found nothing"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda opened: opened.move("images", "pictures"), "expected `images`"),
+        (lambda opened: opened.move("labels", "factors"), "expected `labels`, (250, 6), found nothing"),
+    ],
+)
 def test_other_contents(file, check, change, message):
     with h5py.File(file, "r+") as opened:
         change(opened)

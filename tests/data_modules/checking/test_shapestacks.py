@@ -29,45 +29,57 @@ def test_a_clean_folder(folder, check):
     assert lines[-1] == "nothing is wrong with 4 scenarios"
 
 
-
 FAULTS = {
     "a line without its recording": (
         lambda d: (d / "splits" / "default" / "eval.txt").write_text("env_ccs-easy-h=9-vcom=0-vpsf=0-v=0\n"),
-        "splits/default/eval.txt, line 1: expected the name of a scenario in "),
+        "splits/default/eval.txt, line 1: expected the name of a scenario in ",
+    ),
     "an empty split": (
         lambda d: (d / "splits" / "ccs_all" / "eval.txt").write_text("\n"),
-        "splits/ccs_all/eval.txt: expected names, one a line; the split is empty"),
+        "splits/ccs_all/eval.txt: expected names, one a line; the split is empty",
+    ),
     "no list": (
         lambda d: (d / "splits" / "blocks_all" / "test.txt").unlink(),
-        "splits/blocks_all/test.txt: expected the list of a split, found nothing"),
+        "splits/blocks_all/test.txt: expected the list of a split, found nothing",
+    ),
     "splits that share a scenario": (
         lambda d: (d / "splits" / "default" / "test.txt").write_text(f"{SCENARIO}\n"),
-        "splits/default/test.txt: expected names that are not in "),
+        "splits/default/test.txt: expected names that are not in ",
+    ),
     "truncated image": (
         lambda d: truncate(d / "recordings" / SCENARIO / RGB),
-        f"recordings/{SCENARIO}/{RGB}: expected an image file that can be decoded"),
+        f"recordings/{SCENARIO}/{RGB}: expected an image file that can be decoded",
+    ),
     "truncated segmentation": (
         lambda d: truncate(d / "recordings" / SCENARIO / ISEG),
-        f"recordings/{SCENARIO}/{ISEG}: expected an image file that can be decoded"),
+        f"recordings/{SCENARIO}/{ISEG}: expected an image file that can be decoded",
+    ),
     "image of another size": (
         lambda d: Image.new("RGB", (128, 128)).save(d / "recordings" / SCENARIO / RGB),
-        f"recordings/{SCENARIO}/{RGB}: expected an image of 224 × 224 pixels, found 128 × 128"),
+        f"recordings/{SCENARIO}/{RGB}: expected an image of 224 × 224 pixels, found 128 × 128",
+    ),
     "a camera without segmentation": (
         lambda d: (d / "recordings" / SCENARIO / ISEG).unlink(),
-        f"recordings/{SCENARIO}/{RGB}: expected a segmentation of cam_1"),
+        f"recordings/{SCENARIO}/{RGB}: expected a segmentation of cam_1",
+    ),
     "no segmentations of a scenario": (
         lambda d: [path.unlink() for path in (d / "recordings" / SCENARIO).glob("iseg*")],
-        f"recordings/{SCENARIO}: expected segmentations of all scenarios or of none, found none here"),
+        f"recordings/{SCENARIO}: expected segmentations of all scenarios or of none, found none here",
+    ),
     "no images": (
         lambda d: [path.unlink() for path in (d / "recordings" / SCENARIO).glob("rgb*")],
-        f"recordings/{SCENARIO}: expected images rgb-*.png, found none"),
+        f"recordings/{SCENARIO}: expected images rgb-*.png, found none",
+    ),
     "more shapes than there can be": (
         lambda d: Image.fromarray(np.repeat(np.arange(224, dtype=np.uint8)[:, None], 224, 1) + 32).save(
-            d / "recordings" / SCENARIO / ISEG, format="PNG"),
-        f"recordings/{SCENARIO}/{ISEG}: expected at most 6 shapes, found 7"),
+            d / "recordings" / SCENARIO / ISEG, format="PNG"
+        ),
+        f"recordings/{SCENARIO}/{ISEG}: expected at most 6 shapes, found 7",
+    ),
     "another folder": (
         lambda d: made.save(d / "recordings" / "mine" / RGB, made.grey(0, 224, 224)),
-        "recordings/mine: expected a name like env_"),
+        "recordings/mine: expected a name like env_",
+    ),
 }
 
 

@@ -92,10 +92,13 @@ def test_a_passing_error_of_the_server_is_tried_again(server, remote, tmp_path):
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize(("errors", "message"), [
-    ([503] * 9, "data.h5: the server answers 503 Service Unavailable; the same command goes on"),
-    ([404], "data.h5: the server answers 404 Not Found"),
-])
+@pytest.mark.parametrize(
+    ("errors", "message"),
+    [
+        ([503] * 9, "data.h5: the server answers 503 Service Unavailable; the same command goes on"),
+        ([404], "data.h5: the server answers 404 Not Found"),
+    ],
+)
 def test_a_server_that_fails(server, remote, tmp_path, errors, message):
     server.errors = errors
     with pytest.raises(DownloadError, match=message):
@@ -194,16 +197,22 @@ def test_another_server_must_have_the_same_file(server, tmp_path, capsys):
     assert "expected 267573662 bytes, but the server has 300000" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["clevr-mirror"], "clevr-mirror: has no stable public address; its authors link it on https://sites.google.com/"),
-    (["folder"], "folder: has no stable public address"),
-    (["shapestacks"], "shapestacks: give --base-address URL, .* https://shapestacks.robots.ox.ac.uk"),
-    (["coc"], "unknown kind 'coc'; did you mean 'coco'"),
-    (["coco", "--only", "val2017"], "--only val2017: not a file of coco; did you mean 'val2017.zip'"),
-    (["coco", "--base-address", "here"], "--base-address here: expected http"),
-    (["fid-weights", "--only", "a"], "fid-weights: --base-address and --only are for data sets"),
-    ([], "download: the following arguments are required: KIND"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["clevr-mirror"],
+            "clevr-mirror: has no stable public address; its authors link it on https://sites.google.com/",
+        ),
+        (["folder"], "folder: has no stable public address"),
+        (["shapestacks"], "shapestacks: give --base-address URL, .* https://shapestacks.robots.ox.ac.uk"),
+        (["coc"], "unknown kind 'coc'; did you mean 'coco'"),
+        (["coco", "--only", "val2017"], "--only val2017: not a file of coco; did you mean 'val2017.zip'"),
+        (["coco", "--base-address", "here"], "--base-address here: expected http"),
+        (["fid-weights", "--only", "a"], "fid-weights: --base-address and --only are for data sets"),
+        ([], "download: the following arguments are required: KIND"),
+    ],
+)
 def test_bad_usage_is_one_line_and_fetches_nothing(tmp_path, capsys, arguments, message):
     assert main(["data", "download", *arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err

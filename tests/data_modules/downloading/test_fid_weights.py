@@ -31,8 +31,15 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.setattr("data_modules.downloading.transfer.PAUSE", 0.0)
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
         monkeypatch.delenv(name)
-    settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "0", "UV_NO_CONFIG": "1",
-                "UV_NO_CACHE": "1", "UV_HTTP_RETRIES": "0", "TORCH_HOME": str(tmp_path / "torch")}
+    settings = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_CACHE_DIR": "1",
+        "PIP_RETRIES": "0",
+        "UV_NO_CONFIG": "1",
+        "UV_NO_CACHE": "1",
+        "UV_HTTP_RETRIES": "0",
+        "TORCH_HOME": str(tmp_path / "torch"),
+    }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     index_at(monkeypatch, REFUSED)
@@ -144,7 +151,8 @@ def test_another_file_of_that_name_is_left_alone(tmp_path, capsys, name):
     (tmp_path / name).write_text("my thesis")
     assert download(tmp_path) == 2
     assert capsys.readouterr().err == (
-        f"implicit-slate: {tmp_path / name}: not the weights of FID; move it away to fetch them anew\n")
+        f"implicit-slate: {tmp_path / name}: not the weights of FID; move it away to fetch them anew\n"
+    )
     assert (tmp_path / name).read_text() == "my thesis"
 
 

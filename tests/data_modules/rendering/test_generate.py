@@ -33,15 +33,34 @@ def rendered(tmp_path_factory):
 def test_layout(rendered):
     stems = [f"CLEVR_new_{index:010d}" for index in range(4)]
     assert set(contents(rendered)) == {
-        "render.json", *(f"{kind}/{stem}.{suffix}" for stem in stems
-                         for kind, suffix in (("images", "png"), ("masks", "png"), ("scenes", "json")))
+        "render.json",
+        *(
+            f"{kind}/{stem}.{suffix}"
+            for stem in stems
+            for kind, suffix in (("images", "png"), ("masks", "png"), ("scenes", "json"))
+        ),
     }
     for stem in stems:
         scene = json.loads((rendered / "scenes" / f"{stem}.json").read_text())
-        assert set(scene) == {"split", "image_index", "image_filename", "objects", "directions", "camera", "lamps",
-                              "mirror_x"}
-        assert set(scene["objects"][0]) == {"shape", "size", "material", "color", "rotation", "3d_coords",
-                                            "pixel_coords"}
+        assert set(scene) == {
+            "split",
+            "image_index",
+            "image_filename",
+            "objects",
+            "directions",
+            "camera",
+            "lamps",
+            "mirror_x",
+        }
+        assert set(scene["objects"][0]) == {
+            "shape",
+            "size",
+            "material",
+            "color",
+            "rotation",
+            "3d_coords",
+            "pixel_coords",
+        }
         image, mask = (Image.open(rendered / kind / f"{stem}.png") for kind in ("images", "masks"))
         assert (image.size, image.mode, mask.size, mask.mode) == ((16, 16), "RGB", (16, 16), "L")
         assert sorted(np.unique(mask)) == list(range(len(scene["objects"]) + 1))
@@ -95,11 +114,14 @@ def test_packing_is_reproducible(rendered, tmp_path):
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--seed", "4"], "was made with seed = 3, not 4"),
-    (["--size", "32"], "was made with size = 16, not 32"),
-    (["--no-mirror"], "was made with mirror = True, not False"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "4"], "was made with seed = 3, not 4"),
+        (["--size", "32"], "was made with size = 16, not 32"),
+        (["--no-mirror"], "was made with mirror = True, not False"),
+    ],
+)
 def test_a_folder_of_other_settings_is_left_alone(rendered, arguments, message):
     before = contents(rendered)
     with pytest.raises(UserError, match=message):
@@ -114,14 +136,17 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert list(contents(tmp_path)) == ["thesis.txt"]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ([], "either --scenes N or --from-scenes DIR"),
-    (["--scenes", "1", "--from-scenes", "x"], "either --scenes N or --from-scenes DIR"),
-    (["--scenes", "0"], "--scenes 0: must be at least 1"),
-    (["--scenes", "1", "--size", "8"], "--size 8: .*at least 16"),
-    (["--scenes", "1", "--seed", "-1"], "--seed -1"),
-    (["--from-scenes", "nowhere"], "nowhere: expected scene files"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either --scenes N or --from-scenes DIR"),
+        (["--scenes", "1", "--from-scenes", "x"], "either --scenes N or --from-scenes DIR"),
+        (["--scenes", "0"], "--scenes 0: must be at least 1"),
+        (["--scenes", "1", "--size", "8"], "--size 8: .*at least 16"),
+        (["--scenes", "1", "--seed", "-1"], "--seed -1"),
+        (["--from-scenes", "nowhere"], "nowhere: expected scene files"),
+    ],
+)
 def test_bad_arguments(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         main(["--out", str(tmp_path / "out"), *arguments])

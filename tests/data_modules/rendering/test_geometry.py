@@ -8,11 +8,14 @@ import pytest
 from data_modules.rendering import geometry
 
 
-@pytest.mark.parametrize(("mesh", "volume"), [
-    (geometry.rounded_cube(), 8.0),
-    (geometry.rounded_cylinder(), 2 * np.pi),
-    (geometry.rounded_cube(0.5), 4 + 3 / 4 * np.pi + np.pi / 6),  # faces, edges, corners
-])
+@pytest.mark.parametrize(
+    ("mesh", "volume"),
+    [
+        (geometry.rounded_cube(), 8.0),
+        (geometry.rounded_cylinder(), 2 * np.pi),
+        (geometry.rounded_cube(0.5), 4 + 3 / 4 * np.pi + np.pi / 6),  # faces, edges, corners
+    ],
+)
 def test_solids(mesh, volume):
     vertices, normals, faces = mesh
     assert np.abs(vertices).max(axis=0) == pytest.approx([1, 1, 1])

@@ -78,7 +78,8 @@ def test_single_paths_of_enormous_brightness_are_cut_and_highlights_are_not():
 
 def test_srgb_curve():
     assert render.to_srgb(np.array([-1.0, 0.0, 0.0031308, 0.5, 1.0, 7.0])) == pytest.approx(
-        [0, 0, 0.04045, 0.735357, 1, 1], abs=1e-5)
+        [0, 0, 0.04045, 0.735357, 1, 1], abs=1e-5
+    )
 
 
 def test_measures_of_comparison():

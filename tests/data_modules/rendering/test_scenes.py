@@ -43,8 +43,12 @@ def test_objects_keep_their_distances(sampled):
 
 def test_everything_is_drawn(sampled):
     things = [thing for scene in sampled for thing in scene["objects"]]
-    for key, known in (("shape", scenes.SHAPES), ("material", scenes.MATERIALS), ("color", scenes.COLORS),
-                       ("size", scenes.RADII)):
+    for key, known in (
+        ("shape", scenes.SHAPES),
+        ("material", scenes.MATERIALS),
+        ("color", scenes.COLORS),
+        ("size", scenes.RADII),
+    ):
         counts = {name: sum(thing[key] == name for thing in things) for name in known}
         expected = len(things) / len(known)
         assert sum(counts.values()) == len(things)
@@ -65,9 +69,13 @@ def test_directions_and_euler_angles_are_blenders():
     assert scenes._camera_euler(camera) == pytest.approx([1.05706, 0.0, 0.866987], abs=1e-5)
 
 
-@pytest.mark.parametrize(("point", "seen"), [
-    ([2.856748, 0.227399, 0.55], [94, 72, 9.435717]), ([-1.322195, -1.250317, 0.55], [42, 57, 11.377581]),
-])
+@pytest.mark.parametrize(
+    ("point", "seen"),
+    [
+        ([2.856748, 0.227399, 0.55], [94, 72, 9.435717]),
+        ([-1.322195, -1.250317, 0.55], [42, 57, 11.377581]),
+    ],
+)
 def test_projection_is_blenders(point, seen):
     scene = {"camera": {"location": [7.61882, -6.46702, 5.63903]}}
     assert scenes.project(scene, point, 128) == pytest.approx(seen, abs=1e-5)
@@ -77,14 +85,17 @@ def test_visible_pixels_scale_with_the_area():
     assert [scenes.min_pixels(size) for size in (128, 64, 32, 16)] == [100, 25, 7, 2]
 
 
-@pytest.mark.parametrize(("path", "value", "message"), [
-    (("objects", 0, "shape"), "cone", "shape 'cone'"),
-    (("objects", 0, "color"), "pink", "'pink'"),
-    (("objects", 0, "3d_coords"), [1, 2], "three coordinates"),
-    (("camera",), {}, "'location'"),
-    (("lamps",), {}, "'Lamp_Key'"),
-    (("mirror_x",), "left", "left"),
-])
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("objects", 0, "shape"), "cone", "shape 'cone'"),
+        (("objects", 0, "color"), "pink", "'pink'"),
+        (("objects", 0, "3d_coords"), [1, 2], "three coordinates"),
+        (("camera",), {}, "'location'"),
+        (("lamps",), {}, "'Lamp_Key'"),
+        (("mirror_x",), "left", "left"),
+    ],
+)
 def test_faulty_scene_files_are_named(path, value, message):
     scene = scenes.sample_scene(np.random.default_rng(0), 3, mirror=True)
     place = scene
