@@ -1,0 +1,283 @@
+"""Every quantity that is logged during training or evaluated afterwards: its tag, its name, and how to read it.
+
+To add a logged quantity, log it where it is computed and give it an entry in `LOGGED`: result files, HPARAMS, tables,
+figures and the table in the docs follow. Nothing heavy is imported here.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Summary = Literal["last", "largest"]
+
+_SUFFIXES: dict[Summary, str] = {"last": "_final", "largest": "_max"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One quantity."""
+
+    tag: str
+    """Its TensorBoard tag, or its key in the JSON of an evaluation."""
+    name: str
+    """What people call it, as in `validation cross-entropy`."""
+    about: str
+    """How it is measured, and how to read it: the sentence under its figure and in the docs."""
+    source: str = "the modules"
+    """What logs it."""
+    unit: str = ""
+    summaries: tuple[Summary, ...] = ()
+    """The values that sum up a run; each is a column of `results.csv`."""
+    suffixed: bool = True
+    """Whether the name of such a column says which value it is (`residual_final`), or is the bare tag."""
+    better: Literal["lower", "higher"] | None = None
+    log_scale: bool = False
+    """Whether it varies over orders of magnitude."""
+    figure: bool = False
+    """Whether the report draws it over training."""
+    headline: bool = False
+    """Whether it tells gradient modes apart, so that tables with little room show it first."""
+    compares_images: bool = False
+    """Of an evaluation: whether it needs images only, so that the dVAE's own reconstruction has it, too."""
+
+    @property
+    def columns(self) -> dict[str, Summary]:
+        """The columns of `results.csv` by which a run is summed up."""
+        return {self.tag + _SUFFIXES[how] if self.suffixed else self.tag: how for how in self.summaries}
+
+    @property
+    def file_name(self) -> str:
+        """The stem of the files of its figure: `jacobian_spectral_norm`."""
+        return self.tag.replace("/", "_")
+
+
+_LAST: tuple[Summary, ...] = ("last",)
+_AP = "Average precision of predicted objects; a prediction is right only "
+
+LOGGED: dict[str, Measure] = {
+    measure.tag: measure
+    for measure in (
+        Measure(
+            "val/cross_entropy", "validation cross-entropy",
+            "Of argmax tokens without noise, summed over the tokens, mean over the validation images.",
+            unit="nats", summaries=_LAST, suffixed=False, better="lower", figure=True, headline=True,
+        ),
+        Measure(
+            "val/mse", "validation MSE",
+            "Squared error summed over channels and pixels, mean over the validation images: of the dVAE's own "
+            "reconstruction, or of the spatial broadcast decoder's.",
+            summaries=_LAST, suffixed=False, better="lower", figure=True,
+        ),
+        Measure(
+            "val/loss", "validation loss",
+            "All that the model is trained for, mean over the validation images; plateau halving watches it.",
+            summaries=_LAST, suffixed=False, better="lower", figure=True,
+        ),
+        Measure(
+            "jacobian/spectral_norm", "spectral norm",
+            "The largest singular value of the slot Jacobian where the forward solve stops, mean over the probe "
+            "images.",
+            source="SlotJacobian", summaries=("last", "largest"), log_scale=True, figure=True, headline=True,
+        ),
+        Measure(
+            "jacobian/spectral_radius", "spectral radius",
+            "The largest absolute eigenvalue of the slot Jacobian, mean over the probe images; SlotJacobian measures "
+            "it at the end only.",
+            source="SlotJacobian, FixedPointDiagnostics", summaries=_LAST,
+        ),
+        Measure(
+            "grad_norm", "gradient norm",
+            "L2 norm over slot attention's parameters, before clipping; a point is the largest value since the point "
+            "before.",
+            source="GradientNorm", summaries=("largest",), log_scale=True, figure=True, headline=True,
+        ),
+        Measure(
+            "residual", "residual",
+            "‖f(z) − z‖ / ‖f(z)‖ of the last forward step, mean over the probe images.",
+            source="SlotJacobian", summaries=_LAST, log_scale=True, figure=True, headline=True,
+        ),
+        Measure(
+            "evaluations", "evaluations a step",
+            "How often a training step evaluates f, recorded evaluations included; logged once.",
+            source="SlotJacobian", summaries=_LAST, suffixed=False,
+        ),
+        Measure(
+            "gradient/cosine", "cosine to the exact gradient",
+            "Of the gradients with respect to slot attention's parameters, on the probe images. The exact one comes "
+            "from a backward solve by GMRES; it is one only as far as that and the forward solve converge.",
+            source="FixedPointDiagnostics", summaries=_LAST, suffixed=False, figure=True,
+        ),
+        Measure(
+            "gradient/norm_ratio", "norm relative to the exact gradient",
+            "The norm of the mode's gradient divided by that of the exact one.",
+            source="FixedPointDiagnostics", summaries=_LAST, suffixed=False,
+        ),
+        Measure(
+            "gradient/adjoint_residual", "residual of the reference's backward solve",
+            "Of the exact gradient that the mode's is compared with.",
+            source="FixedPointDiagnostics", summaries=_LAST, suffixed=False, log_scale=True,
+        ),
+        Measure(
+            "gradient/adjoint_products", "products of the reference's backward solve",
+            "Vector-Jacobian products that the exact gradient took.",
+            source="FixedPointDiagnostics", summaries=_LAST, suffixed=False,
+        ),
+        Measure(
+            "adjoint/products", "products of the backward solve",
+            "Vector-Jacobian products of an `exact` mode in the logged step.",
+            summaries=_LAST, suffixed=False,
+        ),
+        Measure(
+            "adjoint/residual", "residual of the backward solve",
+            "Of an `exact` mode in the logged step.",
+            summaries=_LAST, suffixed=False, log_scale=True,
+        ),
+        Measure(
+            "slots/attention_entropy", "attention entropy",
+            "Of the attention over slots, relative to its largest value, mean over inputs and probe images: at 1 every "
+            "slot looks everywhere alike, at 0 each input has one slot.",
+            source="SlotUsage", summaries=_LAST, figure=True,
+        ),
+        Measure(
+            "slots/in_use", "slots in use",
+            "Slots that attend most to at least 1% of an image's inputs, mean over the probe images.",
+            source="SlotUsage", summaries=_LAST, figure=True,
+        ),
+        Measure(
+            "slots/information", "information on slots",
+            "What an input tells of its slot, relative to its largest value, mean over the probe images: at 0 the "
+            "attention is the same at every input, at 1 each input has one slot and all slots have as many.",
+            source="SlotUsage", summaries=_LAST, figure=True,
+        ),
+        Measure(
+            "slots/fg_ari", "FG-ARI",
+            "Adjusted Rand index of the slots' masks over the pixels of objects, mean over the probe images; chance is "
+            "0, but random weights reach 0.2 on small scenes.",
+            source="SlotUsage", summaries=_LAST, better="higher", figure=True,
+        ),
+        *(
+            Measure(f"val/ap_{key}", f"AP {name}", about, summaries=_LAST, suffixed=False, better="higher")
+            for key, name, about in (
+                ("inf", "at any distance", "Average precision of predicted objects, wherever they are said to be."),
+                ("1", "within distance 1", _AP + "within a distance of 1 of the object."),
+                ("0.5", "within 0.5", _AP + "within a distance of 0.5."),
+                ("0.25", "within 0.25", _AP + "within a distance of 0.25."),
+                ("0.125", "within 0.125", _AP + "within a distance of 0.125."),
+            )
+        ),
+        Measure("train/loss", "training loss", "Of the logged step."),
+        Measure("train/cross_entropy", "training cross-entropy", "Of the logged step, with noise.", unit="nats"),
+        Measure("train/mse", "training MSE", "Of the logged step, with noise."),
+        Measure("train/learning_rate", "learning rate", "Of the main group, in the logged step.", log_scale=True),
+        Measure("train/tau", "temperature", "Of the Gumbel-softmax, in the logged step."),
+        Measure(
+            "train/jacobian_regularizer", "Jacobian regulariser",
+            "E‖vᵀJ‖² / D at the slots found, where `model.jacobian_weight` is above 0.",
+        ),
+        Measure(
+            "val/codes_in_use", "codes in use", "Of the dVAE's argmax tokens over the validation set.", better="higher"
+        ),
+        Measure(
+            "val/code_perplexity", "perplexity of the codes", "Of the dVAE's argmax tokens over the validation set."
+        ),
+        Measure(
+            "residual/depth_<d>", "residual at depth d", "After d = n, 2n, 4n, 8n plain applications.",
+            source="FixedPointDiagnostics", log_scale=True,
+        ),
+        Measure(
+            "jacobian/regularizer", "Jacobian regulariser at z*", "‖vᵀJ‖² / D, always with the same v.",
+            source="FixedPointDiagnostics",
+        ),
+        Measure(
+            "basins/distinct", "distinct fixed points", "That 8 random starts reach, as sets of slots in any order.",
+            source="FixedPointDiagnostics",
+        ),
+        Measure(
+            "basins/converged", "converged starts", "How many of those starts reach a fixed point in 500 applications.",
+            source="FixedPointDiagnostics",
+        ),
+    )
+}  # fmt: skip
+"""By tag, in the order of the columns of `results.csv`. What a probe measures of each image is logged as the mean under
+its tag, and as the maximum under `<tag>_image_max`."""
+
+EVALUATED: dict[str, Measure] = {
+    measure.tag: measure
+    for measure in (
+        Measure("mse", "MSE", "Squared error of the image through the slots, summed over its values.",
+                "evaluate", better="lower", compares_images=True),
+        Measure("mse_per_value", "MSE per value", "Squared error of the image through the slots, mean over its values.",
+                "evaluate", better="lower", compares_images=True),
+        Measure("psnr", "PSNR", "Of the mean squared error a value, mean over images.",
+                "evaluate", unit="dB", better="higher", compares_images=True),
+        Measure("ssim", "SSIM", "Structural similarity (Wang et al. 2004).",
+                "evaluate", better="higher", compares_images=True),
+        Measure("fid", "FID", "Fréchet distance of Inception's features; depends on the number of images.",
+                "evaluate", better="lower", compares_images=True),
+        Measure("kid", "KID", "Kernel distance of Inception's features, which suits few images better.",
+                "evaluate", better="lower", compares_images=True),
+        Measure("cross_entropy", "cross-entropy", "Of the image's own tokens, predicted from the slots.",
+                "evaluate", unit="nats", better="lower"),
+        Measure("fg_ari", "FG-ARI", "Adjusted Rand index of the slots' masks over the pixels of objects.",
+                "evaluate", better="higher"),
+        Measure("ari", "ARI", "Adjusted Rand index of the slots' masks over all pixels.", "evaluate", better="higher"),
+        Measure("mbo_object", "mBO per object", "Best overlap (IoU) of a mask with each object, mean over all objects.",
+                "evaluate", better="higher"),
+        Measure("mbo_image", "mBO per image", "Best overlap with each object, mean over an image's objects, then over "
+                "images.", "evaluate", better="higher"),
+    )
+}  # fmt: skip
+"""By their key in the JSON of an evaluation."""
+
+LOSSES = ("val/cross_entropy", "val/mse", "val/loss")
+"""What slots can be trained for. The first that a run has is its loss: a model with tokens logs the MSE of its dVAE as
+well, and every model the sum of its losses."""
+
+COLUMNS: dict[str, tuple[Measure, Summary]] = {
+    column: (measure, how) for measure in LOGGED.values() for column, how in measure.columns.items()
+}
+"""The measures of a cell in `result.json` and `results.csv`: what each sums up, and how."""
+
+
+def column_name(column: str) -> str:
+    """What people call a column: `validation cross-entropy`, `largest spectral norm`."""
+    measure, how = COLUMNS[column]
+    return f"{how} {measure.name}" if measure.suffixed else measure.name
+
+
+def headline_columns() -> list[str]:
+    """All columns, those of `headline` measures first."""
+    return sorted(COLUMNS, key=lambda column: not COLUMNS[column][0].headline)
+
+
+def summarise(curves: Mapping[str, Mapping[int, float]]) -> dict[str, float | None]:
+    """`COLUMNS` of a run from its curves (of each tag, the value at each step, in the order of the steps).
+
+    A value that is not finite or not there is None.
+    """
+    return {
+        column: _finite(_last_or_largest(list(curves.get(measure.tag, {}).values()), how))
+        for column, (measure, how) in COLUMNS.items()
+    }
+
+
+def final_loss(measures: Mapping[str, Any]) -> float | None:
+    """The loss of a run (see `LOSSES`) among its measures; None where it has none."""
+    return next((measures[tag] for tag in LOSSES if measures.get(tag) is not None), None)
+
+
+def _last_or_largest(values: list[float], how: Summary) -> float:
+    if not values or (how == "largest" and any(map(math.isnan, values))):  # Python's max would skip over a NaN
+        return math.nan
+    return values[-1] if how == "last" else max(values)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def docs_table() -> str:
+    """`LOGGED` as the Markdown table in docs/measures.md, which a test holds to it."""
+    rows = [f"| `{m.tag}` | {m.name} | {m.source} | {m.about} |" for m in LOGGED.values()]
+    return "\n".join(["| tag | name | logged by | how it is measured |", "|---|---|---|---|", *rows]) + "\n"
