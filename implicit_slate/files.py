@@ -1,14 +1,19 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, also after a power cut."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from implicit_slate.errors import UserError
 
 
-def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
+def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool = True) -> None:
     """Write `data` to `path` so that a reader, or a kill at any moment, never meets half a file.
+
+    With `durable` the file is on the disk when this returns, so that a power cut loses nothing of it. Without, a power
+    cut may leave the file before; that is for files that are written every second and decide nothing.
 
     Raises:
         UserError: nothing can be written there (a full disk, a folder without permission); nothing is left behind.
@@ -21,9 +26,44 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(data.encode() if isinstance(data, str) else data)
             os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
-            os.replace(temporary, path)
+            if durable:
+                replace_durably(Path(temporary), path)
+            else:
+                os.replace(temporary, path)
         except BaseException:
-            os.unlink(temporary)
+            Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def replace_durably(unfinished: Path, path: Path) -> None:
+    """Give a finished file its name, in this order on the disk: its content, then the name."""
+    _flush(unfinished)
+    os.replace(unfinished, path)
+    _flush(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON file; None if the file is not there, or is empty or torn as a power cut leaves it."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return content if isinstance(content, dict) else None
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left of unfinished files in `folder`; only its sole user may do this."""
+    for file in folder.glob(".*.*"):  # `.name.ext.random` of write_atomically; `.lock` and `.claim` have one dot
+        file.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,7 +1,9 @@
 """YAML as people expect it, with errors that say where."""
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -49,3 +51,12 @@ def load_yaml(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values")
     return content
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested mappings; `init_args` is left out of keys, as on LightningCLI's command line."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, prefix if key == "init_args" else f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

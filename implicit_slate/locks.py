@@ -1,0 +1,110 @@
+"""Who works in a folder: one process at most, on whichever host.
+
+On one host the kernel's lock decides: it is let go when the process that holds it is dead, so a free lock proves that
+nobody works there any more. Not every shared file system passes such locks on to other hosts, so the holder also leaves
+a claim with its host's name, and touches it every `HEARTBEAT_SECONDS`. Between hosts the claim decides.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+from implicit_slate.errors import UserError
+from implicit_slate.files import read_json, write_atomically
+
+HEARTBEAT_SECONDS = 20.0
+LOOKS = 5
+"""`is_locked` holds the lock for an instant, and must not make another process believe that somebody works there."""
+STALE_SECONDS = 120.0
+"""A claim of another host that was not touched for so long is that of a dead process."""
+
+
+class FolderLock:
+    """Held while this process works in a folder; a context manager, let go at the end of the process at the latest."""
+
+    def __init__(self, folder: Path, descriptor: int):
+        self._claim, self._descriptor = folder / ".claim", descriptor
+        self._mine = {"host": socket.gethostname(), "process": os.getpid()}
+        write_atomically(self._claim, json.dumps(self._mine))
+        self._over = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._over.set()
+        if read_json(self._claim) == self._mine:
+            self._claim.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT_SECONDS):
+            if read_json(self._claim) not in (self._mine, None):
+                os._exit(1)  # two hosts took over a stale claim at once, and the other was the later one
+            with contextlib.suppress(OSError):  # a beat that is lost now and then is what STALE_SECONDS is for
+                os.utime(self._claim)
+
+
+def try_lock(folder: Path) -> FolderLock | None:
+    """The lock of a folder, or None if somebody holds it; `UserError` where the folder cannot be written."""
+    try:
+        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+    if not _lock_kernel(descriptor):
+        os.close(descriptor)
+        return None
+    os.utime(descriptor)  # now, by the clock of the file system: those of two hosts may differ
+    if _claimed_elsewhere(folder, now=os.fstat(descriptor).st_mtime):
+        os.close(descriptor)
+        return None
+    return FolderLock(folder, descriptor)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether somebody works in the folder now; makes no file."""
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return _claimed_elsewhere(folder, now=time.time())
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def holder(folder: Path) -> str:
+    """Who works in the folder, for a message: `process 4711 on host`."""
+    claim = read_json(folder / ".claim") or {}
+    return f"process {claim.get('process', '?')} on {claim.get('host', '?')}"
+
+
+def _lock_kernel(descriptor: int) -> bool:
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.05)
+    return False
+
+
+def _claimed_elsewhere(folder: Path, now: float) -> bool:
+    """Whether another host's claim is alive."""
+    claim = read_json(folder / ".claim")
+    if claim is None or claim.get("host") == socket.gethostname():
+        return False
+    try:
+        touched = (folder / ".claim").stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return now - touched < STALE_SECONDS

@@ -1,0 +1,40 @@
+"""Processes that end with the process that started them, however that one ends."""
+
+import multiprocessing
+import os
+import threading
+import time
+
+CHECK_SECONDS = 0.5
+PARENT = "IMPLICIT_SLATE_PARENT"
+"""The environment variable in which a process tells those that it starts its own id."""
+
+
+def expect_children() -> None:
+    """Let every process that this one starts from now on, as a program of its own, watch this one."""
+    os.environ[PARENT] = str(os.getpid())
+
+
+def end_with_parent() -> None:
+    """End this process at once when the one that started it is gone. To be called first, before long imports.
+
+    A process of `multiprocessing` watches the one that asked for it, also where a fork server lies between them. Any
+    other watches the one that called `expect_children`; a process that was started by hand watches nobody.
+    """
+    asked_for_by = multiprocessing.parent_process()
+    if asked_for_by is not None:
+        wait = asked_for_by.join
+    elif PARENT in os.environ:
+        parent = int(os.environ[PARENT])
+
+        def wait() -> None:
+            while os.getppid() == parent:  # it is another from the start where the parent died before we got here
+                time.sleep(CHECK_SECONDS)
+    else:
+        return
+    threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
+
+
+def _end_after(wait) -> None:
+    wait()
+    os._exit(1)

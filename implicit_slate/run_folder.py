@@ -1,0 +1,126 @@
+"""The folder of a grid's run: where things are in it, and what its files say of every cell.
+
+Two things decide about a cell: `result.json` (it is done) and the lock of its folder (somebody works on it). All other
+files only tell.
+"""
+
+import csv
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from implicit_slate.errors import UserError
+from implicit_slate.files import read_json, write_atomically
+from implicit_slate.locks import is_locked
+from implicit_slate.measures import COLUMNS
+
+DONE = ("complete", "diverged")
+"""A cell with such a result is not run again; one that failed is, when the grid is started again."""
+
+STATUSES = (*DONE, "failed", "running", "waiting")
+
+Axes = dict[str, Any]
+"""The value of every axis of a cell, `seed` included."""
+
+
+class RunFolder:
+    """`runs/<grid>/`, one folder a run; hosts that share a run share the folder."""
+
+    def __init__(self, path: Path, cells: Mapping[str, Axes] | None = None):
+        """`cells` are the axes of each cell by its id, in the grid's order; by default those that `grid.json` names.
+
+        Raises:
+            UserError: no `cells` are given, and `path` is not the folder of a grid.
+        """
+        self.path = Path(path)
+        self.pretrain = self.path / "pretrain"
+        self.cells = dict(cells) if cells is not None else self._cells_on_disk()
+
+    def cell(self, cell: str) -> Path:
+        return self.path / "cells" / cell
+
+    def facts(self) -> dict[str, Any]:
+        """What `grid.json` says of the grid; empty while there is none."""
+        return read_json(self.path / "grid.json") or {}
+
+    def result(self, cell: str) -> dict[str, Any] | None:
+        """The content of the cell's `result.json`, None while there is none."""
+        return read_result(self.cell(cell))
+
+    def status(self, cell: str) -> str:
+        """One of `STATUSES`; reads only."""
+        return status_of(self.cell(cell))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row for each cell, in the grid's order: what `results.json` holds."""
+        return [self._row(cell, axes) for cell, axes in self.cells.items()]
+
+    def write_results(self) -> None:
+        """Write `results.json` and `results.csv` for people and pandas; nothing here reads them."""
+        with self.lock():
+            rows = self.rows()
+            write_atomically(self.path / "results.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
+            table = io.StringIO()
+            writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({**row, "versions": json.dumps(row["versions"] or {})} for row in rows)
+            write_atomically(self.path / "results.csv", table.getvalue())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """One process at a time of those that write files of the whole run; waits for the others."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        except OSError as error:
+            raise UserError(f"{self.path}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _row(self, cell: str, axes: Axes) -> dict[str, Any]:
+        result = self.result(cell)
+        found = result or read_json(self.cell(cell) / "progress.json") or {}
+        result = result or {}
+        return {
+            "cell": cell,
+            "status": self.status(cell),
+            **axes,
+            "step": found.get("step"),
+            **{column: result.get("measures", {}).get(column) for column in COLUMNS},
+            **{key: result.get(key) for key in ("seconds", "steps_per_second", "git", "versions")},
+        }
+
+    def _cells_on_disk(self) -> dict[str, Axes]:
+        if not self.path.is_dir():
+            raise UserError(f"{self.path}: no such folder; expected the folder of a grid, as runs/demo")
+        entries = self.facts().get("cells")
+        if entries is None:  # torn, perhaps; the cells know themselves
+            entries = filter(None, (read_json(file) for file in sorted(self.path.glob("cells/*/cell.json"))))
+        cells = {entry["cell"]: entry["axes"] for entry in entries}
+        if not cells:
+            raise UserError(f"{self.path}: not the folder of a grid: it holds no grid.json")
+        return cells
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The content of `result.json` in a cell's folder; None if there is none, or only a part of one."""
+    result = read_json(folder / "result.json")
+    return result if result and result.get("status") in (*DONE, "failed") else None
+
+
+def status_of(folder: Path) -> str:
+    """The status of the cell in `folder`: one of `STATUSES`."""
+    result = read_result(folder)
+    if result is not None and result["status"] in DONE:
+        return result["status"]
+    if is_locked(folder):
+        return "running"
+    return result["status"] if result else "waiting"
