@@ -4,7 +4,10 @@ import dataclasses
 import inspect
 import logging
 import re
+import sys
 import warnings
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -13,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from implicit_slate.errors import UserError, nearest
 from implicit_slate.training.checkpoints import read_checkpoint
+from implicit_slate.yaml_files import load_yaml
 
 logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
 warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we do run it from within Python
@@ -127,3 +131,21 @@ def _options() -> list[str]:
     options = {parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD}
     options |= {f"optimization.{field.name}" for field in dataclasses.fields(Optimization)}
     return sorted(options) + [f"trainer.{name}" for name in inspect.signature(L.Trainer).parameters]
+
+
+def _run(subcommand: str, argv: list[str]) -> int:
+    """`implicit-slate fit`, `validate` or `test`; returns the exit status."""
+    from callbacks import Diverged
+
+    for flag, value in zip(argv, argv[1:], strict=False):
+        if flag in ("-c", "--config"):
+            load_yaml(Path(value))  # for its errors, which name file and line
+    try:
+        ExperimentCLI(args=[subcommand, *argv])
+    except Diverged as error:
+        print(f"implicit-slate: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+fit, validate, test = (partial(_run, name) for name in ("fit", "validate", "test"))
