@@ -54,6 +54,12 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="an experiment file (YAML)")
         return parser
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # Without `weights_only`: checkpoints are never read otherwise.
+        arguments = LightningCLI.subcommands()
+        return {name: arguments[name] | {"weights_only"} for name in ("fit", "validate", "test")}
+
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()

@@ -168,7 +168,7 @@ def test_good_slots_and_a_single_one_are_fine(said):
 def test_a_resumed_run_does_not_say_it_again(said, tmp_path):
     fit(module(), Collapsed(ONE), max_steps=2, save=tmp_path / "last.ckpt")
     assert len(said()) == 1
-    fit(module(), Collapsed(ONE), max_steps=4, ckpt_path=tmp_path / "last.ckpt", weights_only=False)
+    fit(module(), Collapsed(ONE), max_steps=4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert len(said()) == 1
 
 

@@ -1,9 +1,12 @@
 """Experiment files, overrides, and what is said of mistakes in them."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
+from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solver, parse_gradient
 from implicit_slate.training.experiment_cli import ExperimentCLI
@@ -78,3 +81,25 @@ def test_a_checkpoint_goes_on_and_one_of_another_model_is_refused(tmp_path):
         ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}"))
     with pytest.raises(UserError, match="nowhere.ckpt: no such file"):
         ExperimentCLI(args=tiny_run(tmp_path, "--ckpt_path=/nowhere.ckpt"))
+    with pytest.raises(UserError, match="weights_only"):  # never read otherwise, so there is no such option
+        ExperimentCLI(args=tiny_run(tmp_path, "--weights_only=false"))
+
+
+class Command:
+    """Pickled, it makes a folder when somebody loads it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsys, command):
+    torch.save({"state_dict": {}, "callbacks": Command(tmp_path / "was_run")}, tmp_path / "evil.ckpt")
+    options = tiny_run(tmp_path, f"--ckpt_path={tmp_path / 'evil.ckpt'}")[1:]
+    assert main([command, *options]) == 2
+    error = capsys.readouterr().err
+    assert "evil.ckpt: not loaded, because it holds posix.mkdir" in error and error.count("\n") == 1
+    assert not (tmp_path / "was_run").exists()

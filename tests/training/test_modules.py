@@ -114,7 +114,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path):
     half.save_checkpoint(tmp_path / "half.ckpt")
     resumed = module(seed=99, optimization=tricks, dropout=0.1)
     rest = trainer(tmp_path, 6, max_epochs=-1)
-    rest.fit(resumed, TinyImages(**data), ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    rest.fit(resumed, TinyImages(**data), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     for (name, a), b in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b), name
 

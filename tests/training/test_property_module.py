@@ -131,7 +131,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path):
     trainer(4).fit(whole, Squares())
     half.fit(module(), Squares())
     half.save_checkpoint(tmp_path / "half.ckpt")
-    trainer(4).fit(resumed, Squares(), ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    trainer(4).fit(resumed, Squares(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     for (name, a), b in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b), name
 

@@ -93,7 +93,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path):
     half.fit(module(jacobian_weight=0.1), TinyImages(**data))
     half.save_checkpoint(tmp_path / "half.ckpt")
     resumed = module(seed=99, jacobian_weight=0.1)
-    trainer(6).fit(resumed, TinyImages(**data), ckpt_path=tmp_path / "half.ckpt", weights_only=False)
+    trainer(6).fit(resumed, TinyImages(**data), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     for (name, a), b in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b), name
 
