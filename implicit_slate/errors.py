@@ -3,6 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Iterable
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -19,7 +20,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 class ArgumentParser(argparse.ArgumentParser):
     """An argument parser whose complaint is a `UserError`, where argparse prints its usage and exits."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.partition(' ')[2]}: {message.removeprefix('argument ')} (see --help)")
 
 

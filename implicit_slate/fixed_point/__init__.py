@@ -13,27 +13,3 @@ from implicit_slate.fixed_point.jacobian import (
 )
 from implicit_slate.fixed_point.solvers import Adjoint, Solution, Solver, anderson, broyden, picard
 from implicit_slate.fixed_point.state import NotFinite
-
-__all__ = [
-    "Adjoint",
-    "Agreement",
-    "Basins",
-    "Gradient",
-    "Linearization",
-    "NotFinite",
-    "SingularValue",
-    "Solution",
-    "Solver",
-    "anderson",
-    "broyden",
-    "count_basins",
-    "dense_jacobian",
-    "fixed_point",
-    "gradient_cosine",
-    "jacobian_regularizer",
-    "largest_singular_value",
-    "parse_gradient",
-    "picard",
-    "spectral_norm",
-    "spectral_radius",
-]

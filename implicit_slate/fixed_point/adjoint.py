@@ -2,7 +2,7 @@
 
 At z* = f(z*) a loss ℓ has dℓ/dw = u ∂f/∂w, where the row u solves the adjoint equation u = uJ + ∂ℓ/∂z*, J = ∂f/∂z at z*
 (Bai, Kolter, Koltun 2019, theorem 1). One application of f is recorded; on the way back its cotangent ∂ℓ/∂z* is
-replaced by u. The equation is a linear fixed point, and has the forward solvers at its service.
+replaced by u. The equation is itself a linear fixed point, so the forward solvers serve for it, too.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Product = Callable[[Tensor], Tensor]
 class ReplaceCotangent(torch.autograd.Function):
     """z = f(z*), (B, D), unchanged; backward, its cotangent g becomes the u that solves u = uJ + g.
 
-    The backward pass evaluates f at z* once more, and products keep nothing between them.
+    The backward pass evaluates f at z* once more; between products nothing is kept.
     """
 
     @staticmethod
@@ -49,7 +49,7 @@ class ReplaceCotangent(torch.autograd.Function):
 
 
 class _NotTwice(torch.autograd.Function):
-    """u as it is; backward, an error. (A second derivative needs that of ∂f/∂w along z*, which f does not show us.)"""
+    """u unchanged; backward, an error. (A second derivative would need ∂f/∂w along z*, and w is hidden inside f.)"""
 
     @staticmethod
     def forward(u, z):
@@ -65,7 +65,7 @@ class _NotTwice(torch.autograd.Function):
 
 
 def solve_adjoint(product: Product, g: Tensor, method: str, max_iterations: int, record: Adjoint) -> Tensor:
-    """The u (B, D) of u = uJ + g by one of `METHODS`; in `record`, how that went."""
+    """The solution u (B, D) of u = uJ + g by one of `METHODS`; its residual and products go into `record`."""
     tol = 1e-10 if g.dtype == torch.float64 else 1e-6
     record.products = 0
 
@@ -73,7 +73,7 @@ def solve_adjoint(product: Product, g: Tensor, method: str, max_iterations: int,
         record.products += 1
         return product(u)
 
-    if not g.isfinite().all():  # the loss has diverged, which is for its owner to see
+    if not g.isfinite().all():  # the loss has diverged: pass that on to whoever checks it
         record.residual = g.new_full((len(g),), torch.nan)
         return g
     u, record.residual = METHODS[method](counted, g, max_iterations, tol)
@@ -82,9 +82,8 @@ def solve_adjoint(product: Product, g: Tensor, method: str, max_iterations: int,
 
 def _by_solver(solver: Callable[..., Solution]):
     def solve(product: Product, g: Tensor, max_iterations: int, tol: float) -> tuple[Tensor, Tensor]:
-        # With all its past kept, either ends after at most 2 D steps, whether J contracts or not (Gay 1979).
-        options = {"max_iterations": max_iterations, "tol": tol, "memory": max_iterations}
-        solution = solver(lambda u: product(u) + g, g, **options)
+        # With all their past kept, both end after at most 2 D steps, whether J contracts or not (Gay 1979).
+        solution = solver(lambda u: product(u) + g, g, max_iterations=max_iterations, tol=tol, memory=max_iterations)
         return solution.z, solution.residual
 
     return solve
@@ -98,7 +97,7 @@ def _gmres(product: Product, g: Tensor, max_iterations: int, tol: float) -> tupl
         target = torch.zeros_like(hessenberg[:, :, :1])
         target[:, 0, 0] = length
         y = torch.linalg.lstsq(system, target, driver="gelsd").solution  # of least norm, where it is singular
-        u = torch.cat([y, torch.zeros_like(y[:, :1])], dim=1)  # in the basis, as all here
+        u = torch.cat([y, torch.zeros_like(y[:, :1])], dim=1)  # as coefficients of the basis
         residual = relative_residual(u + target - system @ y, u)
         if (residual <= tol).all():
             break

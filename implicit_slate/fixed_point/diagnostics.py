@@ -1,4 +1,4 @@
-"""How good a gradient is, and how many fixed points there are."""
+"""How well a gradient mode agrees with another, and how many fixed points there are."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -6,20 +6,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from implicit_slate.errors import UserError
 from implicit_slate.fixed_point.gradients import Gradient, parse_gradient
 from implicit_slate.fixed_point.solvers import Adjoint, Solver
 from implicit_slate.fixed_point.state import State, Step, relative_residual
 
 
 class Agreement(NamedTuple):
-    """One mode's gradient beside that of a reference mode."""
+    """The gradient of one mode compared with that of a reference mode."""
 
     cosine: Tensor
     """() of the angle between the two."""
     norm_ratio: Tensor
-    """() the mode's norm over the reference's."""
+    """() the norm of the mode's gradient divided by the reference's."""
     adjoint: Adjoint | None
-    """Of the reference's backward solve: an unconverged one is no reference."""
+    """Of the reference's backward solve, which must have converged for the comparison to mean anything."""
 
 
 def gradient_cosine(
@@ -63,16 +64,18 @@ def count_basins(
     apart: float = 1e-2,
     distance: Callable[[State, State], Tensor] = relative_residual,
 ) -> Basins:
-    """Count for each image the distinct fixed points that the `starts` lead to; what does not converge is no point.
+    """Count for each image the distinct fixed points that the `starts` converge to.
 
     Args:
-        solver: needs a tolerance, which says what a fixed point is.
+        solver: must have a tolerance, at which a start counts as converged; `UserError` if it has none.
         apart: two points are distinct if their distance is larger. It should be far above the solver's tolerance,
             which on a map that hardly contracts bounds the error only up to a factor 1 / (1 - ρ).
-        distance: (B,) between two states; give one of sets, if the order within a state means nothing.
+        distance: (B,) between two states; one between sets, if the order within a state means nothing.
     """
+    if solver.tol is None:
+        raise UserError("count_basins: the solver must have a tolerance")
     solutions = [solver(f, start) for start in starts]
-    converged = torch.stack([solution.converged for solution in solutions])
+    converged = torch.stack([solution.residual <= solver.tol for solution in solutions])
     is_new = converged.clone()
     for i, solution in enumerate(solutions):
         for j in range(i):

@@ -1,7 +1,8 @@
 """How a loss reaches the weights through z* = f(z*).
 
-A gradient mode is a value with one call, `mode(f, z0, solver) -> Solution`, so that models never branch on it. Its
-spelling (`unrolled`, `neumann(3)`, …) is the same in Python, YAML and on the command line. Below, J = ∂f/∂z at z*.
+A gradient mode is a value with one call, `mode(f, z0, solver) -> Solution`, so that models never branch on it. It is
+written the same (`unrolled`, `neumann(3)`, …) in Python, YAML and on the command line. Below, J = ∂f/∂z at z*.
+To add a mode, write a class here and give it an entry in `MODES`; docs/method.md, "Gradients", has their equations.
 """
 
 import re
@@ -15,8 +16,9 @@ from implicit_slate.fixed_point.solvers import Adjoint, Solution, Solver
 from implicit_slate.fixed_point.state import State, Step, detach, each, flatten, unflatten
 
 
+@dataclass(frozen=True)
 class Gradient:
-    """What every gradient mode is: a frozen dataclass of its settings with this call."""
+    """Base of the gradient modes; each is a frozen dataclass of its settings."""
 
     def __call__(self, f: Step, z0: State, solver: Solver) -> Solution:
         raise NotImplementedError
@@ -105,8 +107,8 @@ class Neumann(Phantom):
 class Implicit(Neumann):
     """The paper's method: solve without a tape, then record one application to the detached z*. Time and memory O(1).
 
-    Of the series Σ Jⁱ this keeps the term i = 0 (the paper speaks of first-order Neumann).
-    Chang, Griffiths, Levine 2022, figure 2, but for its tape: there the n iterations are recorded, then detached.
+    Of the series Σ Jⁱ this keeps the term i = 0; the paper calls it first-order Neumann (Chang, Griffiths, Levine
+    2022). Unlike in the paper's figure 2, the n iterations are not recorded before they are detached.
     """
 
     k: int = field(default=1, init=False)
@@ -116,8 +118,7 @@ class Implicit(Neumann):
 class Exact(Gradient):
     """The implicit function theorem: solve without a tape, record one application, solve u = uJ + ∂ℓ/∂z* backward.
 
-    The backward solve runs to a relative residual of 1e-6 (float64: 1e-10) or to its `max_iterations`, whichever is
-    first; `Solution.adjoint` tells.
+    It is solved to a relative residual of 1e-6 (float64: 1e-10) or for `max_iterations`; see `Solution.adjoint`.
     """
 
     method: str = "gmres"
@@ -144,7 +145,7 @@ class Exact(Gradient):
 
 @dataclass(frozen=True)
 class Bilevel(Gradient):
-    """As `Implicit`, but the recorded application starts from z* - q + q with q = z0, the first two without gradient.
+    """As `Implicit`, but the recorded application starts from z* - q + q, where only the last q = z0 has a gradient.
 
     So the learned queries q that the slots start from get the gradient of z*, straight through (Jia et al. 2023).
     """
@@ -171,7 +172,7 @@ MODES: dict[str, type[Gradient]] = {
 
 
 def parse_gradient(gradient: str | Gradient) -> Gradient:
-    """The mode of a spelling such as `implicit` or `phantom(5, 0.5)`; a mode is passed through. Raises `UserError`."""
+    """The mode that is written `implicit` or `phantom(5, 0.5)`; a mode is returned as it is. Raises `UserError`."""
     if not isinstance(gradient, str):
         return gradient
     spelling = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", gradient)
@@ -201,9 +202,9 @@ def fixed_point(
             function at every call (no fresh dropout), and images of a batch must not see one another.
         z0: the initial state.
         solver: the forward solver's name (`SOLVERS`).
-        max_iterations: at most so many evaluations of f in the forward solve; without `tol`, exactly so many.
+        max_iterations: the largest number of evaluations of f in the forward solve; without `tol`, their number.
         tol: stop when every image's relative residual has been at most this.
-        gradient: a gradient mode or its spelling.
+        gradient: a gradient mode, or how it is written.
 
     Raises:
         UserError: an unknown solver or gradient mode, settings out of range, or a mode and a solver that do not go
@@ -216,7 +217,7 @@ def fixed_point(
     return mode(f, z0, solve)
 
 
-def _check_k(mode: Gradient) -> None:
+def _check_k(mode: Truncated | Phantom) -> None:
     if not isinstance(mode.k, int) or mode.k < 1:
         raise UserError(f"gradient '{type(mode).__name__.lower()}': k must be a whole number from 1 on, got {mode.k}")
 

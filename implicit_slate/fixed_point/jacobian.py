@@ -1,13 +1,13 @@
 """Measurements of the Jacobian J = ∂f/∂z of a refinement step, for each image by itself.
 
-J is block-diagonal over the batch, so one product with a (B, D) matrix serves all images at once. Products come from
-one evaluation of f: Jᵀu by the usual backward pass, Jv by differentiating Jᵀu, which is linear in u, with respect to u.
-That needs only that f can be differentiated twice, on any device; forward-mode AD is not there for every fused kernel.
+J is block-diagonal over the batch, so one product with a (B, D) matrix serves all images at once. All products come
+from one evaluation of f: Jᵀu by the usual backward pass, Jv by differentiating Jᵀu, which is linear in u, with respect
+to u. So f must be differentiable twice, which fused kernels are; forward-mode differentiation not all of them have.
 """
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from implicit_slate.fixed_point.state import State, Step, flatten, unflatten
 
 
 class Linearization:
-    """J at z as two products, (B, D) -> (B, D). Gradients of f's weights are not touched.
+    """J at z as two products, (B, D) -> (B, D). The `.grad` of f's weights is not touched.
 
     A z that requires gradients stays attached to its graph, so that products with `create_graph` can be differentiated
     through it.
@@ -26,12 +26,11 @@ class Linearization:
         with torch.enable_grad():
             z_flat = flatten(z)
             self._z = z_flat if z_flat.requires_grad else z_flat.detach().requires_grad_()
-            self._fz = flatten(f(unflatten(self._z, z)))
+            fz = flatten(f(unflatten(self._z, z)))
+            self._fz = fz if fz.requires_grad else fz + 0 * self._z  # where f does not depend on z at all
 
     def vjp(self, u: Tensor, create_graph: bool = False) -> Tensor:
         """uJ, which is Jᵀu."""
-        if not self._fz.requires_grad:  # f does not depend on z at all
-            return torch.zeros_like(self._z) + 0 * u
         return torch.autograd.grad(
             self._fz, self._z, u, retain_graph=True, create_graph=create_graph, materialize_grads=True
         )[0]
@@ -48,13 +47,13 @@ class Linearization:
             return u, self.vjp(u, create_graph=True)
 
     def random_start(self) -> Tensor:
-        """(B, D) Gaussian numbers that are always the same and leave the global generator alone."""
+        """(B, D) Gaussian numbers that are always the same; the global random state is not changed."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(self._z.shape, generator=generator, dtype=self._z.dtype).to(self._z.device)
 
 
 def dense_jacobian(f: Step, z: State) -> Tensor:
-    """J itself, (B, D, D), row by row: D backward passes. For small D and for tests."""
+    """J itself, (B, D, D), row by row, in D backward passes: for small D and for tests."""
     return dense_matrix(Linearization(f, z).vjp, flatten(z))
 
 
@@ -77,16 +76,9 @@ class SingularValue(NamedTuple):
     """Rounds, each one Jv and one Jᵀu."""
 
 
-def spectral_norm(
-    f: Step,
-    z: State,
-    max_iterations: int = 100,
-    tol: float = 1e-5,
-    v0: Tensor | None = None,
-    method: str = "lanczos",
-) -> Tensor:
-    """The largest singular value of J for each image, (B,); the arguments are those of `largest_singular_value`."""
-    return largest_singular_value(f, z, max_iterations, tol, v0, method).value
+def spectral_norm(f: Step, z: State, **settings: Any) -> Tensor:
+    """The largest singular value of J for each image, (B,); the settings are those of `largest_singular_value`."""
+    return largest_singular_value(f, z, **settings).value
 
 
 def largest_singular_value(
@@ -100,12 +92,12 @@ def largest_singular_value(
     """The spectral norm of J for each image, with its vector, the residual, and the rounds; NaN if J is not finite.
 
     Args:
-        max_iterations: at most so many rounds of one Jv and one Jᵀu.
-        tol: stop when ‖JᵀJv - σ²v‖ / σ² is below this for every image. (σ's own change says little: singular values
-            of slot attention lie so close together that σ creeps.)
+        max_iterations: the largest number of rounds of one Jv and one Jᵀu.
+        tol: stop when ‖JᵀJv - σ²v‖ / σ² is below this for every image. (The change of σ says little: singular values
+            of slot attention lie so close together that σ changes slowly.)
         v0: (B, D) start; a vector from an earlier measurement of a similar map saves most rounds.
         method: `power` is plain power iteration on JᵀJ; `lanczos` makes the same products, keeps all of them, and takes
-            the best vector in their span (Golub and Kahan 1965), some ten times fewer.
+            the best vector in their span (Golub and Kahan 1965), which needs about a tenth of the rounds.
     """
     linear = Linearization(f, z)
     start = unit_rows(linear.random_start() if v0 is None else v0)[0]
@@ -134,7 +126,7 @@ def _lanczos(linear: Linearization, v: Tensor, max_iterations: int, tol: float) 
         left, bidiagonal[:, k, k], _ = _new_direction(linear.jvp(rights[:, :, k]), lefts)
         lefts = torch.cat([lefts, left[:, :, None]], dim=2)
         right, beta, _ = _new_direction(linear.vjp(left), rights)
-        if not bidiagonal.isfinite().all():  # no decomposition takes that
+        if not bidiagonal.isfinite().all():  # the decomposition would raise an error
             nan = beta.new_full((len(v),), torch.nan)
             return SingularValue(nan, v, nan, iterations=k + 1)
         # Small matrices: float64 on the CPU is both quicker and safer than the device's own decomposition.
@@ -152,8 +144,8 @@ def arnoldi(product: Callable[[Tensor], Tensor], start: Tensor, max_rounds: int)
     """Arnoldi's method on a linear map of rows (B, D), for each image: product(Q[:, :, :k]) = Q H after k rounds.
 
     Yields the basis Q (B, D, k + 1), orthonormal from a `start` of unit length, and the Hessenberg matrix
-    H (B, k + 1, k), in float64 on the CPU: after every fifth round, for what is done with H costs more than a product,
-    and after the last.
+    H (B, k + 1, k), in float64 on the CPU: after the last round and after every fifth, because the use of H costs more
+    than a product.
     """
     rounds = min(max_rounds, start.shape[1])
     basis, hessenberg = start[:, :, None], start.new_zeros(len(start), rounds + 1, rounds)
@@ -167,7 +159,7 @@ def arnoldi(product: Callable[[Tensor], Tensor], start: Tensor, max_rounds: int)
 def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1e-5) -> Tensor:
     """The largest modulus of J's eigenvalues for each image, (B,), by Arnoldi's method (Saad 2011, §6.2).
 
-    The usual power method on J sees only a real dominant eigenvalue; this one is right for complex pairs as well. It
+    The usual power method on J is right only if the dominant eigenvalue is real; this one for complex pairs as well. It
     stops when the dominant Ritz pair's residual ‖Jx - θx‖ / |θ| is below `tol` for every image, or when the Krylov
     space is the whole space, where it is exact. NaN if J is not finite.
     """
@@ -205,9 +197,9 @@ def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def _new_direction(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """x (B, D) less its part in the span of the basis (B, D, k): its direction, its length, and the coefficients.
 
-    Where nothing but rounding errors is left, both are zero: such an image's Krylov space is exhausted.
+    Where only rounding errors are left, direction and length are zero: the image's Krylov space is exhausted.
     """
-    size, coefficients = x.norm(dim=1), 0
+    size, coefficients = x.norm(dim=1), x.new_zeros(len(x), basis.shape[2])
     for _ in range(2):  # once is not enough in float32
         part = basis.mT @ x[:, :, None]
         x, coefficients = x - (basis @ part).squeeze(2), coefficients + part.squeeze(2)

@@ -1,14 +1,14 @@
 """Forward solvers for z = f(z). All have one signature and return one `Solution`.
 
-Each evaluates f once a step and proposes the next iterate from what it has seen. Without a tolerance they take exactly
-n steps and return the n-th iterate. With one they stop as soon as every image's residual has been at most that, and
-return for each image the best f(z) they saw, that of the smallest residual: on a map that does not contract, the last
-may be the worst. So z0 itself is never the answer.
+Each evaluates f once in every step and proposes the next iterate from the evaluations so far. Without a tolerance a
+solver takes n steps and returns the n-th iterate. With one it stops as soon as every image's residual has been at most
+that, and returns for each image the f(z) with the smallest residual: on a map that does not contract, the last may be
+the worst. So z0 itself is never returned.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from implicit_slate.fixed_point.state import (
 
 @dataclass
 class Adjoint:
-    """What the backward solve of an `exact` gradient did; empty until the backward pass has run."""
+    """The outcome of the backward solve of an `exact` gradient; empty until the backward pass has run."""
 
     residual: Tensor | None = None
     """(B,) ‖uJ + g - u‖ / ‖uJ + g‖ of the solution u."""
@@ -39,7 +39,7 @@ class Adjoint:
 class Solution(NamedTuple):
     """Where a solver stopped."""
 
-    z: State
+    z: Any
     """The state, in the form of z0."""
     residual: Tensor
     """(B,) ‖f(z) - z‖ / ‖f(z)‖ of the solver's last step; with a tolerance, of the step that ended in z."""
@@ -58,7 +58,7 @@ Propose = Callable[[State, State], State]
 
 
 def picard(f: Step, z0: State, *, max_iterations: int, tol: float | None = None) -> Solution:
-    """Repeated application z <- f(z). Autograd records it, unless told not to."""
+    """Repeated application z <- f(z). Autograd records it, unless it is turned off."""
     return _iterate(f, z0, lambda z, fz: fz, max_iterations, tol)
 
 
@@ -83,7 +83,7 @@ class Solver:
 
     name: str = "picard"
     max_iterations: int = 7
-    """Evaluations of f: at most so many; without `tol` exactly so many."""
+    """The largest number of evaluations of f; without `tol`, their number."""
     tol: float | None = None
     """Stop when every image's relative residual has been at most this."""
 
@@ -125,8 +125,8 @@ def _iterate(f: Step, z0: State, propose: Propose, max_iterations: int, tol: flo
 
 
 def _flat(propose: Callable[[Tensor, Tensor], Tensor]) -> Propose:
-    """`propose`, which deals in rows (B, D), on states. Where it makes no finite proposal, f(z) is the next iterate;
-    where that is not finite either, the image stays where it is."""
+    """`propose`, which works on rows (B, D), as a function of states. If its proposal for an image is not finite, the
+    next iterate is f(z); if that is not finite either, the image keeps its z."""
 
     def propose_state(z: State, fz: State) -> State:
         x, fx = flatten(z), flatten(fz)
@@ -138,7 +138,7 @@ def _flat(propose: Callable[[Tensor, Tensor], Tensor]) -> Propose:
 
 
 def _finite_rows(x: Tensor) -> Tensor:
-    """(B, 1): false, too, where the sum overflows; that is one pass over x where `isfinite` takes four."""
+    """(B, 1); also false where the sum overflows. One pass over x, where `isfinite` takes four."""
     return x.sum(1, keepdim=True).isfinite()
 
 
@@ -158,14 +158,14 @@ class _AndersonMixing:
             return fx
         slot, used = (self.count - 1) % self.memory, min(self.count, self.memory)
         difference = gx - self.gx
-        # Of unit length: differences shrink by orders of magnitude, and the ridge below must mean the same for all.
+        # Scaled to unit length: differences shrink by orders of magnitude, and the ridge below must fit all of them.
         scale = 1 / difference.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         torch.mul(difference, scale, out=self.differences_g[:, slot])
         torch.mul(fx - self.fx, scale, out=self.differences_f[:, slot])
         self.fx, self.gx, self.count = fx, gx, self.count + 1
 
         g, f = self.differences_g[:, :used], self.differences_f[:, :used]
-        # The vectors stand as rows: on a CPU a batch of matrix times column takes eight times as long.
+        # Vectors are rows: on a CPU a batch of matrix times column takes eight times as long.
         products = (torch.stack((g[:, slot], gx), dim=1) @ g.mT).double()
         self.gram[:, slot, :used] = self.gram[:, :used, slot] = products[:, 0]
         self.gram[:, slot, slot] += torch.finfo(x.dtype).eps  # a ridge
@@ -175,6 +175,9 @@ class _AndersonMixing:
 
 class _BroydenUpdate:
     """With g = f(z) - z and H ≈ (∂g/∂z)⁻¹ = -I + UVᵀ: z⁺ = z - Hg, and then H⁺ = H + (Δz - HΔg) ΔzᵀH / (ΔzᵀHΔg)."""
+
+    x: Tensor
+    h_gx: Tensor
 
     def __init__(self, memory: int):
         self.memory, self.count = memory, 0
@@ -193,7 +196,7 @@ class _BroydenUpdate:
             h_dg = h_gx - self.h_gx
             dx_h = _rank_one_sum(v, u, dx) - dx
             denominator = (dx * h_dg).sum(1, keepdim=True)
-            # An update through a vanishing denominator would only carry rounding errors: leave H as it is.
+            # An update with a vanishing denominator would be made of rounding errors: H stays as it is.
             sound = denominator.abs() > torch.finfo(x.dtype).eps * dx.norm(dim=1, keepdim=True) * h_dg.norm(
                 dim=1, keepdim=True
             )
@@ -206,5 +209,5 @@ class _BroydenUpdate:
 
 def _rank_one_sum(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
     """(Σᵢ uᵢ vᵢᵀ) x for u, v (B, k, D) and x (B, D)."""
-    # Vectors stand as rows: on a CPU a batch of matrix times column takes eight times as long.
+    # Vectors are rows: on a CPU a batch of matrix times column takes eight times as long.
     return (x[:, None] @ v.mT @ u).squeeze(1)

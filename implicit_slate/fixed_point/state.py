@@ -1,17 +1,18 @@
 """States of a refinement: one tensor, or a tuple of tensors, whose first dimension is the batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 State = Tensor | tuple[Tensor, ...]
-Step = Callable[[State], State]
-"""One refinement step z -> f(z), the same at every call; images of a batch must not see one another."""
+Step = Callable[[Any], Any]
+"""One refinement step z -> f(z), the same at every call; images of a batch must not influence one another."""
 
 
 class NotFinite(ValueError):
-    """The first evaluation of f holds NaN or infinity: there is nothing to iterate."""
+    """The first evaluation of f holds NaN or infinity, so there is nothing to iterate."""
 
 
 def parts(z: State) -> tuple[Tensor, ...]:
@@ -25,7 +26,7 @@ def each(function: Callable[..., Tensor], *states: State) -> State:
 
 
 def flatten(z: State) -> Tensor:
-    """All numbers of one image in a row: (B, D)."""
+    """All numbers of an image as one row: (B, D)."""
     rows = [tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None] for tensor in parts(z)]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 

@@ -7,16 +7,3 @@ from implicit_slate.models.slate import SLATE, Losses
 from implicit_slate.models.slot_attention import SlotAttention
 from implicit_slate.models.slot_model import SlotModel, Views
 from implicit_slate.models.spatial_broadcast import SpatialBroadcast
-
-__all__ = [
-    "SLATE",
-    "DiscreteVAE",
-    "Losses",
-    "PropertyPredictor",
-    "PropertyReadout",
-    "SlotAttention",
-    "SlotModel",
-    "SpatialBroadcast",
-    "Views",
-    "load_public_checkpoint",
-]

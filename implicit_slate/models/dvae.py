@@ -1,10 +1,12 @@
-"""The discrete VAE: an image as a grid of N = (H/4)² tokens out of V, and back (Ramesh et al. 2021)."""
+"""The discrete VAE: images to grids of N = (H/4)² tokens out of V, and back (Ramesh et al. 2021; docs/method.md)."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from implicit_slate.models.layers import xavier_uniform_
 
 WIDTH = 64
 """Channels of every hidden layer."""
@@ -17,18 +19,17 @@ def conv_block(in_channels: int, out_channels: int, kernel_size: int, stride: in
     return nn.Sequential(conv, nn.GroupNorm(1, out_channels), nn.ReLU())
 
 
-def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
+def conv1x1(in_channels: int, out_channels: int) -> nn.Module:
     conv = nn.Conv2d(in_channels, out_channels, 1)
-    nn.init.xavier_uniform_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    xavier_uniform_(conv)
     return conv
 
 
 class DiscreteVAE(nn.Module):
-    """Encoder to logits over V codes a token, and decoder from (mixtures of) codes.
+    """Encoder to logits over V codes for each token, and decoder from (mixtures of) codes.
 
-    Codes are laid out as (B, N, V): with channels-last convolutions that is the layers' own memory, so softmax and
-    sampling run along contiguous numbers.
+    Codes have the shape (B, N, V). With channels-last convolutions that is the layout of the layers' own memory, so
+    softmax and sampling run along contiguous numbers.
     """
 
     def __init__(self, vocab_size: int, image_channels: int = 3):
@@ -55,7 +56,7 @@ class DiscreteVAE(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def logits(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, N, V), row by row; not normalised (softmax, argmax and sampling do not need it)."""
+        """(B, C, H, W) -> unnormalised log probabilities (B, N, V), tokens row by row."""
         features = self.encoder(image.contiguous(memory_format=torch.channels_last))
         return features.permute(0, 2, 3, 1).flatten(1, 2)
 
@@ -65,10 +66,11 @@ class DiscreteVAE(nn.Module):
         return self.decoder(codes.unflatten(1, (side, side)).permute(0, 3, 1, 2))
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N) -> image (B, C, H, W), not clamped: `decode` of their one-hot codes, by looking up columns."""
-        conv, norm, relu = self.decoder[0]
+        """Tokens (B, N) -> image (B, C, H, W), not clamped: `decode` of their one-hot codes, by a table look-up."""
+        conv, norm, relu = self.decoder[0].children()
         side = math.isqrt(tokens.shape[1])
-        features = F.embedding(tokens, conv.weight[:, :, 0, 0].T).unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        codes = conv.get_parameter("weight")[:, :, 0, 0].T  # (V, WIDTH)
+        features = F.embedding(tokens, codes).unflatten(1, (side, side)).permute(0, 3, 1, 2)
         return self.decoder[1:](relu(norm(features)))
 
 
@@ -83,7 +85,7 @@ def gumbel_softmax(logits: Tensor, tau: float, hard: bool = False, noise: Tensor
     Args:
         tau: temperature.
         hard: one-hot values, with the gradient of the soft ones (straight-through).
-        noise: standard Gumbel noise to use.
+        noise: the standard Gumbel noise to use; drawn if it is not given.
     """
     if noise is None:
         noise = gumbel_noise(logits)
@@ -97,17 +99,17 @@ def gumbel_softmax(logits: Tensor, tau: float, hard: bool = False, noise: Tensor
 def gumbel_noise(like: Tensor) -> Tensor:
     """Standard Gumbel noise -log(-log U) in the shape of `like`, in float32 whatever the precision of training.
 
-    Uniform numbers and logarithms in place: exponential noise proper is drawn number by number and far slower.
+    It is computed in place from uniform numbers: torch draws exponential numbers one by one, which is far slower.
     """
     return torch.rand_like(like, dtype=torch.float32).log_().neg_().log_().neg_()
 
 
 @torch.no_grad()
 def sample_tokens(logits: Tensor) -> Tensor:
-    """One token of softmax(logits) for each (B, N, V) -> (B, N): the argmax of a Gumbel sample, at any temperature.
+    """Tokens drawn from softmax(logits), (B, N, V) -> (B, N): distributed as the argmax of a Gumbel-softmax sample.
 
-    Where Gumbel noise would take V numbers a token, this takes two: one for a block of the vocabulary, one for the
-    token in the block. Inverting the whole distribution function at once takes one, but its cumulative sum costs more.
+    Gumbel noise would take V random numbers for each token, this takes two: one for a block of the vocabulary, one for
+    the token in the block. Inverting the whole distribution function takes one, but its cumulative sum costs more.
     """
     probabilities = logits.softmax(-1)
     blocks = probabilities.unflatten(-1, (-1, math.gcd(logits.shape[-1], 64)))
@@ -117,7 +119,7 @@ def sample_tokens(logits: Tensor) -> Tensor:
 
 
 def _draw(weights: Tensor) -> Tensor:
-    """An index into the last dimension with probability proportional to `weights`, by inversion."""
+    """An index into the last dimension with probability proportional to `weights`, by inverse transform sampling."""
     cumulative = weights.cumsum(-1)
     threshold = torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_max(weights.shape[-1] - 1)

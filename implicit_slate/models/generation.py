@@ -1,4 +1,4 @@
-"""Tokens from slots, one position at a time, earlier positions being kept; and how a token is chosen."""
+"""Generation of tokens from slots, one position at a time with a key-value cache, and how a token is chosen."""
 
 from collections.abc import Callable
 
@@ -9,19 +9,19 @@ from implicit_slate.errors import UserError
 from implicit_slate.models.transformer import BlockCache
 
 BLOCK = 64
-"""The cache is read in whole blocks of so many positions, what is not yet there masked out. So a step has one shape for
-`BLOCK` positions: it compiles once for each, or is captured once as a CUDA graph. Little is read in vain."""
+"""The cache is read in whole blocks of this many positions; those not yet generated are masked out. So shapes change
+only every `BLOCK` positions: a step is compiled, or captured as a CUDA graph, once for each block."""
 
 NextLogits = Callable[[Tensor, Tensor, list[BlockCache], int], Tensor]
 """See `SLATE.next_logits`."""
 
 
 class Decoding:
-    """A model's transformer at work on some slots: `step` by `step`, N in all.
+    """The state of generating N tokens from slots: call `step` N times.
 
     Args:
         next_logits: one step, which changes the cache in place.
-        cache: keys and values in their full size, (B, heads, N, D/heads) in each block; see `BlockCache`.
+        cache: keys and values in their full size, (B, heads, N, D/heads), one `BlockCache` for each block.
     """
 
     def __init__(self, next_logits: NextLogits, cache: list[BlockCache]):
@@ -31,17 +31,14 @@ class Decoding:
         self._position = 0
 
     def step(self, index: Tensor) -> Tensor:
-        """Dictionary indices (B,) of the last tokens, at first 0 -> logits (B, V) of the next ones.
-
-        A step costs the same at every position but for the attention to those before it.
-        """
+        """Dictionary indices (B,) of the last tokens, at first 0 -> logits (B, V) of the next ones."""
         position, self._position = self._position, self._position + 1
         seen = min((position // BLOCK + 1) * BLOCK, self.num_tokens)
         return self.next_logits(index, self._positions[position : position + 1], self.cache, seen)
 
 
 def check_sampling(vocab_size: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """UserError for settings of `choose` that make no sense."""
+    """Raise `UserError` for settings of `choose` that are out of range or contradict each other."""
     if not 0 <= temperature < float("inf"):
         raise UserError(f"temperature={temperature}: a number from 0 (the most likely token) on is needed")
     if temperature == 0 and (top_k, top_p) != (None, None):
@@ -59,9 +56,9 @@ def choose(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """A token of each row: (B, V) -> (B,). The most likely one, or a sample; see `SLATE.generate`.
+    """The most likely token, or a sample, (B, V) -> (B,); the arguments are those of `SLATE.generate`.
 
-    Both limits hold where both are given: the nucleus is that of the distribution over the top k (as in common use).
+    If both limits are given, `top_p` is applied to the distribution over the top k (as in common use).
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -69,7 +66,7 @@ def choose(
     if top_k is not None:
         values, tokens = values[:, :top_k], tokens[:, :top_k]
     probabilities = values.softmax(-1)
-    if top_p is not None:  # a token stays if those before it are not likely enough: so the first always does
+    if top_p is not None:  # a token is kept if those before it do not reach p together: the first always is
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= top_p, 0.0)
     return tokens.gather(-1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 def linear(
     in_features: int, out_features: int, bias: bool = True, gain: float = 1.0, before_relu: bool = False
 ) -> nn.Linear:
-    """A linear layer: Xavier-uniform times `gain`, or Kaiming-uniform where a ReLU follows; zero bias."""
+    """A linear layer: Xavier-uniform times `gain`, or Kaiming-uniform if a ReLU follows; zero bias."""
     layer = nn.Linear(in_features, out_features, bias)
     if before_relu:
         nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
@@ -18,8 +18,8 @@ def linear(
     return layer
 
 
-def start_as_keras(module: nn.Module) -> None:
-    """Glorot-uniform weights and zero biases in all linear and convolutional layers of `module`."""
+def xavier_uniform_(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases in all linear and convolutional layers of `module`: Keras's default."""
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.xavier_uniform_(layer.weight)
@@ -33,9 +33,9 @@ def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that costs a third on a CPU: torch draws a Bernoulli number for each value, this 16 random bits.
+    """`nn.Dropout` at a third of its cost on a CPU: torch draws a Bernoulli number for each value, this 16 random bits.
 
-    The rate is thereby rounded to a multiple of 2⁻¹⁶; values are scaled by the rounded one, so means are kept.
+    The rate is thereby rounded to a multiple of 2⁻¹⁶. Values are scaled by the rounded rate, so means are kept.
     """
 
     def forward(self, x: Tensor) -> Tensor:

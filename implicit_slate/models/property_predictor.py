@@ -1,4 +1,4 @@
-"""Objects and their properties out of slots: set prediction as in Locatello et al. (2020)."""
+"""Objects and their properties from slots: set prediction as in Locatello et al. (2020), section 4.2."""
 
 from typing import Literal, NamedTuple
 
@@ -9,40 +9,42 @@ from torch import Tensor, nn
 
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
-from implicit_slate.models.layers import mlp, start_as_keras
+from implicit_slate.models.layers import mlp, xavier_uniform_
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
-from implicit_slate.models.slot_model import SlotModel, Views
+from implicit_slate.models.slot_model import SlotModel, Views, enlarge
 from implicit_slate.models.spatial_broadcast import NORM_EPS, SoftPositionEmbedding
 
 ATTRIBUTE_SIZES = (3, 2, 2, 8)
 """How many shapes, sizes, materials and colours CLEVR has."""
 NUM_PROPERTIES = 3 + sum(ATTRIBUTE_SIZES) + 1
-"""P, the length of an object's row: 3 coordinates in [0, 1], a one-hot vector of each attribute, and 1 for "real"."""
+"""P, numbers of an object: 3 coordinates in [0, 1], a one-hot vector for each attribute, and 1 for a real object."""
 HEAD_SIZE = 64
 """Hidden width of the MLP that reads a slot."""
 
 
 class PropertyLosses(NamedTuple):
-    """What is predicted of a batch, how wrong it is, and how slot attention came to it."""
+    """The predictions for a batch, their loss, and the solution of slot attention behind them."""
 
     loss: Tensor
     """See `set_loss`."""
     predictions: Tensor
-    """(B, K, P) in [0, 1]; the last value of a row is the confidence that there is an object."""
+    """(B, K, P) in [0, 1]; the last of the P values is the confidence that there is an object."""
     solution: Solution
     update: SlotUpdate
 
 
 class PropertyModel(SlotModel):
-    """Base of the models that predict one object a slot. A subclass says where the slots come from: `refinement`."""
+    """Base of the models that predict one object from each slot; a subclass implements `refinement`."""
+
+    makes_images = False
 
     head: nn.Module
     """Slots (…, S) -> properties (…, P)."""
 
     def losses(self, image: Tensor, properties: Tensor, slots_init: Tensor | None = None) -> PropertyLosses:
-        """Images and the properties of their objects, (B, M, P), M ≤ K. Raises `UserError` for more rows than slots."""
+        """Of images and the properties of their objects, (B, M, P). Raises `UserError` if M > K."""
         update = self.refinement(image)
-        solution = self._solve(update, slots_init)
+        solution = self.slot_attention.solve(update, slots_init)
         predictions = self.head(solution.z)
         return PropertyLosses(set_loss(predictions, properties), predictions, solution, update)
 
@@ -51,11 +53,6 @@ class PropertyModel(SlotModel):
 
     def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
         raise UserError("a model that predicts properties makes no images; `implicit-slate validate` measures it")
-
-    def _solve(self, update: SlotUpdate, slots_init: Tensor | None) -> Solution:
-        if slots_init is None:
-            slots_init = self.sample_slots(len(update.keys))
-        return self.slot_attention.gradient(update, slots_init, self.slot_attention.solver)
 
 
 class PropertyPredictor(PropertyModel):
@@ -106,7 +103,7 @@ class PropertyPredictor(PropertyModel):
             solver=solver, tol=tol, slot_init=slot_init, norm_eps=NORM_EPS,
         )  # fmt: skip
         self.head = nn.Sequential(mlp(slot_size, HEAD_SIZE, NUM_PROPERTIES), nn.Sigmoid())
-        start_as_keras(self)
+        xavier_uniform_(self)
         self.to(memory_format=torch.channels_last)
 
     def refinement(self, image: Tensor) -> SlotUpdate:
@@ -115,19 +112,17 @@ class PropertyPredictor(PropertyModel):
 
     @torch.no_grad()
     def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """As of `SlotModel`; the attention, one value for 4×4 pixels."""
+        """See `SlotModel`; the attention, one value for 4×4 pixels."""
         update = self.refinement(image)
-        self._solve(update, slots_init)
-        side = self.image_size // 4
-        masks = update.attention.mT.unflatten(-1, (side, side))
-        return masks.repeat_interleave(4, -2).repeat_interleave(4, -1)
+        self.slot_attention.solve(update, slots_init)
+        return enlarge(update.attention, self.image_size)
 
 
 class PropertyReadout(PropertyModel):
-    """The same MLP on the slots of a model that was trained for something else, and stays as it is.
+    """The same MLP on the slots of a model that was trained for something else and is not trained any further.
 
     Args:
-        source: gives the slots; it is frozen, and always in evaluation mode.
+        source: the model that gives the slots; it is frozen, and always in evaluation mode.
     """
 
     def __init__(self, source: SlotModel):
@@ -137,7 +132,7 @@ class PropertyReadout(PropertyModel):
         self.head = nn.Sequential(mlp(self.slot_attention.slot_size, HEAD_SIZE, NUM_PROPERTIES), nn.Sigmoid())
 
     @property
-    def slot_attention(self) -> SlotAttention:
+    def slot_attention(self) -> SlotAttention:  # type: ignore[override]
         return self.source.slot_attention
 
     def refinement(self, image: Tensor) -> SlotUpdate:
@@ -148,7 +143,7 @@ class PropertyReadout(PropertyModel):
 
     def losses(self, image: Tensor, properties: Tensor, slots_init: Tensor | None = None) -> PropertyLosses:
         losses = super().losses(image, properties, slots_init)
-        return losses._replace(solution=losses.solution._replace(adjoint=None))  # nobody solves backward
+        return losses._replace(solution=losses.solution._replace(adjoint=None))  # there is no backward solve
 
     def train(self, mode: bool = True) -> "PropertyReadout":
         super().train(mode)
@@ -157,24 +152,26 @@ class PropertyReadout(PropertyModel):
 
 
 def set_loss(predictions: Tensor, properties: Tensor) -> Tensor:
-    """(): Huber loss between the rows of two sets, each row with its partner in the cheapest matching.
+    """(): Huber loss between two sets of objects, each prediction paired with its object in the cheapest matching.
 
-    A pair's loss is the mean over its P values, with δ = 1; it is summed over pairs, and the mean taken over images.
+    The loss of a pair is the mean over its P values, with δ = 1. Losses are summed over pairs and averaged over images.
 
     Args:
         predictions: (B, K, P).
-        properties: (B, M, P), M at most K; if it is less, rows of zeros are added, so that each slot has a partner.
+        properties: (B, M, P), M at most K; if it is less, objects of zeros are added, so that each slot has a partner.
 
     Raises:
-        UserError: there are more rows than slots.
+        UserError: there are more objects than slots.
     """
-    num_slots, num_rows = predictions.shape[1], properties.shape[1]
-    if num_rows > num_slots:
-        raise UserError(f"num_slots={num_slots}: scenes of up to {num_rows} objects need at least {num_rows} slots")
-    properties = F.pad(properties, (0, 0, 0, num_slots - num_rows)).to(predictions)
-    pairs = torch.broadcast_tensors(predictions.unsqueeze(2), properties.unsqueeze(1))
-    costs = F.huber_loss(*pairs, reduction="none").mean(-1)  # (B, K, K)
-    # A run that diverges has costs that are not finite: the loss will say so, not the matching.
+    num_slots, num_objects = predictions.shape[1], properties.shape[1]
+    if num_objects > num_slots:
+        raise UserError(
+            f"num_slots={num_slots}: scenes of up to {num_objects} objects need at least {num_objects} slots"
+        )
+    properties = F.pad(properties, (0, 0, 0, num_slots - num_objects)).to(predictions)
+    predictions, properties = torch.broadcast_tensors(predictions.unsqueeze(2), properties.unsqueeze(1))
+    costs = F.huber_loss(predictions, properties, reduction="none").mean(-1)  # (B, K, K)
+    # In a run that diverges costs are not finite. The loss shows it; the matching must not raise an error first.
     known = costs.detach().float().nan_to_num().cpu().numpy()
     partners = torch.stack([torch.from_numpy(linear_sum_assignment(cost)[1]) for cost in known]).to(costs.device)
     return costs.gather(2, partners.unsqueeze(2)).sum((1, 2)).mean()

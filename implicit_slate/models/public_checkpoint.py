@@ -1,10 +1,11 @@
-"""Checkpoints of the public SLATE code, made usable here."""
+"""Import of checkpoints of the public SLATE code."""
 
 import math
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,48 +13,40 @@ from torch import Tensor
 from implicit_slate.errors import UserError
 from implicit_slate.models.slate import SLATE
 
-_NAMES = [  # public name -> ours, tried in turn
-    (r"dvae\.(encoder|decoder)\.(\d+)\.m\.weight", r"dvae.\1.\2.0.weight"),
-    (r"positional_encoder\.pe", "positions"),
-    (r"dictionary\.dictionary\.weight", "dictionary.weight"),
-    (r"slot_attn\.slot_(mu|log_sigma)", r"slot_attention.slot_\1"),
-    (r"slot_attn\.layer_norm\.(\w+)", r"slot_encoder.0.\1"),
-    (r"slot_attn\.mlp\.(\d)\.(\w+)", r"slot_encoder.1.\1.\2"),
-    (r"slot_attn\.slot_attention\.(.+)", r"slot_attention.\1"),
-    (r"slot_proj\.weight", "slot_projection.weight"),
-    (r"tf_dec\.layer_norm\.(\w+)", r"transformer.norm.\1"),
-    (r"tf_dec\.blocks\.(\d+)\.self_attn_layer_norm\.(\w+)", r"transformer.blocks.\1.norm_self.\2"),
-    (r"tf_dec\.blocks\.(\d+)\.encoder_decoder_attn_layer_norm\.(\w+)", r"transformer.blocks.\1.norm_cross.\2"),
-    (r"tf_dec\.blocks\.(\d+)\.ffn_layer_norm\.(\w+)", r"transformer.blocks.\1.norm_ffn.\2"),
-    (r"tf_dec\.blocks\.(\d+)\.ffn\.(\d)\.(\w+)", r"transformer.blocks.\1.ffn.\2.\3"),
-    (
-        r"tf_dec\.blocks\.(\d+)\.self_attn\.proj_([qkv])\.weight",
-        r"transformer.blocks.\1.self_attention.project_\2.weight",
-    ),
-    (r"tf_dec\.blocks\.(\d+)\.self_attn\.proj_o\.weight", r"transformer.blocks.\1.self_attention.project_out.weight"),
-    (
-        r"tf_dec\.blocks\.(\d+)\.encoder_decoder_attn\.proj_([qkv])\.weight",
-        r"transformer.blocks.\1.cross_attention.project_\2.weight",
-    ),
-    (
-        r"tf_dec\.blocks\.(\d+)\.encoder_decoder_attn\.proj_o\.weight",
-        r"transformer.blocks.\1.cross_attention.project_out.weight",
-    ),
-    (r"out\.weight", "to_logits.weight"),
-]
+_NAMES = {  # what is replaced in a public name, in this order
+    r"^dvae\.(encoder|decoder)\.(\d+)\.m\.": r"dvae.\1.\2.0.",
+    r"^positional_encoder\.pe$": "positions",
+    r"^dictionary\.dictionary\.": "dictionary.",
+    r"^slot_attn\.slot_(mu|log_sigma)$": r"slot_attention.slot_\1",
+    r"^slot_attn\.layer_norm\.": "slot_encoder.0.",
+    r"^slot_attn\.mlp\.": "slot_encoder.1.",
+    r"^slot_attn\.slot_attention\.": "slot_attention.",
+    r"^slot_proj\.": "slot_projection.",
+    r"^tf_dec\.layer_norm\.": "transformer.norm.",
+    r"^tf_dec\.blocks\.(\d+)\.": r"transformer.blocks.\1.",
+    r"\.self_attn_layer_norm\.": ".norm_self.",
+    r"\.encoder_decoder_attn_layer_norm\.": ".norm_cross.",
+    r"\.ffn_layer_norm\.": ".norm_ffn.",
+    r"\.self_attn\.proj_": ".self_attention.project_",
+    r"\.encoder_decoder_attn\.proj_": ".cross_attention.project_",
+    r"\.project_o\.": ".project_out.",
+    r"^out\.": "to_logits.",
+}
 
 
 def rename(public_name: str, state: Mapping[str, Tensor]) -> str | None:
-    """Our name of a public parameter; None for masks. `state` tells blocks from plain convolutions."""
+    """Our name of a public parameter; None for masks. `state` tells conv blocks from plain convolutions."""
     if public_name.endswith("self_attn_mask"):
         return None
     block = re.fullmatch(r"(dvae\.(?:encoder|decoder)\.\d+)\.(weight|bias)", public_name)
     if block:  # a block keeps its GroupNorm's parameters under its own name, its convolution's under `m`
         return f"{block[1]}.1.{block[2]}" if f"{block[1]}.m.weight" in state else public_name
-    for pattern, replacement in _NAMES:
-        if re.fullmatch(pattern, public_name):
-            return re.sub(pattern, replacement, public_name)
-    raise UserError(f"not a parameter of the public SLATE: {public_name!r}")
+    name = public_name
+    for pattern, replacement in _NAMES.items():
+        name = re.sub(pattern, replacement, name)
+    if name == public_name:
+        raise UserError(f"not a parameter of the public SLATE: {public_name!r}")
+    return name
 
 
 def load_public_checkpoint(
@@ -69,38 +62,36 @@ def load_public_checkpoint(
 
     Args:
         source: a file, or a state dict with the public names, bare or under the key `model`.
-        num_slots, num_iterations, num_slot_heads, num_heads, dropout: what the weights do not tell; they must be
-            those of the training.
-        gradient: how the loss shall pass the refinement.
+        num_slots, num_iterations, num_slot_heads, num_heads, dropout: settings that the weights do not show; they
+            must be those of the training.
+        gradient: the gradient mode of the model that is made.
 
     Raises:
         UserError: a file that cannot be read, names or shapes that are not the public model's.
     """
-    return load_public_state(source, num_slots, num_iterations, num_slot_heads, num_heads, gradient, dropout)[0]
+    return load_public_state(
+        source, num_slots=num_slots, num_iterations=num_iterations, num_slot_heads=num_slot_heads, num_heads=num_heads,
+        gradient=gradient, dropout=dropout,
+    )[0]  # fmt: skip
 
 
-def load_public_state(source, num_slots, num_iterations, num_slot_heads, num_heads, gradient="implicit", dropout=0.1):
-    """As `load_public_checkpoint`: the model, and the arguments that make one like it."""
+def load_public_state(source: str | os.PathLike | Mapping[str, Tensor], **given: Any) -> tuple[SLATE, dict[str, Any]]:
+    """The model of `load_public_checkpoint` and all arguments with which it was made; `given` are the latter's."""
     where = "state dict" if isinstance(source, Mapping) else str(source)
-    state = source if isinstance(source, Mapping) else _read(Path(source))
+    state: Mapping[str, Any] = source if isinstance(source, Mapping) else _read(Path(source))
     state = state.get("model", state)
     try:
         renamed = {ours: tensor for name, tensor in state.items() if (ours := rename(name, state))}
         side = math.isqrt(renamed["positions"].shape[1] - 1)
-        settings = dict(
+        settings: dict[str, Any] = dict(
             image_size=4 * side,
             image_channels=renamed["dvae.encoder.0.0.weight"].shape[1],
             vocab_size=renamed["to_logits.weight"].shape[0],
             d_model=renamed["to_logits.weight"].shape[1],
-            num_slots=num_slots,
             slot_size=renamed["slot_projection.weight"].shape[1],
             slot_mlp_size=renamed["slot_attention.mlp.0.weight"].shape[0],
-            num_slot_heads=num_slot_heads,
-            num_iterations=num_iterations,
             num_blocks=len({name.split(".")[2] for name in renamed if name.startswith("transformer.blocks.")}),
-            num_heads=num_heads,
-            dropout=dropout,
-            gradient=gradient,
+            **given,
         )
     except UserError as error:
         raise UserError(f"{where}: {error}") from None

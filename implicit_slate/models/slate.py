@@ -1,4 +1,4 @@
-"""SLATE: images -> tokens -> slots -> tokens -> images (METHOD §1; Singh, Deng, Ahn 2022)."""
+"""SLATE: images -> tokens -> slots -> tokens -> images (Singh, Deng, Ahn 2022; docs/method.md, "SLATE")."""
 
 from typing import Literal, NamedTuple
 
@@ -12,12 +12,12 @@ from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, sample_token
 from implicit_slate.models.generation import Decoding, check_sampling, choose
 from implicit_slate.models.layers import Dropout, linear, mlp
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
-from implicit_slate.models.slot_model import SlotModel, Views
+from implicit_slate.models.slot_model import SlotModel, Views, enlarge
 from implicit_slate.models.transformer import BlockCache, TransformerDecoder
 
 
 class Prediction(NamedTuple):
-    """The transformer's loss, and how slot attention came to it."""
+    """The transformer's loss, and the solution of slot attention behind it."""
 
     cross_entropy: Tensor
     """Of the next-token prediction, in nats, summed over the N tokens, mean over images."""
@@ -105,7 +105,7 @@ class SLATE(SlotModel):
         self.transformer = TransformerDecoder(d_model, num_blocks, num_heads, dropout)
         self.to_logits = linear(d_model, vocab_size, bias=False)
 
-    # Doors. Shapes: image (B, C, H, W) in [0, 1]; tokens (B, N); slots (B, K, S).
+    # Shapes: image (B, C, H, W) in [0, 1]; tokens (B, N); slots (B, K, S).
 
     @torch.no_grad()
     def tokenize(self, image: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class SLATE(SlotModel):
         return self.dvae.logits(image).argmax(-1)
 
     def encode(self, tokens: Tensor, slots_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens -> slots (B, K, S) and attention (B, N, K), summed over heads; a row sums to 1 over slots."""
+        """Tokens -> slots (B, K, S) and attention (B, N, K), summed over heads, which sums to 1 over slots."""
         solution, update = self._refine(self._embed(tokens), slots_init)
         return solution.z, update.attention
 
@@ -134,16 +134,16 @@ class SLATE(SlotModel):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The tokens (B, N) that the transformer makes of the slots alone, one by one; in evaluation mode.
+        """The tokens (B, N) that the transformer generates from the slots alone, one by one; in evaluation mode.
 
         Args:
             temperature: 0 takes the most likely token, 1 samples from the model's distribution, more is flatter.
             top_k: sample among the k most likely tokens only.
-            top_p: sample among the fewest tokens only that are together at least so likely (nucleus sampling).
+            top_p: sample only among the fewest tokens whose probabilities add up to at least this (nucleus sampling).
             generator: on the slots' device.
 
         Raises:
-            UserError: a setting outside of its range, or one of sampling at temperature 0.
+            UserError: a setting outside of its range, or top_k or top_p at temperature 0.
         """
         check_sampling(self.vocab_size, temperature, top_k, top_p)
         decoding = self.decoding(slots)
@@ -155,7 +155,7 @@ class SLATE(SlotModel):
         return torch.stack(tokens, dim=1)
 
     def decoding(self, slots: Tensor) -> Decoding:
-        """The transformer, ready to make tokens of slots (B, K, S) one by one."""
+        """The transformer, ready to generate tokens from slots (B, K, S) one by one."""
         return Decoding(self.next_logits, self.transformer.make_cache(self.slot_projection(slots), self.num_tokens))
 
     def next_logits(self, index: Tensor, position: Tensor, cache: list[BlockCache], seen: int) -> Tensor:
@@ -163,9 +163,9 @@ class SLATE(SlotModel):
 
         Args:
             index: dictionary indices (B,) of the tokens at `position`.
-            position: (1,) on the device; their keys and values go there in the cache.
+            position: (1,) on the device, where their keys and values are kept in the cache.
             cache: changed in place.
-            seen: positions that are read of it, more than `position`; what lies behind `position` has no influence.
+            seen: how many positions of the cache are read, more than `position`; those after `position` are masked out.
         """
         embedded = self.dictionary(index)[:, None] + self.positions.index_select(1, position)
         return self.to_logits(self.transformer.step(embedded, cache, position, seen))[:, 0]
@@ -192,17 +192,17 @@ class SLATE(SlotModel):
         return Losses(prediction.cross_entropy, squared_error(reconstruction, image), tokens, prediction)
 
     def predict(self, tokens: Tensor, slots_init: Tensor | None = None) -> Prediction:
-        """How well tokens (B, N) are predicted from the slots that are inferred from them."""
+        """The loss of predicting tokens (B, N) from the slots that are inferred from them."""
         embedded = self._embed(tokens)
         solution, update = self._refine(embedded, slots_init)
         return Prediction(_cross_entropy(self._predict(embedded, solution.z), tokens), solution, update)
 
     def cross_entropy(self, tokens: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """Of predicting tokens (B, N) from slots that were inferred from them: summed over N, mean over B."""
+        """The `cross_entropy` of `predict`."""
         return self.predict(tokens, slots_init).cross_entropy
 
     def slot_update(self, tokens: Tensor) -> SlotUpdate:
-        """f: slots -> slots, the refinement with keys and values of `tokens` fixed; Jacobians are measured of it."""
+        """f: slots -> slots, the refinement with the keys and values of `tokens` fixed."""
         return SlotUpdate(self.slot_attention, self.slot_encoder(self._embed(tokens)[:, 1:]))
 
     def refinement(self, image: Tensor) -> SlotUpdate:
@@ -213,26 +213,22 @@ class SLATE(SlotModel):
         return _cross_entropy(self.decode(tokens, slots), tokens)
 
     def ceiling(self, image: Tensor) -> Tensor:
-        """As of `SlotModel`; what the dVAE makes of its own tokens."""
+        """See `SlotModel`; the dVAE's reconstruction from its own tokens."""
         return self.render(self.tokenize(image))
 
     @torch.no_grad()
     def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """As of `SlotModel`; the attention, one value for each token's 4×4 pixels."""
-        return self._masks(self.encode(self.tokenize(image), slots_init)[1])
+        """See `SlotModel`; the attention, one value for each token's 4×4 pixels."""
+        return enlarge(self.encode(self.tokenize(image), slots_init)[1], self.image_size)
 
     @torch.no_grad()
     def views(self, image: Tensor, slots_init: Tensor | None = None, **sampling) -> Views:
-        """As of `SlotModel`; `sampling` is that of `generate`."""
+        """See `SlotModel`; `sampling` are arguments of `generate`."""
         tokens = self.tokenize(image)
         slots, attention = self.encode(tokens, slots_init)
         cross_entropy = F.cross_entropy(self.decode(tokens, slots).mT, tokens, reduction="none").sum(-1)
-        return Views(self.render(self.generate(slots, **sampling)), self._masks(attention), cross_entropy)
-
-    def _masks(self, attention: Tensor) -> Tensor:
-        """(B, N, K) -> (B, K, H, W)."""
-        side = self.image_size // 4
-        return attention.mT.unflatten(-1, (side, side)).repeat_interleave(4, -2).repeat_interleave(4, -1)
+        image = self.render(self.generate(slots, **sampling))
+        return Views(image, enlarge(attention, self.image_size), cross_entropy)
 
     # Slot attention and transformer read the same embedding (and the same dropped values): positions 1..N and 0..N-1.
 
@@ -248,5 +244,5 @@ class SLATE(SlotModel):
 
 
 def _cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Of logits (B, N, V): summed over N, mean over B."""
+    """Of logits (B, N, V) and tokens (B, N): summed over N, mean over B."""
     return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum") / len(tokens)

@@ -1,4 +1,4 @@
-"""Slot attention as a fixed point z = f(z) (METHOD §1.5, 1.6; Locatello et al. 2020)."""
+"""Slot attention as a fixed point z = f(z): Locatello et al. 2020, algorithm 1; docs/method.md, "Slot attention"."""
 
 from typing import Literal
 
@@ -13,10 +13,11 @@ from implicit_slate.models.layers import linear, mlp
 class SlotUpdate:
     """f: one refinement of the slots, (B, K, S) -> (B, K, S), with the keys and values of the inputs fixed."""
 
+    _attention: Tensor
+
     def __init__(self, module: "SlotAttention", inputs: Tensor):
         self.module = module
         self.keys, self.values = module.keys_and_values(inputs)
-        self._attention: Tensor | None = None
 
     def __call__(self, slots: Tensor) -> Tensor:
         slots, self._attention = self.module.step(slots, self.keys, self.values)
@@ -42,7 +43,8 @@ class SlotAttention(nn.Module):
         solver: the forward solver: `picard`, `anderson`, `broyden`.
         tol: relative residual from which on an image counts as solved.
         slot_init: where the slots start: `gaussian` draws all from one learned normal distribution (Locatello et al.
-            2020), `queries` are K learned vectors (Jia et al. 2023). Either is trained only if the mode reaches it.
+            2020), `queries` are K learned vectors (Jia et al. 2023). They are trained only if the mode gives them a
+            gradient.
         norm_eps: of the layer norms.
 
     Raises:
@@ -50,7 +52,7 @@ class SlotAttention(nn.Module):
     """
 
     epsilon = 1e-8
-    """Added to the attention before it is normalised over the inputs, so that a slot without inputs is no 0/0."""
+    """Added to the attention before it is normalised over the inputs: the attention to a slot may sum to 0."""
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class SlotAttention(nn.Module):
         self.solver, self.gradient = Solver(solver, num_iterations, tol), parse_gradient(gradient)
         self.gradient.check(self.solver)
 
-        # Without a gradient they are frozen: DDP would wait for it.
+        # Initial slots that get no gradient are frozen: distributed training would wait for it.
         trained, self.slot_init = self.gradient.reaches_start(self.solver), slot_init
         if slot_init == "gaussian":
             self.slot_mu = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_size)), trained)
@@ -117,7 +119,7 @@ class SlotAttention(nn.Module):
 
     def step(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """One refinement: slots (B, K, S) -> new slots, and the attention (B, heads, N, K) it used."""
-        (batch, num_slots, _), dtype = slots.shape, slots.dtype  # kept, also where autocast computes in less
+        (batch, num_slots, _), dtype = slots.shape, slots.dtype  # slots keep their type under autocast
         queries = self._split_heads(self.project_q(self.norm_slots(slots)))
         logits = (keys @ queries.mT).transpose(1, 2)  # (B, N, heads, K)
         attention = logits.flatten(2).softmax(-1).view_as(logits).transpose(1, 2)
@@ -130,9 +132,15 @@ class SlotAttention(nn.Module):
     def forward(self, inputs: Tensor, slots_init: Tensor | None = None) -> tuple[Solution, SlotUpdate]:
         """(B, N, D) inputs -> the solution, whose `z` is the slots (B, K, S), and the step that was iterated."""
         if slots_init is None:
-            slots_init = self.sample_slots(inputs.shape[0])
+            slots_init = self.sample_slots(len(inputs))
         update = SlotUpdate(self, inputs)
-        return self.gradient(update, slots_init, self.solver), update
+        return self.solve(update, slots_init), update
+
+    def solve(self, update: SlotUpdate, slots_init: Tensor | None = None) -> Solution:
+        """Where the forward solve of `update` ends; the loss reaches the weights as the gradient mode has it."""
+        if slots_init is None:
+            slots_init = self.sample_slots(len(update.keys))
+        return self.gradient(update, slots_init, self.solver)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, L, S) -> (B, heads, L, S/heads)."""

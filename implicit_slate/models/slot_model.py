@@ -1,5 +1,6 @@
-"""What every model with slots offers, so that callbacks and evaluation need not know which one they see."""
+"""What every model with slots can do, so that callbacks and evaluation never ask which model they have."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,10 @@ class SlotModel(nn.Module):
     """Images -> slots by slot attention -> images. Shapes: image (B, C, H, W) in [0, 1], slots (B, K, S)."""
 
     slot_attention: SlotAttention
+    image_size: int
+    """Height and width of the images, in pixels."""
+    makes_images: bool = True
+    """Whether images can be made from the slots; `views` raises a `UserError` where they cannot."""
     predicts_tokens: bool = False
     """Whether images are made token by token: then there is a cross-entropy, and there are tokens to sample."""
 
@@ -39,14 +44,21 @@ class SlotModel(nn.Module):
         raise NotImplementedError
 
     def ceiling(self, image: Tensor) -> Tensor | None:
-        """(B, C, H, W) in [0, 1]: what the model makes of the image without the detour through slots, which can
-        hardly do better. None for a model that has no such way."""
+        """(B, C, H, W) in [0, 1]: the image reconstructed without the slots, an upper bound on what slots can give.
+        None for a model that cannot do that."""
         return None
 
     def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """(B, K, H, W): each slot's share of a pixel, without gradients; they sum to 1 over slots."""
-        raise NotImplementedError
+        """The masks of `views`; a model overrides it if it has them at less cost."""
+        return self.views(image, slots_init).masks
 
     def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
         """The image through the slots, and the slots' masks; in evaluation mode and without gradients."""
         raise NotImplementedError
+
+
+def enlarge(attention: Tensor, image_size: int) -> Tensor:
+    """Attention (B, N, K) over the N cells of a grid, row by row -> masks (B, K, H, W), constant in each cell."""
+    side = math.isqrt(attention.shape[1])
+    masks = attention.mT.unflatten(-1, (side, side))
+    return masks.repeat_interleave(image_size // side, -2).repeat_interleave(image_size // side, -1)

@@ -1,4 +1,4 @@
-"""Slot attention with a spatial broadcast decoder (METHOD §5; Locatello et al. 2020, Watters et al. 2019)."""
+"""Slot attention with a spatial broadcast decoder (Locatello et al. 2020, Watters et al. 2019); docs/method.md."""
 
 from typing import Literal, NamedTuple
 
@@ -8,32 +8,32 @@ from torch import Tensor, nn
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
 from implicit_slate.models.dvae import squared_error
-from implicit_slate.models.layers import mlp, start_as_keras
+from implicit_slate.models.layers import mlp, xavier_uniform_
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.slot_model import SlotModel, Views
 
 GRID = 8
 """Side of the grid over which the decoder spreads a slot; each of its stride-2 layers doubles it."""
 NORM_EPS = 1e-3
-"""Of all layer norms: what Keras, in which the source is written, takes where nothing is said."""
+"""Of all layer norms: the default of Keras, in which the source is written."""
 
 
 class Decoded(NamedTuple):
-    """What the decoder makes of slots (B, K, S)."""
+    """The decoder's output for slots (B, K, S)."""
 
     image: Tensor
     """(B, C, H, W): the components weighted by the masks; not clamped to [0, 1]."""
     components: Tensor
-    """(B, K, C, H, W) what each slot paints."""
+    """(B, K, C, H, W) the image of each slot alone."""
     masks: Tensor
     """(B, K, H, W) softmax over slots."""
 
 
 class BroadcastLosses(NamedTuple):
-    """One error at two scales, means over images, and how slot attention came to it."""
+    """The reconstruction error at two scales, means over images, and the solution of slot attention behind it."""
 
     loss: Tensor
-    """Mean squared error a value in the range [-1, 1], in which the source trains: 4 mse / (C H W)."""
+    """Mean squared error over all values in the range [-1, 1], which the source minimises: 4 mse / (C H W)."""
     mse: Tensor
     """Squared error in the range [0, 1], summed over C, H, W."""
     solution: Solution
@@ -55,7 +55,7 @@ class SoftPositionEmbedding(nn.Module):
 
 
 class SpatialBroadcast(SlotModel):
-    """A convolutional encoder at full resolution, slot attention over its pixels, and one image and mask a slot.
+    """A convolutional encoder at full resolution, slot attention over its pixels, an image and a mask from each slot.
 
     The defaults are those of the source for object discovery on CLEVR. Weights start as Keras starts them: Glorot
     uniform, zero biases, also in slot attention's MLP (SLATE's is Kaiming uniform before the ReLU).
@@ -111,16 +111,16 @@ class SpatialBroadcast(SlotModel):
             self.decoder.extend([doubling, nn.ReLU()])
         self.decoder.extend([nn.Conv2d(width, width, 5, padding=2), nn.ReLU()])
         self.decoder.append(nn.Conv2d(width, image_channels + 1, 3, padding=1))  # a component and its mask's logit
-        start_as_keras(self)
+        xavier_uniform_(self)
         self.to(memory_format=torch.channels_last)
 
     def encode(self, image: Tensor, slots_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Images -> slots (B, K, S) and attention (B, H·W, K); a row sums to 1 over slots."""
-        solution, update = self.slot_attention(self._inputs(image), slots_init)
-        return solution.z, update.attention
+        """Images -> slots (B, K, S) and attention (B, H·W, K), which sums to 1 over slots."""
+        update = self.refinement(image)
+        return self.slot_attention.solve(update, slots_init).z, update.attention
 
     def decode(self, slots: Tensor) -> Decoded:
-        """Each slot by itself, spread over a grid of 8×8, becomes an image and a mask."""
+        """An image and a mask from each slot by itself, which is spread over a grid of 8×8."""
         spread = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, GRID, GRID)
         spread = self.decoder_positions(spread).contiguous(memory_format=torch.channels_last)
         output = self.decoder(spread).unflatten(0, slots.shape[:2])  # (B, K, C + 1, H, W), images in [-1, 1]
@@ -128,29 +128,21 @@ class SpatialBroadcast(SlotModel):
         return Decoded((components * masks[:, :, None]).sum(1), components, masks)
 
     def losses(self, image: Tensor, slots_init: Tensor | None = None) -> BroadcastLosses:
-        """The reconstruction's error, and slot attention's solution with the step that it iterated."""
-        solution, update = self.slot_attention(self._inputs(image), slots_init)
+        """The error of the reconstruction of images (B, C, H, W)."""
+        update = self.refinement(image)
+        solution = self.slot_attention.solve(update, slots_init)
         loss = self.slot_loss({"image": image}, solution.z)
         return BroadcastLosses(loss, loss * image[0].numel() / 4, solution, update)
 
     def refinement(self, image: Tensor) -> SlotUpdate:
-        return SlotUpdate(self.slot_attention, self._inputs(image))
+        features = self.encoder((2 * image - 1).contiguous(memory_format=torch.channels_last))
+        return SlotUpdate(self.slot_attention, self.slot_encoder(self.encoder_positions(features).flatten(2).mT))
 
     def slot_loss(self, batch: dict[str, Tensor], slots: Tensor) -> Tensor:
         image = batch["image"]
         return 4 * squared_error(self.decode(slots).image, image) / image[0].numel()
 
     @torch.no_grad()
-    def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """As of `SlotModel`; the decoder's masks."""
-        return self.decode(self.encode(image, slots_init)[0]).masks
-
-    @torch.no_grad()
     def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
         decoded = self.decode(self.encode(image, slots_init)[0])
         return Views(decoded.image.clamp(0, 1), decoded.masks)
-
-    def _inputs(self, image: Tensor) -> Tensor:
-        """What slot attention reads: (B, C, H, W) in [0, 1] -> (B, H·W, width), row by row."""
-        features = self.encoder((2 * image - 1).contiguous(memory_format=torch.channels_last))
-        return self.slot_encoder(self.encoder_positions(features).flatten(2).mT)

@@ -1,4 +1,4 @@
-"""The autoregressive transformer decoder that reads the slots (METHOD §1.7, 1.8; Singh et al. 2022)."""
+"""The autoregressive transformer decoder that reads the slots (Singh et al. 2022; docs/method.md, "SLATE")."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from implicit_slate.models.layers import Dropout, linear
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases. Keys and values are made apart, so that they can be kept."""
+    """Multi-head attention without biases. Keys and values are computed apart, so that they can be cached."""
 
     def __init__(self, d_model: int, num_heads: int, dropout: float, gain: float):
         super().__init__()
@@ -29,11 +29,11 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False, mask: Tensor | None = None
     ) -> Tensor:
-        """Queries from x (B, L, D) -> (B, L, D). With `is_causal`, position i sees the keys up to i; with a `mask`
-        (L, M), in evaluation mode only, queries see the keys where it is true."""
+        """Queries from x (B, L, D) -> (B, L, D). With `is_causal`, position i attends to the keys up to i; with a
+        `mask` (L, M), in evaluation mode only, queries attend to the keys where it is true."""
         queries = self._split_heads(self.project_q(x))
         rate = self.dropout.p if self.training else 0.0
-        if rate and x.device.type == "cpu":  # torch has no CPU kernel with dropout, and would take these steps itself
+        if rate and x.device.type == "cpu":  # torch has no CPU kernel with dropout and would do these steps itself
             scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
             if is_causal:
                 scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
@@ -53,7 +53,7 @@ class BlockCache(NamedTuple):
     """(B, heads, N, D/heads), filled from the left, as are the values."""
     self_values: Tensor
     slot_keys: Tensor
-    """(B, heads, K, D/heads), made once, as are the values."""
+    """(B, heads, K, D/heads), computed once, as are the values."""
     slot_values: Tensor
 
 
@@ -120,23 +120,23 @@ class TransformerDecoder(nn.Module):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Embedded tokens (B, N, D) and slots (B, K, D) -> features (B, N, D); position i sees x up to i."""
+        """Embedded tokens (B, N, D) and slots (B, K, D) -> features (B, N, D); position i depends on x up to i."""
         for block in self.blocks:
             x = block(x, memory)
         return self.norm(x)
 
     def make_cache(self, memory: Tensor, length: int) -> list[BlockCache]:
         """An empty cache for `length` positions that read the slots `memory` (B, K, D)."""
-        return [block.make_cache(memory, length) for block in self.blocks]
+        return [block.make_cache(memory, length) for block in self.blocks]  # type: ignore[operator]
 
     def step(self, x: Tensor, cache: list[BlockCache], position: Tensor, seen: int) -> Tensor:
         """`forward` at one position: (B, 1, D) -> (B, 1, D), the earlier positions being in the cache.
 
         Args:
             position: (1,), on the device: shapes, and so a compiled step, do not depend on it.
-            seen: the first so many positions of the cache are read; more than `position`.
+            seen: how many positions of the cache are read, from the first one on; more than `position`.
         """
         mask = (torch.arange(seen, device=position.device) <= position)[None]
         for block, block_cache in zip(self.blocks, cache, strict=True):
-            x = block.step(x, block_cache, position, mask)
+            x = block.step(x, block_cache, position, mask)  # type: ignore[operator]
         return self.norm(x)

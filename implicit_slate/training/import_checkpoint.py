@@ -24,9 +24,8 @@ def main(argv: list[str]) -> int:
     if args.out.exists():
         raise UserError(f"{args.out}: exists already; it is not overwritten")
 
-    model, settings = load_public_state(
-        args.public, args.num_slots, args.num_iterations, args.num_slot_heads, args.num_heads, args.gradient
-    )
+    given = {name: value for name, value in vars(args).items() if name not in ("public", "out")}
+    model, settings = load_public_state(args.public, **given)
     checkpoint = {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "hyper_parameters": settings,
