@@ -12,7 +12,7 @@ TEST_PROCESSES ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorde
 STAMP = .venv/.installed-$(subst $(comma),-,$(if $(EXTRAS),$(EXTRAS),core))
 comma := ,
 
-.PHONY: help setup ablate test test-slow bench complexity tensorboard
+.PHONY: help setup ablate lint test test-slow bench complexity tensorboard
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -26,6 +26,12 @@ $(STAMP): pyproject.toml requirements.lock scripts/setup
 ablate: setup  ## run grid GRID (default: demo) and write its report under runs/GRID; also DEVICES, WORKERS, STORAGE, OUT
 	@$(BIN)/implicit-slate ablate $(GRID) $(if $(OUT),--out $(OUT)) $(if $(DEVICES),--devices $(DEVICES)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(if $(STORAGE),--storage $(STORAGE))
+
+lint:  ## set up with all extras, then check style, layout and types
+	@$(MAKE) --no-print-directory setup EXTRAS=all
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 test:  ## set up with all extras, then run the tests
 	@$(MAKE) --no-print-directory setup EXTRAS=all
