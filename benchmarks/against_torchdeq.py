@@ -1,10 +1,9 @@
 """`python -m benchmarks.against_torchdeq`: the time of an evaluation of f and of a backward product beside torchdeq's.
 
-Both libraries solve the same problem with the same number of evaluations, in turn in one process, so that whatever else
-the machine does meets both alike. A map of one layer costs next to nothing, so there it is the solvers that are timed;
-slot attention's step shows what is left of the difference in a model. Both keep the best iterate and its residuals, as
-solvers with a tolerance do; the tolerance is 0, which neither reaches. In Anderson's method both mix as many iterates:
-11 forward, all of them backward.
+Both libraries solve the same problem with the same number of evaluations, in turn in one process. A map of one layer
+costs next to nothing, so there the solvers themselves are timed; slot attention's step shows what remains of the
+difference in a model. Both keep the best iterate and its residuals, as solvers with a tolerance do; the tolerance is 0,
+which neither reaches. In Anderson's method both mix equally many iterates: 11 forward, all of them backward.
 """
 
 import argparse
@@ -14,15 +13,13 @@ from statistics import median, quantiles
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 from torchdeq import get_deq
 from torchdeq.solver import get_solver, register_solver
 
-from benchmarks.complexity.measure import Refinement, timed
-from benchmarks.complexity.report import describe
+from benchmarks.common import DEVICE, describe, in_turn, make_console, make_table, shown, timed
+from benchmarks.refinement import Refinement
+from implicit_slate.errors import positive
 from implicit_slate.fixed_point import Solver, fixed_point
 
 EVALUATIONS = (7, 30)
@@ -33,7 +30,7 @@ THEIR_SOLVERS = {
     "broyden": get_solver("broyden"),
 }
 BACKWARD = ("phantom(5, 0.5)", "exact(anderson, 7)", "exact(anderson, 30)", "exact(broyden, 7)", "exact(broyden, 30)")
-SAMPLE = 0.01
+SHORTEST = 0.01
 """Seconds that one timing takes at least: what is quicker is repeated within it."""
 
 
@@ -46,7 +43,7 @@ class Problem(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One thing that both do: `count` evaluations of f, or products of a backward solve, a call."""
+    """Something that both do: a call makes `count` evaluations of f, or products of a backward solve."""
 
     what: str
     count: int
@@ -71,23 +68,15 @@ def slots(batch: int = 4, device: str = "cpu") -> Problem:
 
 
 def forward_run(problem: Problem, solver: str, evaluations: int) -> Run:
-    """A forward solve without a tape."""
-    solve = THEIR_SOLVERS[solver]
+    """A forward solve that is not recorded."""
     iterations = evaluations - (solver == "broyden")  # theirs evaluates f once before it counts
-
-    @torch.no_grad()
-    def theirs() -> object:
-        return solve(problem.f, problem.z0, max_iter=iterations, tol=0.0, stop_mode="rel")
-
-    @torch.no_grad()
-    def ours() -> object:
-        return Solver(solver, evaluations, tol=0.0)(problem.f, problem.z0)
-
-    return Run(f"forward, {solver}, {evaluations} steps", evaluations, ours, theirs)
+    theirs = partial(THEIR_SOLVERS[solver], problem.f, problem.z0, max_iter=iterations, tol=0.0, stop_mode="rel")
+    ours = partial(Solver(solver, evaluations, tol=0.0), problem.f, problem.z0)
+    return Run(f"forward, {solver}, {evaluations} steps", evaluations, torch.no_grad()(ours), torch.no_grad()(theirs))
 
 
 def backward_run(problem: Problem, gradient: str) -> Run:
-    """The backward pass after three Picard iterations, the graph kept for the next."""
+    """The backward pass after three Picard iterations; the graph is kept for the next call."""
     f, z0, leaves = problem
     mode, _, inside = gradient.rstrip(")").partition("(")
     first, second = (argument.strip() for argument in inside.split(","))
@@ -105,7 +94,7 @@ def backward_run(problem: Problem, gradient: str) -> Run:
     def backward(z: Tensor) -> object:
         return torch.autograd.grad(z, leaves, cotangent, retain_graph=True, allow_unused=True)
 
-    return Run(f"backward, {gradient}", count, lambda: backward(z_ours), lambda: backward(states[-1]))
+    return Run(f"backward, {gradient}", count, partial(backward, z_ours), partial(backward, states[-1]))
 
 
 def runs(problem: Problem) -> list[Run]:
@@ -113,50 +102,38 @@ def runs(problem: Problem) -> list[Run]:
     return forward + [backward_run(problem, gradient) for gradient in BACKWARD]
 
 
-def time_in_turn(run: Run, rounds: int, device: str) -> tuple[list[float], list[float]]:
-    """Seconds an evaluation or product of ours and of theirs in each round; who goes first changes every round."""
-    pair = (run.ours, run.theirs)
-    for call in pair:  # warms up
+def measure(run: Run, rounds: int) -> list[str]:
+    """The row of a run: microseconds of one evaluation or product, ours and theirs, and their ratio in the rounds."""
+    calls = {"ours": run.ours, "theirs": run.theirs}
+    for call in calls.values():  # warms up
         call()
-    repeats = max(1, round(SAMPLE / min(timed(call, device)[0] for call in pair)))
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds):
-        for which in (0, 1) if number % 2 else (1, 0):
-            taken, _ = timed(lambda which=which: [pair[which]() for _ in range(repeats)] and None, device)
-            seconds[which].append(taken / repeats / run.count)
-    return seconds
+    repeats = max(1, round(SHORTEST / min(timed(call)[0] for call in calls.values())))
 
+    def microseconds(call: Callable[[], object]) -> float:
+        return 1e6 * timed(lambda: [call() for _ in range(repeats)] and None)[0] / repeats / run.count
 
-def row(run: Run, ours: list[float], theirs: list[float]) -> list[str]:
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    values = in_turn({name: partial(microseconds, call) for name, call in calls.items()}, rounds)
+    ratios = [ours / theirs for ours, theirs in zip(*values.values(), strict=True)]
     low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    return [run.what, f"{1e6 * median(ours):.0f}", f"{1e6 * median(theirs):.0f}", f"{median(ratios):.2f}",
-            f"{low:.2f} to {high:.2f}"]  # fmt: skip
+    ours, theirs = (f"{median(values[name]):.0f}" for name in calls)
+    return [run.what, ours, theirs, f"{median(ratios):.2f}", f"{low:.2f} to {high:.2f}"]
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=21, help="timings of each, in turn (%(default)s)")
+    parser.add_argument("--rounds", type=positive, default=21, help="timings of each, in turn (%(default)s)")
     rounds = parser.parse_args(arguments).rounds
-    if rounds < 1:
-        parser.error(f"--rounds {rounds}: at least 1 is needed")
     torch.set_num_threads(1)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    console = Console()
-    if not console.is_terminal:
-        console.width = 100
+    console = make_console()
     problems = {
-        "one layer, tanh(Wz + x), D=256, batch 32": layer(device=device),
-        "slot attention's step, K=12, S=192, N=256, batch 4": slots(device=device),
+        "one layer, tanh(Wz + x), D=256, batch 32": layer(device=DEVICE),
+        "slot attention's step, K=12, S=192, N=256, batch 4": slots(device=DEVICE),
     }
-    console.print(f"Microseconds an evaluation of f, or a product of the backward solve, on {describe(device)}")
+    console.print(f"Microseconds an evaluation of f, or a product of the backward solve, on {describe()}")
     for title, problem in problems.items():
-        table = Table("what", title=title, title_justify="left")
-        for column in ("ours µs", "torchdeq µs", "ratio", "middle half"):
-            table.add_column(column, justify="right")
-        hidden = not console.is_terminal  # a pipe gets the tables alone
-        for run in track(runs(problem), title, console=console, disable=hidden, transient=True):
-            table.add_row(*row(run, *time_in_turn(run, rounds, device)))
+        table = make_table(title, ["what"], ["ours µs", "torchdeq µs", "ratio", "middle half"])
+        for run in shown(runs(problem), title, console):
+            table.add_row(*measure(run, rounds))
         console.print(table)
     console.print("A ratio below 1: ours is quicker. Medians of the ratios of neighbouring timings.")
 

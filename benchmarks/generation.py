@@ -1,44 +1,23 @@
-"""Generation through the key-value cache beside recomputing every prefix, in one run: `python -m benchmarks.generation`.
+"""`python -m benchmarks.generation`: generation with the key-value cache beside recomputing every prefix, in one run.
 
-The plain path is what the public code does: for each of the N tokens the transformer reads all tokens before it again.
-It is spared the logits of the earlier positions, which it would not need. Its N prefixes would take minutes, so it is
-timed at a few lengths, in the middle of equal parts of the sequence, each measurement beside a whole generation through the
-cache; the time of a part is that of its middle times its length (the cost grows a little faster than linearly, so
-this is rather too little than too much).
+The plain method is that of the public code: for each of the N tokens the transformer reads all tokens before it again
+(but here without the logits of earlier positions). All N prefixes would take minutes, so it is timed at a few lengths,
+each the middle of an equal part of the sequence, and that time counts for every token of the part. (The cost grows a
+little faster than linearly, so this is rather too little than too much.)
 """
 
 import argparse
-import statistics
-import time
-from typing import NamedTuple
+from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.common import DEVICE, describe, timed
 from implicit_slate import SLATE
 
-PAPER = dict(  # as in experiments/clevr_mirror_96.yaml
-    image_size=96,
-    vocab_size=4096,
-    d_model=192,
-    num_slots=12,
-    slot_size=192,
-    slot_mlp_size=192,
-    num_blocks=8,
-    num_heads=8,
-)
-
-
-class Comparison(NamedTuple):
-    """Seconds to generate all tokens of a batch."""
-
-    cached: float
-    plain: float
-
-    @property
-    def ratio(self) -> float:
-        return self.plain / self.cached
+PAPER = dict(image_size=96, vocab_size=4096, num_slots=12, num_blocks=8, num_heads=8)
+"""As in experiments/clevr_mirror_96.yaml; the widths are the defaults."""
 
 
 def plain_step(model: SLATE, tokens: Tensor, slots: Tensor) -> Tensor:
@@ -50,46 +29,35 @@ def plain_step(model: SLATE, tokens: Tensor, slots: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def compare(model: SLATE, batch_size: int, parts: int) -> Comparison:
-    """Time both paths in turn, `parts` times; the cached path is a median."""
+def measure(model: SLATE, batch_size: int, parts: int) -> tuple[float, float]:
+    """Seconds to generate all tokens of a batch with the cache (the median of `parts` times), and plainly."""
     model.eval()
     slots = model.sample_slots(batch_size)
-    device = slots.device
-
-    def seconds(work) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - begin
-
+    device = slots.device.type
     tokens = model.generate(slots)  # also warms up
     for length in (1, model.num_tokens // 2):
-        expected = tokens[:, length]
-        if not torch.equal(plain_step(model, tokens[:, :length], slots), expected):
-            raise RuntimeError(f"the two paths disagree on token {length}")
+        if not torch.equal(plain_step(model, tokens[:, :length], slots), tokens[:, length]):
+            raise RuntimeError(f"the two methods disagree on token {length}")
     cached, plain = [], 0.0
     for part in range(parts):
-        length = (2 * part + 1) * model.num_tokens // (2 * parts)
-        plain += seconds(lambda length=length: plain_step(model, tokens[:, :length], slots)) * model.num_tokens / parts
-        cached.append(seconds(lambda: model.generate(slots)))
-    return Comparison(statistics.median(cached), plain)
+        prefix = tokens[:, : (2 * part + 1) * model.num_tokens // (2 * parts)]
+        plain += timed(lambda prefix=prefix: plain_step(model, prefix, slots), device)[0] * model.num_tokens / parts
+        cached.append(timed(lambda: model.generate(slots), device)[0])
+    return median(cached), plain
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--parts", type=int, default=8, help="prefix lengths at which the plain path is timed")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--parts", type=int, default=8, help="prefix lengths at which the plain method is timed")
+    parser.add_argument("--device", default=DEVICE)
     arguments = parser.parse_args()
     torch.manual_seed(0)
     model = SLATE(**PAPER).to(arguments.device)
-    result = compare(model, arguments.batch_size, arguments.parts)
-    where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{model.num_tokens} tokens, V = {model.vocab_size}, 8 blocks, batch {arguments.batch_size}, {where}")
-    print(f"cached {result.cached:.2f} s, plain {result.plain:.1f} s, ratio {result.ratio:.1f}")
+    batch, where = arguments.batch_size, describe(arguments.device)
+    print(f"{model.num_tokens} tokens, V = {model.vocab_size}, 8 blocks, batch {batch}, {where}")
+    cached, plain = measure(model, batch, arguments.parts)
+    print(f"cached {cached:.2f} s, plain {plain:.1f} s, ratio {plain / cached:.1f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A plain SLATE to measure ours against: the model as METHOD §1 states it, with nothing done for speed.
+"""A plain SLATE to measure ours against: the model of docs/method.md, "SLATE", with nothing done for speed.
 
-Tokens are one-hot vectors, both Gumbel samples take V exponential numbers a token, attention is spelled out, and
+Tokens are one-hot vectors, both Gumbel samples take V exponential numbers for each token, attention is spelled out, and
 convolutions run in torch's default layout. It has the parameters of `SLATE`, so the two can share a state dict.
 """
 

@@ -1,4 +1,4 @@
-"""That both libraries do the same work in every run of the benchmark."""
+"""Both libraries do the same work in every run of the benchmark."""
 
 import pytest
 
@@ -40,16 +40,9 @@ def test_both_evaluate_f_and_multiply_by_its_jacobian_equally_often(make):
             assert work["ours"] == work["theirs"] == (1, run.count + 1), run.what
 
 
-def test_both_are_timed_in_turn_and_the_first_alternates(monkeypatch):
-    order = []
-    run = benchmark.Run("", 5, lambda: order.append("ours"), lambda: order.append("theirs"))
-
-    def timed(call, device):
-        call()
-        return (1.0 if order[-1] == "ours" else 2.0), None
-
-    monkeypatch.setattr(benchmark, "timed", timed)
-    ours, theirs = benchmark.time_in_turn(run, rounds=3, device="cpu")
-    assert order[4:] == ["theirs", "ours", "ours", "theirs", "theirs", "ours"]
-    assert (ours, theirs) == ([0.2] * 3, [0.4] * 3)  # an evaluation, of which a call makes five
-    assert benchmark.row(run, [2e-6, 2e-6, 8e-6], [2e-6, 4e-6, 4e-6]) == ["", "2", "4", "1.00", "0.50 to 2.00"]
+def test_the_row_is_of_one_evaluation_and_the_ratio_that_of_neighbours(monkeypatch):
+    calls = []
+    seconds = {"ours": iter([1, 1, 10e-6, 10e-6, 40e-6]), "theirs": iter([1, 1, 10e-6, 20e-6, 20e-6])}
+    run = benchmark.Run("a run", 5, lambda: calls.append("ours"), lambda: calls.append("theirs"))
+    monkeypatch.setattr(benchmark, "timed", lambda call: (call(), next(seconds[calls[-1]]))[::-1])
+    assert benchmark.measure(run, rounds=3) == ["a run", "2", "4", "1.00", "0.50 to 2.00"]  # five evaluations a call

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from benchmarks.complexity.measure import GRADIENTS, Refinement
-from benchmarks.complexity.memory import peak_bytes, saved_bytes
+from benchmarks.complexity import GRADIENTS
+from benchmarks.memory import peak_bytes, saved_bytes
+from benchmarks.refinement import Refinement
 from implicit_slate.fixed_point import fixed_point
 from implicit_slate.fixed_point.adjoint import METHODS
 from implicit_slate.fixed_point.gradients import MODES

@@ -4,24 +4,23 @@ import gc
 import os
 from collections.abc import Callable, Iterable
 from itertools import accumulate
-from typing import TypeVar
-from weakref import WeakSet
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.autograd.profiler import DeviceType, profile
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler's remarks on its own start and end
+from benchmarks.common import Result
 
-Result = TypeVar("Result")
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences the profiler's messages about its start and end
 
 
 def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
     """The most bytes of tensors that `run` holds at one time, above those that were there before.
 
-    On a CPU the profiler reports every allocation and release of torch's allocator, those within operations included;
-    what a library such as oneDNN takes from the system by itself is not seen.
+    On a CPU the profiler reports every allocation and release of torch's allocator, those within operations included.
+    Memory that a library such as oneDNN takes from the system itself is not counted.
     """
     gc.collect()
     if device == "cuda":
@@ -37,29 +36,23 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
     return max(accumulate(changes, initial=0))
 
 
-class _Saved:
-    """A tensor that autograd has saved; it lives as long as the node that saved it."""
-
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor
-
-
 def saved_bytes(forward: Callable[[], Result], besides: Iterable[Tensor] = ()) -> tuple[int, Result]:
     """Bytes that the graph of `forward`'s result keeps for its backward pass, and the result.
 
-    A storage counts once, however many nodes have saved it; those of the tensors `besides` (parameters, inputs) do not
-    count, for they are there anyway.
+    A storage counts once, however many nodes have saved it. Those of the tensors `besides` (parameters, inputs) do not
+    count, because they exist anyway.
     """
-    alive: WeakSet[_Saved] = WeakSet()
+    references: list[ReferenceType[Tensor]] = []
 
-    def pack(tensor: Tensor) -> _Saved:
-        saved = _Saved(tensor.detach())  # a result that held its own node would keep itself alive
-        alive.add(saved)
+    def pack(tensor: Tensor) -> Tensor:
+        saved = tensor.detach()  # lives as long as the node that saves it; with a node of its own it would live forever
+        references.append(ref(saved))
         return saved
 
-    with saved_tensors_hooks(pack, lambda saved: saved.tensor):
+    with saved_tensors_hooks(pack, lambda saved: saved):
         result = forward()
-    storages = {storage.data_ptr(): storage.nbytes() for storage in (saved.tensor.untyped_storage() for saved in alive)}
+    saved = [tensor.untyped_storage() for tensor in (reference() for reference in references) if tensor is not None]
+    storages = {storage.data_ptr(): storage.nbytes() for storage in saved}
     for tensor in besides:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(storages.values()), result
