@@ -47,24 +47,21 @@ def test_two_spirals_are_one_spiral_and_the_same_turned_by_half():
     assert (turned[radius > 1].cos() > 0.8).all()
 
 
-@pytest.mark.parametrize("gradient", ["implicit", "phantom(5, 0.5)", "exact(gmres)"])
-def test_training_tells_the_spirals_apart(gradient):
+def trained(gradient, regularizer, steps=60):
     generator = torch.Generator().manual_seed(0)
     (x, labels), test = (example.two_spirals(num_points, generator, turns=1.0) for num_points in (500, 200))
     settings = dict(solver="broyden", gradient=gradient, max_iterations=15, tol=1e-2)
-    untrained, trained = (example.measure(*example.train(x, labels, 0, steps, **settings), *test) for steps in (0, 60))
-    assert untrained.accuracy < 0.75 and trained.accuracy > 0.9
+    return example.measure(*example.train(x, labels, regularizer, steps, **settings), *test)
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "phantom(5, 0.5)", "exact(gmres)"])
+def test_training_tells_the_spirals_apart(gradient):
+    assert trained(gradient, 0, steps=0).accuracy < 0.75 and trained(gradient, 0).accuracy > 0.9
 
 
 def test_the_regulariser_lowers_radius_and_evaluations():
-    generator = torch.Generator().manual_seed(0)
-    (x, labels), test = example.two_spirals(500, generator), example.two_spirals(200, generator)
-    settings = dict(solver="broyden", gradient="implicit", max_iterations=15, tol=1e-2)
-    plain, regular = (
-        example.measure(*example.train(x, labels, weight, steps=60, **settings), *test) for weight in (0, 1.0)
-    )
-    assert regular.radius < 0.8 * plain.radius
-    assert regular.evaluations < plain.evaluations
+    plain, regular = trained("implicit", 0), trained("implicit", 1.0)
+    assert regular.radius < 0.8 * plain.radius and regular.evaluations < plain.evaluations
 
 
 def test_evaluations_are_counted_for_each_point_to_its_tolerance(x):
@@ -74,9 +71,3 @@ def test_evaluations_are_counted_for_each_point_to_its_tolerance(x):
     first = [next(i for i, r in enumerate(trace[:, b].tolist()) if r <= 1e-3) + 1 for b in range(5)]
     assert measured.evaluations == pytest.approx(sum(first) / 5)
     assert measured.converged == 1
-
-
-def test_main_prints_a_row_a_setting(capsys):
-    example.main(steps=1)
-    printed = capsys.readouterr().out
-    assert printed.count("anderson") == printed.count("broyden") == 3 and "phantom(5, 0.5)" in printed
