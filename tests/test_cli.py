@@ -1,5 +1,7 @@
 """The command `implicit-slate` as a person meets it."""
 
+import re
+
 import pytest
 import torch
 
@@ -37,6 +39,23 @@ def test_data_names_its_own_commands(capsys):
     printed = capsys.readouterr().out
     assert all((f"  {name} " in printed) is name.startswith("data ") for name in COMMANDS)
     assert main(["data"]) == 2
+
+
+def test_the_help_of_fit_leads_to_the_options_of_models_data_and_callbacks(capsys):
+    def printed(*argv):
+        with pytest.raises(SystemExit) as end:
+            main(list(argv))
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    text = printed("fit", "--help")
+    for name in ("implicit_slate.training.SLATEModule", "data_modules.CLEVRMirror", "callbacks.SlotJacobian"):
+        assert f"\n  {name} " in text
+    commands = re.findall(r"implicit-slate (fit --.*\.help .*)", text)
+    options = ["--model.vocab_size", "--data.image_size", "--trainer.callbacks"]
+    for command, option in zip(commands, options, strict=True):
+        assert option in printed(*command.split())
+    assert "--model.num_slots" in printed("fit", "--model.help", "implicit_slate.training.SLATEModule")
 
 
 def test_ctrl_c_is_no_traceback(monkeypatch, capsys):

@@ -10,7 +10,7 @@ import jsonargparse
 
 from data_modules.base import ImageDataModule, Images, Splits
 from implicit_slate.errors import UserError
-from implicit_slate.training.experiment_cli import fold
+from implicit_slate.training.config_parser import ConfigParser, explain
 from implicit_slate.yaml_files import load_yaml
 
 DataConfig = dict[str, Any]
@@ -51,7 +51,7 @@ def describe_data(checkpoint: Path, options: Sequence[str]) -> DataConfig:
     try:
         return _parser().parse_args([*start, *options]).data.as_dict()
     except jsonargparse.ArgumentError as error:
-        raise UserError(f"evaluate: {fold(str(error))}") from None
+        raise UserError(f"evaluate: {explain(error)}") from None
 
 
 def load_split(config: DataConfig, split: str) -> SplitOfData:
@@ -69,7 +69,7 @@ def _load(config: str) -> Splits:
     try:
         module: ImageDataModule = parser.instantiate(parser.parse_args([f"--data={config}"])).data
     except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
-        raise UserError(f"data: {fold(str(error))}") from None
+        raise UserError(f"data: {explain(error)}") from None
     module.prepare_data()
     module.setup("test")
     return module.splits
@@ -86,7 +86,7 @@ def _data_section(path: Path) -> DataConfig:
     return content["data"]
 
 
-def _parser() -> jsonargparse.ArgumentParser:
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+def _parser() -> ConfigParser:
+    parser = ConfigParser(exit_on_error=False)
     parser.add_subclass_arguments(ImageDataModule, "data")
     return parser

@@ -1,6 +1,5 @@
 """Experiment files as LightningCLI reads them, with its errors folded to one line."""
 
-import dataclasses
 import inspect
 import logging
 import re
@@ -11,23 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import ActionConfigFile
+from jsonargparse import ActionConfigFile, ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from implicit_slate.errors import UserError, nearest
+import callbacks
+import data_modules
+from implicit_slate import training
+from implicit_slate.errors import UserError
 from implicit_slate.training.checkpoints import read_checkpoint
+from implicit_slate.training.config_parser import ConfigParser, explain
 from implicit_slate.yaml_files import load_yaml
 
 logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
 warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we do run it from within Python
 warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
-
-
-class _Parser(LightningArgumentParser):
-    def error(self, message, ex=None):
-        if not self.exit_on_error:  # the caller wants the exception
-            return super().error(message, ex)
-        raise UserError(fold(str(message)))
 
 
 class ExperimentCLI(LightningCLI):
@@ -50,7 +47,7 @@ class ExperimentCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs) -> LightningArgumentParser:
-        parser = _Parser(**kwargs)
+        parser = ConfigParser(**kwargs)
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="an experiment file (YAML)")
         return parser
 
@@ -60,11 +57,17 @@ class ExperimentCLI(LightningCLI):
         arguments = LightningCLI.subcommands()
         return {name: arguments[name] | {"weights_only"} for name in ("fit", "validate", "test")}
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str] | dict[str, Any] | None) -> None:
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise UserError(explain(error)) from error
+
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
-            raise UserError(fold(str(error))) from error
+        except (ValueError, TypeError, MisconfigurationException) as error:  # what constructors raise
+            raise UserError(explain(error)) from error
         model_size = getattr(getattr(self.model, "model", None), "image_size", None)
         data_size = getattr(self.datamodule, "image_size", None)
         if None not in (model_size, data_size) and model_size != data_size:
@@ -101,54 +104,36 @@ def _nulls_as_mappings(args: list[str]) -> list[str]:
     return rewritten.split("\0") if args else args
 
 
-def fold(message: str) -> str:
-    """jsonargparse's message of many lines as the one that tells, with the nearest known key for an unknown one."""
-    unknown = re.search(
-        r"[Oo]ption '([\w.]+)' is not accepted|not accept option '([\w.]+)'|nrecognized arguments: --([\w.]+)", message
-    )
-    if unknown:
-        name = next(filter(None, unknown.groups()))
-        return f"unknown option {name!r}{nearest(name, _options())} (see --help)"
-    override = re.search(r"NestedArg\(key='([\w.]+)', val='?(.*?)'?\)", message)  # as the command line gave it
-    return (f"{override[1]}={override[2]}: " if override else "") + cause(message) + " (see --help)"
+def _our_classes(command: str) -> str:
+    """Our models, data modules and callbacks, one line each, and the command that prints the options of one."""
+    lines = []
+    for key, package, base in (
+        ("model", training, L.LightningModule),
+        ("data", data_modules, L.LightningDataModule),
+        ("trainer.callbacks", callbacks, L.Callback),
+    ):
+        classes = [getattr(package, name) for name in package.__all__]
+        about = {
+            f"{package.__name__}.{kind.__name__}": " ".join(re.split(r"\n\n|\.\s", inspect.getdoc(kind))[0].split())
+            for kind in classes
+            if issubclass(kind, base)
+        }
+        lines.append(f"\n{key}, one of these; its options: implicit-slate {command} --{key}.help {next(iter(about))}")
+        lines += [f"  {name:<48}{text.removesuffix('.')}" for name, text in about.items()]
+    return "\n".join(lines)
 
 
-def cause(message: str) -> str:
-    """What is wrong with a value, from jsonargparse's account of all that it tried."""
-    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given class_path", "Given value")
-    lines = [line.strip().removeprefix("- ").removesuffix("(see --help)").strip() for line in message.splitlines()]
-    facts = [line for line in lines if line and not line.startswith(noise)]
-    if len(facts) > 1:  # that the value is not null either needs no saying
-        facts = [fact for fact in facts if fact != "Expected a <class 'NoneType'>"]
-    given = [line for line in lines if line.startswith("Given value:") and "(" not in line and "{" not in line]
-    text = "; ".join([*facts[:2], *given[:1]]) or " ".join(message.split())
-    return re.sub(r"<class '(?:builtins\.)?([^']+)'>|typing\.", lambda match: match[1] or "", " ".join(text.split()))
-
-
-def _options() -> list[str]:
-    """Every option of our modules as it is spelled behind `model.`, and the trainer's in full."""
-    from implicit_slate.models import SLATE, PropertyPredictor, SpatialBroadcast
-    from implicit_slate.training import DVAEModule, Optimization, PropertyModule, SLATEModule, SpatialBroadcastModule
-
-    classes = (
-        SLATEModule, SLATE, DVAEModule, SpatialBroadcastModule, SpatialBroadcast, PropertyModule, PropertyPredictor,
-    )  # fmt: skip
-    parameters = [parameter for kind in classes for parameter in inspect.signature(kind).parameters.values()]
-    options = {parameter.name for parameter in parameters if parameter.kind != parameter.VAR_KEYWORD}
-    options |= {f"optimization.{field.name}" for field in dataclasses.fields(Optimization)}
-    return sorted(options) + [f"trainer.{name}" for name in inspect.signature(L.Trainer).parameters]
-
-
-def _run(subcommand: str, argv: list[str]) -> int:
+def _run(command: str, argv: list[str]) -> int:
     """`implicit-slate fit`, `validate` or `test`; returns the exit status."""
-    from callbacks import Diverged
-
     for flag, value in zip(argv, argv[1:], strict=False):
         if flag in ("-c", "--config"):
             load_yaml(Path(value))  # for its errors, which name file and line
+    options = {}
+    if {"-h", "--help"} & set(argv):
+        options = {command: {"epilog": _our_classes(command)}}
     try:
-        ExperimentCLI(args=[subcommand, *argv])
-    except Diverged as error:
+        ExperimentCLI(args=[command, *argv], parser_kwargs=options)
+    except callbacks.Diverged as error:
         print(f"implicit-slate: {error}", file=sys.stderr)
         return 1
     return 0

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from implicit_slate.ablation.experiment import override
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solver, parse_gradient
 from implicit_slate.training.experiment_cli import ExperimentCLI
+from implicit_slate.yaml_files import load_yaml
 from tests.tiny import SLATE_SIZES
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
@@ -39,25 +42,54 @@ def test_an_override_reaches_the_model():
     assert slots.solver == Solver("picard", 3) and slots.gradient == parse_gradient("unrolled")
 
 
+MISTAKES = {
+    "model.num_slots": ("six", "model.num_slots=six: Expected a int"),
+    "model.optimization.clip_norm": ("x", "model.optimization.clip_norm=x: Expected float or null"),
+    "model.optimization.decay": ("linear", "model.optimization.decay=linear: Expected .*'plateau'.* or null"),
+    "data.image_size": ([1], r"data.image_size=\[1\]: Expected a int"),
+    "trainer.max_steps": ("many", "trainer.max_steps=many: Expected a int"),
+    "seed_everything": ("x", "seed_everything=x: Expected bool or int"),
+    "model.gradeint": ("implicit", "unknown key 'model.gradeint'; did you mean 'model.gradient'"),
+    "model.optimization.clip_nrm": (1, "did you mean 'model.optimization.clip_norm'"),
+    "data.bach_size": (3, "unknown key 'data.bach_size'; did you mean 'data.batch_size'"),
+    "trainer.max_stepz": (3, "unknown key 'trainer.max_stepz'; did you mean 'trainer.max_steps'"),
+    "modle.gradient": ("implicit", "unknown key 'modle.gradient'; did you mean 'model'"),
+    "bogus": (3, "unknown key 'bogus'; known: .*trainer, model, data"),
+}
+
+
+@pytest.mark.parametrize("key", MISTAKES)
+def test_a_mistake_is_one_line_that_names_it(tmp_path, key):
+    """All that is read out of jsonargparse's messages, wherever the mistake stands."""
+    value, message = MISTAKES[key]
+    config = override(load_yaml(DEMO), {key: value})
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    of_fit = ["fit", "--config", str(DEMO), f"--{key}={value}"], ["fit", "--config", str(tmp_path / "x.yaml")]
+    for args in (*of_fit, config):
+        with pytest.raises(UserError, match=message) as error:
+            ExperimentCLI(args=args, run=args is not config)
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("option", "message"),
     [
         ("--model.gradient=impliict", "unknown gradient mode 'impliict'; did you mean 'implicit'"),
-        ("--model.gradeint=implicit", "unknown option 'gradeint'; did you mean 'gradient'"),
-        ("--model.optimization.clip_nrm=1", "did you mean 'optimization.clip_norm'"),
-        ("--model.optimization.clip_norm=-1", "optimization.clip_norm=-1.0: a positive number is needed"),
-        ("--model.optimization.decay=linear", "optimization.decay=linear: .*plateau"),
-        ("--trainer.max_stepz=3", "did you mean 'trainer.max_steps'"),
         ("--model.image_size=30", "image_size=30 is not a multiple of 4"),
-        ("--model.image_size=64", "model.image_size=64 but data.image_size=32"),
         ("--model.num_heads=3", "d_model=64 is not divisible by num_heads=3"),
         ("--model.dvae_checkpoint=/nowhere.ckpt", "/nowhere.ckpt: no such file"),
-        ("--model.num_iterations=x", "num_iterations=x: .*int"),
+        ("--trainer.accelerator=abacus", "abacus"),
+        ("--model.optimization.clip_norm=-1", "optimization.clip_norm=-1.0: a positive number is needed"),
+        ("--model.image_size=64", "model.image_size=64 but data.image_size=32"),
+        ("--model=implicit_slate.training.SLAET", "model: module 'implicit_slate.training' has no attribute 'SLAET'"),
+        ("--data=data_modules.CLEVRMirror", "data: the following arguments are required: root"),
+        ("--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_imags: 2}}]", "callbacks.num_images'"),
+        ("--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_images: x}}]", "num_images=x: Expec"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_it(override, message):
+def test_a_wrong_class_or_setting_is_one_line(option, message):
     with pytest.raises(UserError, match=message) as error:
-        build(DEMO, override)
+        build(DEMO, option)
     assert "\n" not in str(error.value)
 
 
