@@ -30,6 +30,7 @@ class Probe(Callback):
         """What was measured last, without the maxima."""
         self._batch: dict[str, Tensor] | None = None
         self._slots_init: Tensor | None = None
+        self._step = 0
 
     def measure(
         self, model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, is_last: bool
@@ -45,6 +46,7 @@ class Probe(Callback):
         self._slots_init = state["slots_init"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._step = trainer.global_step
         if not trainer.is_global_zero:
             return
         self._batch = trainer.datamodule.probe(self.num_images)
@@ -54,6 +56,9 @@ class Probe(Callback):
             self._measure(trainer, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx) -> None:
+        if trainer.global_step == self._step:
+            return  # a batch whose gradient is only accumulated
+        self._step = trainer.global_step
         is_last = trainer.global_step == trainer.max_steps  # measured in `on_train_end`
         if trainer.is_global_zero and trainer.global_step % self.every_n_steps == 0 and not is_last:
             self._measure(trainer, module)

@@ -6,7 +6,8 @@ import os
 import lightning as L
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torchmetrics import Metric
 
 from implicit_slate.training.optimization import Optimization, Plateau
 
@@ -14,16 +15,23 @@ from implicit_slate.training.optimization import Optimization, Plateau
 class TrainingModule(L.LightningModule):
     """Adam with warmup, decay and infinity-norm clipping; noise that is a function of seed, step and rank.
 
-    A subclass names its parameters in `parameter_groups` and logs `val/loss`, which plateau halving watches.
+    A subclass implements `training_step` and `evaluate`, whose `loss` plateau halving watches; its `parameter_groups`
+    may part the parameters, and its `split_metric`, if it has one, measures all of a split together.
     """
 
     def __init__(self, optimization: Optimization):
         super().__init__()
         self.optimization = optimization
         self.plateau = Plateau(optimization.patience)
+        self.split_metric: Metric | None = None
+        """Updated in `evaluate`; computes {name: value}, logged at the end of a split."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The trained parameters of the groups `dvae` and `main`; a group may be missing."""
+        return {"main": [p for p in self.parameters() if p.requires_grad]}
+
+    def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Means over a batch, in evaluation mode; `loss` must be among them."""
         raise NotImplementedError
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -34,12 +42,12 @@ class TrainingModule(L.LightningModule):
         ]
         # The fused update does the same in one pass; under a gradient scaler it would take over the unscaling from
         # Lightning, which then refuses to clip.
-        fused = self._trainer is None or getattr(self.trainer.precision_plugin, "scaler", None) is None
+        fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
         return torch.optim.Adam(groups, lr=self.optimization.learning_rate, fused=fused)
 
     def on_train_batch_start(self, batch, batch_idx) -> None:
-        # Noise depends on nothing before this step, so that a resumed run repeats the one that was not interrupted.
-        self._reseed(self.global_step)
+        # Noise depends on nothing before this batch, so that a resumed run repeats the one that was not interrupted.
+        self._reseed(self.global_step, micro_batch=batch_idx % self.trainer.accumulate_grad_batches)
         halving = self.plateau.factor if self.optimization.decay == "plateau" else 1.0
         for group in self.optimizers().param_groups:
             if group["name"] == "main":
@@ -57,6 +65,20 @@ class TrainingModule(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._reseed(-1)  # the same initial slots at every validation
 
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch, batch_idx) -> None:
+        self._log_batch(batch, "val")
+
+    def test_step(self, batch, batch_idx) -> None:
+        self._log_batch(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_split("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_split("test")
+
     def on_validation_end(self) -> None:
         if not self.trainer.sanity_checking and "val/loss" in self.trainer.callback_metrics:
             self.plateau.update(float(self.trainer.callback_metrics["val/loss"]))
@@ -67,7 +89,16 @@ class TrainingModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         vars(self.plateau).update(checkpoint.get("plateau", {}))
 
-    def _reseed(self, step: int) -> None:
+    def _log_batch(self, batch: dict[str, Tensor], split: str) -> None:
+        values = {f"{split}/{name}": value for name, value in self.evaluate(batch).items()}
+        self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
+
+    def _log_split(self, split: str) -> None:
+        if self.split_metric is not None:
+            self.log_dict({f"{split}/{name}": value for name, value in self.split_metric.compute().items()})
+            self.split_metric.reset()
+
+    def _reseed(self, step: int, micro_batch: int = 0) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
-        state = np.random.SeedSequence((seed, step + 1, self.global_rank)).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0] >> np.uint64(1)))
+        source = np.random.SeedSequence((seed, step + 1, self.global_rank, micro_batch))
+        torch.manual_seed(int(source.generate_state(1, np.uint64)[0] >> np.uint64(1)))

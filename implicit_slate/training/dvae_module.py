@@ -1,5 +1,7 @@
 """The discrete VAE trained alone, with a warm start against collapse."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,7 +21,7 @@ CHROMA_WEIGHT = 2.0
 
 
 class DVAEModule(TrainingModule):
-    """Reconstruction through V codes.
+    """The discrete VAE alone: reconstruction through V codes.
 
     Args:
         vocab_size: V.
@@ -50,8 +52,7 @@ class DVAEModule(TrainingModule):
         self.warm_start_steps, self.min_codes = warm_start_steps, min_codes
         self.dvae = DiscreteVAE(vocab_size, image_channels)
         self.register_buffer("centroids", torch.zeros(vocab_size, image_channels * 16), persistent=False)
-        self.code_usage = CodeUsage(vocab_size)
-        self.codes_in_use: int | None = None
+        self.split_metric = CodeUsage(vocab_size)
 
     def parameter_groups(self):
         return {"dvae": list(self.dvae.parameters())}
@@ -91,23 +92,18 @@ class DVAEModule(TrainingModule):
         self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])
         return loss
 
-    def validation_step(self, batch, batch_idx) -> None:
+    def evaluate(self, batch):
         image = batch["image"]
         tokens = self.dvae.logits(image).argmax(-1)
+        self.split_metric.update(tokens)
         mse = squared_error(self.dvae.decode_tokens(tokens), image)
-        self.log_dict({"val/mse": mse, "val/loss": mse}, batch_size=len(image), sync_dist=True)
-        self.code_usage.update(tokens)
-
-    def on_validation_epoch_end(self) -> None:
-        usage = self.code_usage.compute()
-        self.code_usage.reset()
-        self.log_dict({f"val/{name}": value for name, value in usage.items()})
-        self.codes_in_use = int(usage["codes_in_use"])
+        return {"mse": mse, "loss": mse}
 
     def on_fit_end(self) -> None:
-        if self.codes_in_use is not None and self.codes_in_use < self.min_codes:
+        codes = self.trainer.callback_metrics.get("val/codes_in_use", math.inf)
+        if codes < self.min_codes:
             raise RuntimeError(
-                f"the dVAE collapsed: {self.codes_in_use} of {len(self.centroids)} codes in use on the validation set, "
+                f"the dVAE collapsed: {int(codes)} of {len(self.centroids)} codes in use on the validation set, "
                 f"fewer than min_codes={self.min_codes}"
             )
 

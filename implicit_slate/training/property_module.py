@@ -41,10 +41,7 @@ class PropertyModule(SlotModule):
             raise UserError(f"jacobian_weight={jacobian_weight}: the slots of an encoder_checkpoint are not trained")
         else:
             self.model = PropertyReadout(_slot_model(encoder_checkpoint))
-        self.average_precision = PropertyAveragePrecision()
-
-    def parameter_groups(self):
-        return {"main": [p for p in self.model.parameters() if p.requires_grad]}
+        self.split_metric = PropertyAveragePrecision()
 
     def training_step(self, batch, batch_idx) -> Tensor:
         losses = self.model.losses(batch["image"], _properties(batch))
@@ -52,18 +49,8 @@ class PropertyModule(SlotModule):
 
     def evaluate(self, batch):
         losses = self.model.losses(batch["image"], _properties(batch))
-        self.average_precision.update(losses.predictions, batch["properties"])
+        self.split_metric.update(losses.predictions, batch["properties"])
         return {"loss": losses.loss}
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_average_precision("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_average_precision("test")
-
-    def _log_average_precision(self, split: str) -> None:
-        self.log_dict({f"{split}/{name}": value for name, value in self.average_precision.compute().items()})
-        self.average_precision.reset()
 
 
 def _slot_model(path: str) -> SlotModel:

@@ -42,7 +42,7 @@ class SLATEModule(SlotModule):
         if dvae_checkpoint is not None:
             load_dvae(self.model.dvae, dvae_checkpoint)
             self.model.dvae.requires_grad_(False)
-        self.code_usage = CodeUsage(self.model.vocab_size)
+        self.split_metric = CodeUsage(self.model.vocab_size)
 
     def parameter_groups(self):
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
@@ -66,19 +66,9 @@ class SLATEModule(SlotModule):
 
     def evaluate(self, batch):
         losses = self.model.losses(batch["image"])
-        self.code_usage.update(losses.tokens)
+        self.split_metric.update(losses.tokens)
         return {
             "cross_entropy": losses.cross_entropy,
             "mse": losses.mse,
             "loss": losses.cross_entropy + losses.mse,
         }
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_code_usage("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_code_usage("test")
-
-    def _log_code_usage(self, split: str) -> None:
-        self.log_dict({f"{split}/{name}": value for name, value in self.code_usage.compute().items()})
-        self.code_usage.reset()

@@ -22,10 +22,6 @@ class SlotModule(TrainingModule):
         self.jacobian_weight = jacobian_weight
         self._adjoint: Adjoint | None = None
 
-    def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Means over a batch, in evaluation mode; `loss` must be among them."""
-        raise NotImplementedError
-
     def log_training_loss(self, loss: Tensor, solution: Solution, update: SlotUpdate) -> Tensor:
         """What is to be minimised: `loss` and, if it has a weight, the Jacobian regulariser of the refinement.
 
@@ -44,16 +40,3 @@ class SlotModule(TrainingModule):
         if self._adjoint is not None:  # of an exact mode, whose backward solve has now run
             self.log("adjoint/products", float(self._adjoint.products))
             self.log("adjoint/residual", self._adjoint.residual.mean())
-
-    def validation_step(self, batch, batch_idx) -> None:
-        self._log_evaluation(batch, "val")
-
-    def on_test_epoch_start(self) -> None:
-        self.on_validation_epoch_start()
-
-    def test_step(self, batch, batch_idx) -> None:
-        self._log_evaluation(batch, "test")
-
-    def _log_evaluation(self, batch: dict[str, Tensor], split: str) -> None:
-        values = {f"{split}/{name}": value for name, value in self.evaluate(batch).items()}
-        self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)

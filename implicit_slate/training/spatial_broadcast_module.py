@@ -30,9 +30,6 @@ class SpatialBroadcastModule(SlotModule):
         self.save_hyperparameters()
         self.model = SpatialBroadcast(**spatial_broadcast)
 
-    def parameter_groups(self):
-        return {"main": [p for p in self.model.parameters() if p.requires_grad]}
-
     def training_step(self, batch, batch_idx) -> Tensor:
         losses = self.model.losses(batch["image"])
         self.log("train/mse", losses.mse)
