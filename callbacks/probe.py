@@ -40,10 +40,10 @@ class Probe(Callback):
         raise NotImplementedError
 
     def state_dict(self) -> dict:
-        return {"slots_init": self._slots_init}
+        return {"slots_init": self._slots_init, "latest": self.latest}
 
     def load_state_dict(self, state: dict) -> None:
-        self._slots_init = state["slots_init"]
+        self._slots_init, self.latest = state["slots_init"], state["latest"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._step = trainer.global_step

@@ -9,9 +9,10 @@ from lightning.pytorch import Callback, Trainer
 
 from callbacks.probe import Probe
 from implicit_slate.files import write_atomically
+from implicit_slate.measures import LOGGED, LOSSES
 
 EVERY_SECONDS = 1.0
-SHOWN = ("train/loss", "val/cross_entropy", "val/mse", "val/loss", "jacobian/spectral_norm")
+SHOWN = ("train/loss", *LOSSES, *(tag for tag, measure in LOGGED.items() if measure.headline))
 
 
 class Progress(Callback):
@@ -66,4 +67,4 @@ class Progress(Callback):
         for name in SHOWN:
             value = float(latest.get(name, math.nan))
             progress[name] = value if math.isfinite(value) else None
-        write_atomically(Path(trainer.default_root_dir) / "progress.json", json.dumps(progress))
+        write_atomically(Path(trainer.default_root_dir) / "progress.json", json.dumps(progress), durable=False)

@@ -54,7 +54,7 @@ class FolderLock:
 def try_lock(folder: Path) -> FolderLock | None:
     """The lock of a folder, or None if somebody holds it; `UserError` where the folder cannot be written."""
     try:
-        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
+        descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from None
     if not _lock_kernel(descriptor):

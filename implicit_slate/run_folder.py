@@ -76,7 +76,7 @@ class RunFolder:
         """One process at a time of those that write files of the whole run; waits for the others."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}") from None
         try:

@@ -1,20 +1,24 @@
 """`implicit-slate ablate GRID`: run a grid of `ablations.yaml`, or go on with it."""
 
 import argparse
+import json
 import shlex
 import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from implicit_slate.ablation.cell import prepare
 from implicit_slate.ablation.experiment import Experiment
 from implicit_slate.ablation.matrix import Grid, load_grid
-from implicit_slate.ablation.run_folder import RunFolder
-from implicit_slate.errors import ArgumentParser, positive
-from implicit_slate.yaml_files import load_yaml
+from implicit_slate.errors import ArgumentParser, UserError, positive
+from implicit_slate.files import read_json, write_atomically
+from implicit_slate.run_folder import DONE, RunFolder, status_of
+from implicit_slate.yaml_files import leaves, load_yaml
 
-WAY_TO_SOLVE = ("model.gradient", "model.solver", "model.tol", "model.slot_init")
+SOLVE = ("model.gradient", "model.solver", "model.tol", "model.slot_init")
 """Keys of an experiment that must fit together."""
 
 
@@ -22,9 +26,9 @@ def main(argv: Sequence[str]) -> int:
     """Exit status: 0 all done, diverged cells included; 1 a cell or the pretraining failed; 130 stopped."""
     arguments = _parser().parse_args(argv)
     grid = load_grid(arguments.file, arguments.grid)
-    folder = RunFolder(arguments.out or Path("runs") / grid.name, grid.cells)
+    folder = RunFolder(arguments.out or Path("runs") / grid.name, {cell.id: cell.axes for cell in grid.cells})
+    _check_folder(folder, grid, arguments.devices)
     if arguments.list:
-        folder.check(grid)
         _print_states(folder)
         return 0
     for stop in (signal.SIGTERM, signal.SIGHUP):
@@ -41,11 +45,55 @@ def _parser() -> ArgumentParser:
     parser.add_argument("grid", metavar="GRID", help="its name in ablations.yaml")
     parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="where grids are defined")
     parser.add_argument("--out", type=Path, help="the folder of the run; default: runs/GRID")
-    parser.add_argument("--devices", type=positive, default=1, help="processes (GPUs) of each cell")
+    parser.add_argument("--devices", type=positive, help="processes (GPUs) of each cell; default: 1")
     parser.add_argument("--workers", type=positive, help="cells at a time; default: as there are GPUs or cores for")
-    parser.add_argument("--storage", help="database URL of the Optuna study; default: SQLite in the run's folder")
     parser.add_argument("--list", action="store_true", help="print the cells and their state, and run nothing")
     return parser
+
+
+def _check_folder(folder: RunFolder, grid: Grid, devices: int | None) -> None:
+    """`UserError` if the folder holds another grid, this grid in another configuration, or something else.
+
+    Of the configuration are the cells, the experiment files and the number of devices of a cell (None: any), which
+    changes the batch.
+    """
+    path = folder.path
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UserError(f"{path}: is not a folder")
+    if not (path / "grid.json").exists():
+        if any(not entry.name.startswith(".") for entry in path.iterdir()):
+            raise UserError(f"{path}: holds other files and no run of a grid; give another --out")
+        return
+    if (old := folder.facts().get("configuration")) is None:
+        return  # torn: it is written anew, and every cell is still held against its own configuration
+    new = _configuration(grid, old["devices"] if devices is None else devices)
+    if old != new:
+        what = _first_difference(old, new)
+        raise UserError(f"{path}: holds a run of another configuration ({what} differs); give another --out")
+
+
+def _begin(folder: RunFolder, grid: Grid, devices: int) -> None:
+    """Make the folder with `grid.json` and every cell prepared; `UserError` as for `_check_folder`."""
+    with folder.lock():
+        _check_folder(folder, grid, devices)
+        if not folder.facts():
+            facts = {
+                "grid": grid.name,
+                "description": grid.description,
+                "cells": [{"cell": cell.id, "axes": cell.axes} for cell in grid.cells],
+                "configuration": _configuration(grid, devices),
+            }
+            write_atomically(folder.path / "grid.json", json.dumps(facts, indent=1, default=str) + "\n")
+        if grid.pretrain:
+            pretraining = Experiment(grid.pretrain.experiment, {}, str(grid.pretrain.experiment))
+            prepare(folder.pretrain, "pretrain", {}, pretraining.config(), pretraining.origin, devices, None)
+        checkpoint = grid.pretrain and grid.pretrain.checkpoint
+        for cell in grid.cells:
+            experiment = Experiment(grid.experiment, cell.overrides, f"{grid.experiment}, cell {cell.id}")
+            config = experiment.config()
+            prepare(folder.cell(cell.id), cell.id, cell.axes, config, experiment.origin, devices, checkpoint)
 
 
 def _print_states(folder: RunFolder) -> None:
@@ -53,50 +101,85 @@ def _print_states(folder: RunFolder) -> None:
     width = max(len(row["cell"]) for row in rows)
     for row in rows:
         print(f"{row['cell']:<{width}}  {row['status']}" + (f" at step {row['step']}" if row["step"] else ""))
+    _print_counts(rows)
+
+
+def _print_counts(rows: Sequence[dict[str, Any]]) -> None:
     counts = Counter(row["status"] for row in rows)
     print(f"{len(rows)} cells: {', '.join(f'{count} {status}' for status, count in counts.items())}")
 
 
 def _run(grid: Grid, folder: RunFolder, arguments: argparse.Namespace) -> int:
-    from implicit_slate.ablation.forks import ask, start_forkserver
-    from implicit_slate.ablation.progress import ProgressDisplay
-    from implicit_slate.ablation.study import Queue, check_storage
-    from implicit_slate.ablation.workers import Resources, Workers
+    if not all(folder.status(cell) in DONE for cell in folder.cells):
+        from implicit_slate.ablation.launchers.local import LocalPool, Resources
+        from implicit_slate.ablation.progress import ProgressDisplay
 
-    folder.check(grid, arguments.devices)
-    if arguments.storage is not None:
-        check_storage(arguments.storage)
-    if not all((folder.result(cell) or {}).get("status") in ("complete", "diverged") for cell in folder.cells):
         print(f"{grid.name}: {len(grid.cells)} cells in {folder.path}; checking them", flush=True)
-        start_forkserver()
-        machine = ask("configure.check", *_to_check(grid, arguments.file))
-        resources = Resources.share_out(arguments.workers, arguments.devices, machine.accelerators)
-        study = folder.begin(grid, arguments.devices)
-        folder.forget_failures()
-        queue = Queue(folder, study, arguments.storage)
-        with ProgressDisplay(folder, machine.max_steps) as display:
-            workers = Workers(folder, resources, lambda cell: _experiment(grid, folder, cell), display.event)
-            try:
-                if grid.pretrain and not _pretrain(grid, folder, workers):
-                    return 1
-                workers.run(queue)
-            finally:
-                workers.stop()
-                queue.close()
-    folder.write_results()
+        display = ProgressDisplay(folder)
+
+        def report(name: str, event: str) -> None:
+            display.event(name, event)
+            folder.write_results()
+
+        with LocalPool(report) as pool:
+            machine = pool.check(*_to_check(grid, arguments.file))
+            devices = arguments.devices or folder.facts().get("configuration", {}).get("devices", 1)
+            resources = Resources.share_out(arguments.workers, devices, machine.accelerators)
+            _begin(folder, grid, devices)
+            display.max_steps = machine.max_steps
+            with display:
+                if grid.pretrain:
+                    pool.run({"pretrain": folder.pretrain}, resources)
+                    if status_of(folder.pretrain) != "complete":
+                        return _pretraining_failed(folder)
+                pool.run({cell: folder.cell(cell) for cell in folder.cells}, resources)
     return _conclude(folder)
 
 
-def _experiment(grid: Grid, folder: RunFolder, cell_id: str) -> Experiment:
-    overrides = dict(folder.cells[cell_id].overrides)
-    if grid.pretrain:
-        overrides[grid.pretrain.checkpoint] = str(folder.pretrain / "checkpoints" / "last.ckpt")
-    return Experiment(grid.experiment, overrides, f"{grid.experiment}, cell {cell_id}")
+def _pretraining_failed(folder: RunFolder) -> int:
+    result = read_json(folder.pretrain / "result.json") or {}
+    reason = result.get("error") or f"at step {result.get('step')}"
+    log = folder.pretrain / "log.txt"
+    print(f"pretraining {result.get('status', 'stopped')}: {reason}; see {log}", file=sys.stderr)
+    return 1
+
+
+def _conclude(folder: RunFolder) -> int:
+    from implicit_slate.report import write_report
+    from implicit_slate.ablation.study import add_trials
+
+    folder.write_results()
+    add_trials(folder)
+    rows = folder.rows()
+    _print_counts(rows)
+    failed = [folder.cell(row["cell"]) for row in rows if row["status"] == "failed"]
+    for cell in failed:
+        print(f"failed: {cell.name}, see {cell / 'log.txt'}", file=sys.stderr)
+    print(f"report: {write_report(folder.path)}")
+    return 1 if failed else 0
+
+
+def _configuration(grid: Grid, devices: int) -> dict[str, Any]:
+    """All that decides what the cells compute, as plain JSON; comments and order in the YAML files do not count."""
+    configuration = {
+        "grid": grid.name,
+        "devices": devices,
+        "experiment": load_yaml(grid.experiment),
+        "pretrain": grid.pretrain and load_yaml(grid.pretrain.experiment),
+        "cells": {cell.id: cell.overrides for cell in grid.cells},
+    }
+    return json.loads(json.dumps(configuration, default=str))
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The dotted key of the first leaf that only one of two mappings has, or that they do not agree on."""
+    old_leaves, new_leaves, absent = dict(leaves(old)), dict(leaves(new)), object()
+    return next(k for k in [*new_leaves, *old_leaves] if old_leaves.get(k, absent) != new_leaves.get(k, absent))
 
 
 def _to_check(grid: Grid, file: Path) -> tuple[list[Experiment], list[Experiment]]:
-    """Every experiment file, every value of an axis and every way to solve once, instead of every cell; see
-    `configure.check`."""
+    """Every experiment file, every value of an axis and every combination of solver and gradient once,
+    instead of every cell; see `configure.check`."""
     origin = f"{grid.experiment}" + (f", with 'overrides' of grid {grid.name!r} in {file}" if grid.overrides else "")
     built, parsed = [Experiment(grid.experiment, grid.overrides, origin)], []
     if grid.pretrain:
@@ -110,35 +193,12 @@ def _to_check(grid: Grid, file: Path) -> tuple[list[Experiment], list[Experiment
             settings = {**grid.overrides, **overrides}
             built.append(Experiment(grid.experiment, settings, f"{file}: axis {axis!r}, value {value!r}"))
     # Gradient modes and solvers do not all go together, so axes that are right by themselves may not be.
-    ways = {}
+    combinations = {}
     for cell in grid.cells:
-        way = {key: value for key, value in cell.overrides.items() if key in WAY_TO_SOLVE}
-        ways.setdefault(tuple(way.items()), f"{file}: grid {grid.name!r}, cell {cell.id}")
+        solve = {key: value for key, value in cell.overrides.items() if key in SOLVE}
+        combinations.setdefault(tuple(solve.items()), f"{file}: grid {grid.name!r}, cell {cell.id}")
     seen = [experiment.overrides for experiment in built]
-    for way, where in ways.items():
-        if (settings := {**grid.overrides, **dict(way)}) not in seen:
+    for solve, where in combinations.items():
+        if (settings := {**grid.overrides, **dict(solve)}) not in seen:
             built.append(Experiment(grid.experiment, settings, where))
     return built, parsed
-
-
-def _pretrain(grid: Grid, folder: RunFolder, workers) -> bool:
-    experiment = Experiment(grid.pretrain.experiment, {}, str(grid.pretrain.experiment))
-    result = workers.run_pretraining({}, experiment)
-    if result["status"] == "complete":
-        return True
-    reason = result.get("error") or f"at step {result.get('step')}"
-    print(f"pretraining {result['status']}: {reason}; see {folder.pretrain / 'log.txt'}", file=sys.stderr)
-    return False
-
-
-def _conclude(folder: RunFolder) -> int:
-    from implicit_slate.ablation.report import write_report
-
-    rows = folder.rows()
-    counts = Counter(row["status"] for row in rows)
-    print(f"{len(rows)} cells: {', '.join(f'{count} {status}' for status, count in counts.items())}")
-    for row in rows:
-        if row["status"] == "failed":
-            print(f"failed: {row['cell']}, see {folder.cell(row['cell']) / 'log.txt'}", file=sys.stderr)
-    print(f"report: {write_report(folder.path)}")
-    return 1 if counts["failed"] else 0

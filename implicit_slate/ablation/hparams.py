@@ -6,6 +6,7 @@ records are made from its protocol buffers.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -24,47 +25,38 @@ from tensorboard.plugins.hparams.api_pb2 import (
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from torch.utils.tensorboard import SummaryWriter
 
-MEASURES = (
-    "val/cross_entropy",
-    "grad_norm_max",
-    "jacobian/spectral_norm_max",
-    "jacobian/spectral_norm_final",
-    "residual_final",
-    "jacobian/spectral_radius_final",
-    "val/mse",
-    "evaluations",
-    "steps_per_second",
-)
-"""Keys of `result.json`. The tab shows the first five until one ticks more: those that tell gradient modes apart."""
+from implicit_slate.measures import headline_columns
 
 
-def log_hparams(writer: SummaryWriter, axes: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Write a cell's axes and the measures in its `result.json` for the HPARAMS tab, in the cell's own run.
+def log_hparams(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write a cell's axes and measures (see `result.py`) for the HPARAMS tab, into the cell's folder.
 
-    The measures become scalars `final/<key>`; one that is null stays blank in the tab. A diverged cell has the status
-    "failure" there. TensorBoard takes the columns from the first run that it finds, so every cell names all of them.
+    The measures become scalars `final/<column>`; one that is null stays blank in the tab. A diverged cell has the
+    status "failure" there. TensorBoard takes the columns from the first run that it finds, so every cell names all of
+    them; of those it shows the first five until one ticks more.
     """
     # As a number, a seed would be shown as 0.0000 and filtered by an interval.
-    axes = {axis: str(value) if axis == "seed" else value for axis, value in axes.items()}
+    axes = {axis: str(value) if axis == "seed" else value for axis, value in result["axes"].items()}
+    measures = headline_columns()
     columns = [_column(axis, value) for axis, value in axes.items()]
-    metrics = [MetricInfo(name=MetricName(tag=f"final/{key}"), display_name=key) for key in MEASURES]
+    metrics = [MetricInfo(name=MetricName(tag=f"final/{column}"), display_name=column) for column in measures]
     start = SessionStartInfo()
     for axis, value in axes.items():
         kind = {DATA_TYPE_BOOL: "bool", DATA_TYPE_FLOAT64: "number", DATA_TYPE_STRING: "string"}[_type(value)]
         setattr(start.hparams[axis], f"{kind}_value", value)
     end = SessionEndInfo(status=STATUS_SUCCESS if result["status"] == "complete" else STATUS_FAILURE)
-    file_writer = writer._get_file_writer()
-    for tag, content in (
-        (metadata.EXPERIMENT_TAG, {"experiment": Experiment(hparam_infos=columns, metric_infos=metrics)}),
-        (metadata.SESSION_START_INFO_TAG, {"session_start_info": start}),
-        (metadata.SESSION_END_INFO_TAG, {"session_end_info": end}),
-    ):
-        about = metadata.create_summary_metadata(HParamsPluginData(**content))
-        file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)]))
-    for key in MEASURES:
-        if result[key] is not None:
-            writer.add_scalar(f"final/{key}", result[key], result["step"])
-    writer.flush()
+    with SummaryWriter(str(folder)) as writer:
+        for tag, content in (
+            (metadata.EXPERIMENT_TAG, {"experiment": Experiment(hparam_infos=columns, metric_infos=metrics)}),
+            (metadata.SESSION_START_INFO_TAG, {"session_start_info": start}),
+            (metadata.SESSION_END_INFO_TAG, {"session_end_info": end}),
+        ):
+            about = metadata.create_summary_metadata(HParamsPluginData(**content))
+            summary = Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
+            writer.file_writer.add_summary(summary)
+        for column in measures:
+            if result["measures"][column] is not None:
+                writer.add_scalar(f"final/{column}", result["measures"][column], result["step"])
 
 
 def _column(axis: str, value: Any) -> HParamInfo:

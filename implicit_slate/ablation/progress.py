@@ -9,18 +9,24 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from implicit_slate.ablation.result import final_loss
-from implicit_slate.ablation.run_folder import FINISHED, RunFolder, is_locked, read_json
+from implicit_slate.files import read_json
+from implicit_slate.locks import is_locked
+from implicit_slate.measures import final_loss
+from implicit_slate.run_folder import DONE, RunFolder
 
 PLAIN_SECONDS = 30.0
+FINISHED = (*DONE, "failed")
 STYLES = {"complete": "green", "diverged": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
 
 
 class ProgressDisplay:
     """A context in which the state of all cells is shown, whichever process runs them; it reads files only."""
 
-    def __init__(self, folder: RunFolder, max_steps: int, console: Console | None = None):
-        self.folder, self.max_steps = folder, max_steps
+    max_steps = 0
+    """Of each cell; 0 while it is not known."""
+
+    def __init__(self, folder: RunFolder, console: Console | None = None):
+        self.folder = folder
         self.console = console or Console()
         self._finished: dict[str, dict[str, Any]] = {}
         self._over = threading.Event()
@@ -66,7 +72,7 @@ class ProgressDisplay:
                 row["cell"],
                 f"[{STYLES[row['status']]}]{row['status']}",
                 f"{row['step']}/{row['max_steps']}" if row["step"] is not None else "",
-                *(_short(value) for value in (row["steps_per_second"], final_loss(row), row["jacobian/spectral_norm"])),
+                *(_short(row[key]) for key in ("steps_per_second", "val loss", "norm")),
             )
         if len(rows) > room:
             table.add_row(f"[dim]… and {len(rows) - room} more")
@@ -96,13 +102,14 @@ class ProgressDisplay:
 
     def _row(self, cell: str) -> dict[str, Any]:
         row = {"cell": cell, "status": self.folder.status(cell), "max_steps": self.max_steps}
-        keys = ("step", "steps_per_second", "val/cross_entropy", "val/mse", "val/loss", "jacobian/spectral_norm")
         if row["status"] in FINISHED:
-            found = self.folder.result(cell)
-            found["jacobian/spectral_norm"] = found["jacobian/spectral_norm_final"]
+            result = self.folder.result(cell)
+            measures = result["measures"]
+            found = result | {"val loss": final_loss(measures), "norm": measures["jacobian/spectral_norm_final"]}
         else:
             found = read_json(self.folder.cell(cell) / "progress.json") or {}
-        return row | {key: found.get(key) for key in keys}
+            found |= {"val loss": final_loss(found), "norm": found.get("jacobian/spectral_norm")}
+        return row | {key: found.get(key) for key in ("step", "steps_per_second", "val loss", "norm")}
 
     def _pretraining(self) -> str:
         progress = read_json(self.folder.pretrain / "progress.json") if is_locked(self.folder.pretrain) else None
@@ -116,12 +123,12 @@ class ProgressDisplay:
         return f", about {duration(sum(self.max_steps - (row['step'] or 0) for row in open_rows) / rate)} left"
 
     def _details(self, cell: str) -> str:
-        result = read_json(self.folder.cell(cell) / "result.json") if cell in self.folder.cells else None
+        result = self.folder.result(cell) if cell in self.folder.cells else None
         if result is None:
             return ""
         if result["status"] == "failed":
             return f": {result['error']} (see {self.folder.cell(cell) / 'log.txt'})"
-        parts = [f"step {result['step']}", f"val loss {_short(final_loss(result)) or 'none'}"]
+        parts = [f"step {result['step']}", f"val loss {_short(final_loss(result['measures'])) or 'none'}"]
         if result["seconds"]:
             parts.append(duration(result["seconds"]))
         return f": {', '.join(parts)}"

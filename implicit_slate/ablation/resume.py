@@ -1,0 +1,102 @@
+"""The point from which a killed cell goes on: the training state, and the curves so far."""
+
+import csv
+import io
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from implicit_slate.files import replace_durably, write_atomically
+
+CHECK_EVERY_STEPS = 10
+LARGEST_SHARE = 0.01
+
+Curves = dict[str, dict[int, float]]
+"""Of each tag, the value at each step, in the order of the steps."""
+
+
+class CurveLogger(TensorBoardLogger):
+    """TensorBoard's logger that also keeps every scalar, so that no result depends on event files.
+
+    Values are rounded to 32 bits, as TensorBoard stores them.
+    """
+
+    def __init__(self, save_dir: str, **options):
+        super().__init__(save_dir, **options)
+        self.curves: Curves = {}
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
+        for tag, value in metrics.items():
+            self.curves.setdefault(tag, {})[step] = float(np.float32(value))
+
+
+class ResumePoint(Checkpoint):
+    """Keeps `checkpoints/last.ckpt`, the training state and the curves so far, in the trainer's `default_root_dir`.
+
+    It is written every `every_seconds`, but less often if that took more than 1% of the time, and at the end;
+    `curves.csv` beside it, for people and the report. Both are on the disk before they replace what was there, so a
+    kill or a power cut loses some seconds of training and nothing else. (Lightning's ModelCheckpoint writes through the
+    system's temporary folder, and so can leave half a file when that is another file system.)
+    """
+
+    def __init__(self, every_seconds: float = 10.0):
+        self.every_seconds = every_seconds
+        self._last_time = time.monotonic()
+        self._last_step = 0
+        self._cost = 0.0
+        self._curves: Curves = {}
+
+    def state_dict(self) -> dict[str, Curves]:
+        return {"curves": self._curves}
+
+    def load_state_dict(self, state_dict: dict[str, Curves]) -> None:
+        self._curves = state_dict["curves"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module) -> None:
+        # The dictionary is shared from here on: what the logger adds is in the next checkpoint.
+        trainer.logger.curves = self._curves
+
+    def on_train_start(self, trainer: Trainer, pl_module) -> None:
+        self._last_time, self._last_step = time.monotonic(), trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx) -> None:
+        # Validation and the logging of a step come after this hook, and Lightning takes them as done when it resumes
+        # from here: so not at the end of an epoch, nor where an interval ends. And not at every step, because the
+        # ranks agree by a collective operation.
+        step, intervals = trainer.global_step, (trainer.log_every_n_steps, trainer.val_check_batch)
+        if step == self._last_step or step % CHECK_EVERY_STEPS != 1 or trainer.is_last_batch:
+            return
+        if any(interval > 1 and step % interval == 0 for interval in intervals):
+            return
+        due = time.monotonic() - self._last_time >= max(self.every_seconds, self._cost / LARGEST_SHARE)
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        begin = time.monotonic()
+        path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        unfinished = path.with_name(f".{path.name}.part")
+        trainer.save_checkpoint(unfinished)
+        if trainer.is_global_zero:
+            replace_durably(unfinished, path)
+            write_curves(path.parent.parent, self._curves)
+        self._last_time, self._last_step = time.monotonic(), trainer.global_step
+        self._cost = self._last_time - begin
+
+
+def write_curves(folder: Path, curves: Curves) -> None:
+    """Write `curves.csv`: a line for each point, with its tag, step and value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("tag", "step", "value"))
+    writer.writerows((tag, step, value) for tag, points in curves.items() for step, value in sorted(points.items()))
+    write_atomically(folder / "curves.csv", text.getvalue())

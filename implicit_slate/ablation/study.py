@@ -1,0 +1,50 @@
+"""The finished cells of a grid as trials of an Optuna study, so that Optuna's dashboard and plots show the grid.
+
+The study, `study.db` in the run's folder, is made from the results and decides nothing: it can be deleted at any time.
+"""
+
+import sys
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
+
+from implicit_slate.measures import final_loss
+from implicit_slate.run_folder import DONE, Axes, RunFolder
+
+
+def add_trials(folder: RunFolder) -> None:
+    """Add every finished cell that is not there yet; a study that cannot be written is said in a line, no more."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file = folder.path / "study.db"
+    try:
+        with folder.lock():
+            study = optuna.create_study(
+                storage=f"sqlite:///{file.absolute()}", study_name=folder.path.resolve().name, load_if_exists=True
+            )
+            there = {trial.user_attrs.get("cell") for trial in study.get_trials(deepcopy=False)}
+            choices = {
+                axis: CategoricalDistribution(list(dict.fromkeys(axes[axis] for axes in folder.cells.values())))
+                for axis in next(iter(folder.cells.values()))
+            }
+            for cell, axes in folder.cells.items():
+                result = folder.result(cell)
+                if cell not in there and result is not None and result["status"] in DONE:
+                    study.add_trial(_trial(cell, axes, result, choices))
+    except Exception as error:  # whatever a damaged database may raise
+        print(f"{file}: not written ({' '.join(str(error).split())[:200]}); it can be deleted", file=sys.stderr)
+
+
+def _trial(
+    cell: str, axes: Axes, result: dict[str, Any], choices: dict[str, CategoricalDistribution]
+) -> optuna.trial.FrozenTrial:
+    loss = final_loss(result["measures"])
+    complete = result["status"] == "complete" and loss is not None  # Optuna has no complete trial without a value
+    return create_trial(
+        state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+        value=loss if complete else None,
+        params=axes,
+        distributions=choices,
+        user_attrs={"cell": cell} | {key: value for key, value in result["measures"].items() if value is not None},
+    )

@@ -1,0 +1,118 @@
+"""A prepared cell, trained in this process: from its configuration to a trained model and `result.json`.
+
+Importing this takes seconds; see `launchers/local.py` for how the cells of one machine share that.
+"""
+
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+import callbacks  # noqa: F401  (what experiments name is imported here, before cells are forked)
+import implicit_slate.training  # noqa: F401
+from callbacks import Diverged
+from callbacks.progress import Progress
+from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
+from implicit_slate.ablation.configure import build
+from implicit_slate.ablation.experiment import override
+from implicit_slate.ablation.hparams import log_hparams
+from implicit_slate.ablation.result import make_result, write_result
+from implicit_slate.ablation.resume import write_curves
+from implicit_slate.errors import UserError
+from implicit_slate.files import read_json, write_atomically
+from implicit_slate.fixed_point import NotFinite
+from implicit_slate.processes import expect_children
+from implicit_slate.training.checkpoints import read_checkpoint
+
+OUR_CALLBACKS = ("callbacks.progress.Progress", "implicit_slate.ablation.resume.ResumePoint")
+
+
+def train(folder: Path) -> str:
+    """Train the prepared cell in `folder` from its last checkpoint on, write `result.json` however it ends, and
+    return its status."""
+    started = time.monotonic()
+    folder = folder.resolve()
+    status, error, step, seconds, trainer = "complete", None, None, None, None
+    try:
+        done = _resume_step(folder)
+        cli = build(configuration(folder, read_json(folder / "cell.json"), done), str(folder / "config.yaml"))
+        trainer = cli.trainer
+        if trainer.is_global_zero:
+            write_atomically(folder / "config.yaml", cli.parser.dump(cli.config, skip_unset=False))
+        expect_children()  # Lightning starts the other processes of a cell on several devices
+        last = None if done is None else str(folder / "checkpoints" / "last.ckpt")
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=False)
+    except (Diverged, NotFinite) as divergence:
+        status, step = "diverged", getattr(divergence, "step", None)
+        print(divergence, flush=True)
+    except Exception as problem:
+        traceback.print_exc()
+        status, error = "failed", " ".join(f"{type(problem).__name__}: {problem}".split())
+    if trainer is not None:
+        step = trainer.global_step if step is None else step
+        seconds = next((c.seconds for c in trainer.callbacks if isinstance(c, Progress)), time.monotonic() - started)
+    if trainer is None or trainer.is_global_zero:
+        _conclude(folder, trainer, status, step, seconds, error)
+    return status
+
+
+def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[str, Any]:
+    """The cell's config in LightningCLI's form, with every path of the run derived from where its folder is now.
+
+    `done` are the steps of the checkpoint that it resumes from: TensorBoard forgets what came after.
+    """
+    config = cell["config"]
+    there = (config.get("trainer") or {}).get("callbacks") or []
+    there = there if isinstance(there, list) else [there]
+    ours = [{"class_path": name} for name in OUR_CALLBACKS if name not in {entry["class_path"] for entry in there}]
+    logger = {"save_dir": str(folder), "name": "", "version": "", "default_hp_metric": False}
+    if done is not None:
+        logger["purge_step"] = done + 1
+    settings = {
+        "trainer.default_root_dir": str(folder),
+        "trainer.logger": {"class_path": "implicit_slate.ablation.resume.CurveLogger", "init_args": logger},
+        "trainer.callbacks": [*there, *ours],
+        "trainer.enable_progress_bar": False,
+        "trainer.enable_model_summary": False,
+        "trainer.enable_autolog_hparams": False,  # the axes are our hyperparameters, written at the end
+        "trainer.devices": cell["devices"],
+    }
+    if cell["devices"] > 1:
+        settings["trainer.strategy"] = "ddp"
+    if cell["checkpoint"] is not None:
+        settings[cell["checkpoint"]] = str(folder.parent.parent / "pretrain" / "checkpoints" / "last.ckpt")
+    return override(config, settings)
+
+
+def _resume_step(folder: Path) -> int | None:
+    """The steps of the checkpoint to resume from; None to begin, with nothing of a lost attempt in the way."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists():
+        try:
+            done = read_checkpoint(last)["global_step"]
+            print(f"resumed from step {done}", flush=True)
+            return done
+        except UserError as error:
+            print(f"begun again: {error}", flush=True)
+    _forget(folder)
+    return None
+
+
+@rank_zero_only
+def _forget(folder: Path) -> None:
+    for file in (folder / "checkpoints" / "last.ckpt", folder / "curves.csv", *folder.glob("events.out.tfevents.*")):
+        file.unlink(missing_ok=True)
+
+
+def _conclude(folder: Path, trainer, status: str, step: int | None, seconds: float | None, error: str | None) -> None:
+    """Write what came of the cell, `result.json` last: whatever is there once that is, is all of it."""
+    curves = getattr(getattr(trainer, "logger", None), "curves", {})
+    result = make_result(folder, curves, status, step, seconds, error)
+    if trainer is not None and trainer.logger is not None:
+        write_curves(folder, curves)
+        if status != "failed" and result["axes"]:  # what trains before the grid has no place on it
+            log_hparams(folder, result)
+    (folder / "progress.json").unlink(missing_ok=True)
+    write_result(folder, result)
