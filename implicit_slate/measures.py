@@ -281,3 +281,7 @@ def docs_table() -> str:
     """`LOGGED` as the Markdown table in docs/measures.md, which a test holds to it."""
     rows = [f"| `{m.tag}` | {m.name} | {m.source} | {m.about} |" for m in LOGGED.values()]
     return "\n".join(["| tag | name | logged by | how it is measured |", "|---|---|---|---|", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    print(docs_table(), end="")

@@ -24,8 +24,7 @@ def end_with_parent() -> None:
     asked_for_by = multiprocessing.parent_process()
     if asked_for_by is not None:
         wait = asked_for_by.join
-    elif PARENT in os.environ:
-        parent = int(os.environ[PARENT])
+    elif (parent := int(os.environ.get(PARENT, os.getpid()))) != os.getpid():
 
         def wait() -> None:
             while os.getppid() == parent:  # it is another from the start where the parent died before we got here

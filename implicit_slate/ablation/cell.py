@@ -17,9 +17,12 @@ from implicit_slate.locks import holder, try_lock
 from implicit_slate.processes import end_with_parent
 from implicit_slate.run_folder import DONE, read_result
 
+BUSY = 75
+"""The exit status where somebody else works on the cell (sysexits.h calls it a temporary failure)."""
+
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done, a diverged cell included; 1 it failed, or somebody else works on it."""
+    """Exit status: 0 done, a diverged cell included; 1 it failed; 75 somebody else works on it."""
     end_with_parent()
     parser = ArgumentParser("implicit-slate cell", description=__doc__)
     parser.add_argument("dir", type=Path, metavar="DIR", help="the folder of a cell, as runs/demo/cells/…")
@@ -75,7 +78,7 @@ def run(folder: Path) -> int:
     lock = try_lock(folder)
     if lock is None:
         print(f"{folder}: {holder(folder)} works on this cell", file=sys.stderr)
-        return 1
+        return BUSY
     with lock:
         if is_done(folder):  # since we looked
             return 0

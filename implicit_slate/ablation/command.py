@@ -145,8 +145,8 @@ def _pretraining_failed(folder: RunFolder) -> int:
 
 
 def _conclude(folder: RunFolder) -> int:
-    from implicit_slate.report import write_report
     from implicit_slate.ablation.study import add_trials
+    from implicit_slate.report import write_report
 
     folder.write_results()
     add_trials(folder)

@@ -27,6 +27,7 @@ axes:
   pause: {0: {}, 40: {model.pause: 0.04}}
 grids:
   one: {experiment: experiment.yaml, cells: {gradient: implicit}}
+  two: {experiment: experiment.yaml, cells: {product: [{gradient: implicit}, {pause: 40}]}}
   pair: {experiment: experiment.yaml, cells: gradient}
   slow:
     experiment: experiment.yaml

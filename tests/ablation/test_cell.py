@@ -1,30 +1,77 @@
-"""How a cell ends, in this process."""
+"""A cell, in this process: how it ends, and that it survives whatever happens to its folder."""
 
 import json
+import socket
 
 import pytest
 import torch
 import yaml
 
+from callbacks import Diverged
 from implicit_slate.ablation import cell
-from implicit_slate.ablation.experiment import Experiment
+from implicit_slate.ablation.experiment import override
+from implicit_slate.cli import main
+from implicit_slate.errors import UserError
+from implicit_slate.locks import try_lock
 from implicit_slate.training import SLATEModule
+from tests.ablation.conftest import EXPERIMENT
+from tests.ablation.tiny import TinyModule
 from tests.tiny import SLATE_SIZES
 
-EXPERIMENT = {
+SLATE = {
     "model": {"class_path": "implicit_slate.training.SLATEModule", "init_args": SLATE_SIZES},
     "data": {"class_path": "tests.tiny.TinyImages"},
     "trainer": {"max_steps": 5, "accelerator": "cpu", "num_sanity_val_steps": 0, "limit_val_batches": 0},
 }
+TINY = override(
+    yaml.safe_load(EXPERIMENT.replace("every_seconds: 0.2", "every_seconds: 0.0")),
+    {"model.class_path": "tests.ablation.tiny.TinyModule", "data.class_path": "tests.ablation.tiny.TinyData"},
+)
 
 
-def run_cell(folder, overrides):
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-    experiment = Experiment(folder / "experiment.yaml", overrides, "here")
-    folder = folder / "cells" / "a"
-    cell.prepare(folder, "a", {"seed": 0}, experiment, devices=1)
-    cell.run(folder)
+class Killed(BaseException):
+    """Ends a cell as a kill does: nothing is written any more."""
+
+
+def prepared(folder, config, **overrides):
+    cell.prepare(folder, "a", {"seed": 0}, override(config, overrides), "here", devices=1, checkpoint=None)
+    return folder
+
+
+def result_of(folder):
     return json.loads((folder / "result.json").read_text())
+
+
+def numbers(folder):
+    """All that must not depend on what happened on the way."""
+    result = result_of(folder)
+    return result["status"], result["step"], result["measures"], (folder / "curves.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = prepared(tmp_path_factory.mktemp("undisturbed") / "cells" / "a", TINY)
+    assert cell.run(folder) == 0
+    return numbers(folder)
+
+
+@pytest.fixture
+def killed(tmp_path, monkeypatch):
+    """The folder of a cell that was killed at step 37; the checkpoint is of step 31."""
+    folder = prepared(tmp_path / "run" / "cells" / "a", TINY)
+    train = TinyModule.training_step
+
+    def die(module, *batch):
+        if module.global_step == 37:
+            raise Killed
+        return train(module, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyModule, "training_step", die)
+        with pytest.raises(Killed):
+            cell.run(folder)
+    assert not (folder / "result.json").exists()
+    return folder
 
 
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
@@ -39,15 +86,100 @@ def test_a_refinement_that_starts_from_nan_has_diverged_and_not_failed(tmp_path,
         return train(module, batch, batch_idx)
 
     monkeypatch.setattr(SLATEModule, "training_step", with_nan_from_step_3)
-    result = run_cell(tmp_path, {"model.gradient": gradient})
+    folder = prepared(tmp_path / "a", SLATE, **{"model.gradient": gradient})
+    assert cell.run(folder) == 0
+    result = result_of(folder)
     assert (result["status"], result["step"]) == ("diverged", 3)
     assert "error" not in result
 
 
-def test_any_other_bad_value_in_training_is_a_failure(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error, status, step", [(Diverged(3), "diverged", 3), (ValueError("as the test asks"), "failed", 0)]
+)
+def test_a_cell_that_ends_badly_says_how(tmp_path, monkeypatch, error, status, step):
     def refuse(module, batch, batch_idx):
-        raise ValueError("as the test asks")
+        raise error
 
-    monkeypatch.setattr(SLATEModule, "training_step", refuse)
-    result = run_cell(tmp_path, {})
-    assert (result["status"], result["error"]) == ("failed", "ValueError: as the test asks")
+    monkeypatch.setattr(TinyModule, "training_step", refuse)
+    folder = prepared(tmp_path / "a", TINY)
+    assert cell.run(folder) == (status == "failed")
+    result = result_of(folder)
+    assert (result["status"], result["step"], result["axes"]) == (status, step, {"seed": 0})
+    assert result.get("error") == ("ValueError: as the test asks" if status == "failed" else None)
+
+
+def test_a_failed_cell_runs_again_and_a_done_one_ends_at_once(tmp_path, monkeypatch, undisturbed):
+    folder = prepared(tmp_path / "a", TINY)
+    (folder / "result.json").write_text(json.dumps({"status": "failed", "error": "for want of memory"}))
+    assert cell.run(folder) == 0
+    assert numbers(folder) == undisturbed
+    files = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    assert main(["cell", str(folder)]) == 0
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == files
+
+
+def test_a_cell_that_somebody_works_on_says_so(tmp_path, capsys):
+    folder = prepared(tmp_path / "a", TINY)
+    with try_lock(folder):
+        assert main(["cell", str(folder)]) == cell.BUSY
+    assert "works on this cell" in capsys.readouterr().err and not (folder / "result.json").exists()
+
+
+def halve(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+DAMAGE = {
+    "a kill": lambda folder: None,
+    "half a checkpoint": lambda folder: halve(folder / "checkpoints" / "last.ckpt"),
+    "no checkpoint": lambda folder: (folder / "checkpoints" / "last.ckpt").unlink(),
+    "torn events": lambda folder: [halve(file) for file in folder.glob("events.*")],
+    "empty files": lambda folder: [empty(folder / name) for name in ("result.json", "curves.csv", "config.yaml")],
+    "unfinished files": lambda folder: [empty(folder / name) for name in (".x.json.a1", "checkpoints/.last.ckpt.part")],
+    "a claim of this host": lambda folder: (folder / ".claim").write_text(json.dumps({"host": socket.gethostname()})),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_killed_cell_ends_as_if_nothing_had_happened(killed, damage, undisturbed):
+    damage(killed)
+    assert cell.run(killed) == 0
+    assert numbers(killed) == undisturbed
+    assert not list(killed.rglob(".*.*"))  # nothing unfinished is left
+
+
+def test_a_run_that_was_moved_goes_on_in_its_new_place(killed, tmp_path, monkeypatch, undisturbed):
+    (tmp_path / "elsewhere").mkdir()
+    run = (tmp_path / "run").rename(tmp_path / "elsewhere" / "renamed")
+    monkeypatch.chdir(run)
+    assert main(["cell", "cells/a"]) == 0
+    assert numbers(run / "cells" / "a") == undisturbed
+    assert not (tmp_path / "run").exists()
+    assert str(run / "cells" / "a") in (run / "cells" / "a" / "config.yaml").read_text()
+
+
+def test_a_torn_result_is_made_again_from_the_last_checkpoint(tmp_path, undisturbed):
+    folder = prepared(tmp_path / "a", TINY)
+    cell.run(folder)
+    halve(folder / "result.json")
+    assert cell.run(folder) == 0
+    assert numbers(folder) == undisturbed
+
+
+@pytest.mark.parametrize("damage", [empty, lambda file: file.unlink()])
+def test_a_folder_without_a_prepared_cell_is_named(tmp_path, capsys, damage):
+    folder = prepared(tmp_path / "a", TINY)
+    damage(folder / "cell.json")
+    assert main(["cell", str(folder)]) == 2
+    assert f"{folder}: no prepared cell" in capsys.readouterr().err
+
+
+def test_a_cell_of_another_configuration_is_refused(tmp_path):
+    folder = prepared(tmp_path / "a", TINY)
+    with pytest.raises(UserError, match="another configuration"):
+        prepared(folder, TINY, **{"model.pause": 0.5})
+    prepared(folder, TINY)

@@ -3,7 +3,9 @@
 import json
 import signal
 
-from implicit_slate.ablation.run_folder import is_locked
+import psutil
+
+from implicit_slate.locks import is_locked
 from tests.ablation.conftest import wait_until
 
 
@@ -53,7 +55,8 @@ def test_two_at_once_share_a_grid_and_a_failing_cell_fails_alone(grids):
     both = [grids.start("ends", "--workers", "2") for _ in range(2)]
     outputs = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [1, 1], outputs
-    assert sum(out.count("started: ") for out, _ in outputs) == 3
+    logs = [path.read_text() for path in run.glob("cells/*/log.txt")]
+    assert [log.count("GPU available") for log in logs] == [1, 1, 1]  # each cell was trained by one of them
     states = {name: json.loads(path.read_text())["status"] for name, path in results(run).items()}
     assert states == {"end=well,seed=0": "complete", "end=diverged,seed=0": "diverged", "end=failed,seed=0": "failed"}
     assert "ValueError: as the test asks" in (run / "cells" / "end=failed,seed=0" / "log.txt").read_text()
@@ -78,12 +81,39 @@ def test_list_prints_and_makes_nothing(grids):
     assert not (grids.path / "runs").exists()
 
 
-def test_two_devices(grids):
+def ranks_of(process):
+    """The processes of a cell on several devices by their rank, once all are there."""
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if "cell" in child.cmdline():
+                found[int(child.environ().get("LOCAL_RANK", 0))] = child
+        except psutil.NoSuchProcess:
+            continue
+    return found if len(found) == 2 else None
+
+
+def test_two_devices_survive_the_death_of_any_process(grids):
     """Lightning's DDP on two CPU processes."""
-    status, out, err = grids.run("one", "--devices", "2", "--workers", "1")
+    run = grids.path / "runs" / "two"
+    arguments = ("two", "--devices", "2", "--workers", "1")
+    process = grids.start(*arguments)
+    wait_until(lambda: list(run.glob("cells/*/checkpoints/last.ckpt")))
+    ranks_of(process)[1].kill()  # the cell is tried again
+    ranks = wait_until(lambda: list(run.glob("cells/*/log.txt"))[0].read_text().count("resumed") and ranks_of(process))
+    process.kill()  # and no process outlives its launcher
+    process.wait()
+    assert psutil.wait_procs(ranks.values(), timeout=30)[1] == []
+    status, out, err = grids.run(*arguments)
     assert status == 0, (out, err)
-    [row] = json.loads((grids.path / "runs" / "one" / "results.json").read_text())
+    [row] = json.loads((run / "results.json").read_text())
     assert (row["status"], row["step"]) == ("complete", 60)
-    assert "MEMBER: 2/2" in (grids.path / "runs" / "one" / "cells" / row["cell"] / "log.txt").read_text()
-    status, out, err = grids.run("one")
+    assert "MEMBER: 2/2" in (run / "cells" / row["cell"] / "log.txt").read_text()
+    status, out, err = grids.run("two", "--devices", "1")
     assert status == 2 and "devices differs" in err
+
+
+def test_the_queue_is_the_folder(grids):
+    """There is no database whose address could be given."""
+    status, out, err = grids.run("pair", "--list", "--storage", "sqlite:///x.db")
+    assert status == 2 and "--storage" in err

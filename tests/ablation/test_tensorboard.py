@@ -9,8 +9,9 @@ import urllib.request
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from implicit_slate.ablation.hparams import MEASURES, log_hparams
-from implicit_slate.ablation.result import write_result
+from implicit_slate.ablation.hparams import log_hparams
+from implicit_slate.ablation.result import make_result
+from implicit_slate.measures import headline_columns
 from tests.ablation.conftest import wait_until
 
 TAGS = ["jacobian/spectral_norm", "jacobian/spectral_radius", "residual", "evaluations", "grad_norm",
@@ -22,13 +23,12 @@ def write_cell(run, axes, status, loss):
     folder = run / "cells" / name
     folder.mkdir(parents=True)
     (folder / "cell.json").write_text(json.dumps({"cell": name, "axes": axes}))
+    curves = {tag: {step: loss - step for step in (0, 10)} for tag in TAGS}
     with SummaryWriter(str(folder)) as writer:
-        for step in (0, 10):
-            for tag in TAGS:
-                writer.add_scalar(tag, loss - step, step)
-    result = write_result(folder, status, step=10, seconds=2.0)
-    with SummaryWriter(str(folder)) as writer:
-        log_hparams(writer, axes, result)
+        for tag, points in curves.items():
+            for step, value in points.items():
+                writer.add_scalar(tag, value, step)
+    log_hparams(folder, make_result(folder, curves, status, step=10, seconds=2.0))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_the_columns_of_hparams_are_the_axes_and_the_measures(ask):
     experiment = ask("data/plugin/hparams/experiment", experimentName="")
     assert {column["name"] for column in experiment["hparamInfos"]} == {"gradient", "clip", "iterations", "seed"}
     assert [(metric["name"]["tag"], metric["displayName"]) for metric in experiment["metricInfos"]] == [
-        (f"final/{key}", key) for key in MEASURES
+        (f"final/{key}", key) for key in headline_columns()
     ]
 
 

@@ -78,7 +78,8 @@ class LocalPool:
     """Runs prepared cells, several at a time, and knows how to check experiments. A context manager."""
 
     def __init__(self, report: Callable[[str, str], None]):
-        """`report(name, event)` hears what happens to a cell: `started`, `resumed`, `interrupted`, or how it ended."""
+        """`report(name, event)` hears what happens to a cell: `started`, `resumed`, `interrupted`, `taken by another
+        process`, or how it ended."""
         self.report = report
         self.error: BaseException | None = None
         self._stopping = threading.Event()
@@ -167,10 +168,14 @@ class LocalPool:
         kill, wait = _start(folder, resources, worker)
         if self._stopping.is_set():
             kill()
-        wait()
+        if wait() == cell.BUSY:  # another runner of this grid was quicker by a moment
+            with self._guard:
+                self._taken.discard(name)
+            self.report(name, "taken by another process")
+            return
         self._tries[name] += 1
         result = read_result(folder)
-        if result is None and self._tries[name] >= MOST_TRIES and not self._stopping.is_set() and not is_locked(folder):
+        if result is None and self._tries[name] >= MOST_TRIES and not self._stopping.is_set():
             result = make_result(folder, {}, "failed", error=f"its process was killed {MOST_TRIES} times")
             write_result(folder, result)
         with self._guard:
@@ -185,13 +190,18 @@ def _is_begun(folder: Path) -> bool:
     return (folder / "checkpoints" / "last.ckpt").exists()
 
 
-def _start(folder: Path, resources: Resources, worker: int) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Start the process of a prepared cell; how to kill it, and how to wait for its end."""
+def _start(folder: Path, resources: Resources, worker: int) -> tuple[Callable[[], None], Callable[[], int | None]]:
+    """Start the process of a prepared cell; how to kill it, and how to wait for its exit status."""
     share = resources.environment(worker)
     if resources.devices == 1:
         process = _context.Process(target=_run_forked, args=(folder, share, resources.threads))
         process.start()
-        return process.kill, process.join
+
+        def wait() -> int | None:
+            process.join()
+            return process.exitcode
+
+        return process.kill, wait
     with open(folder / "log.txt", "a") as log:
         program = subprocess.Popen(
             [sys.executable, "-m", "implicit_slate.cli", "cell", str(folder)],
@@ -211,7 +221,7 @@ def _run_forked(folder: Path, environment: dict[str, str], threads: int | None) 
         import torch  # imported before the fork, so OMP_NUM_THREADS comes too late
 
         torch.set_num_threads(threads)
-    cell.run(folder)
+    sys.exit(cell.run(folder))
 
 
 def _check(experiments: Sequence[Experiment], parsed_only: Sequence[Experiment]) -> Machine:

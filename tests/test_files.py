@@ -1,0 +1,45 @@
+"""Files are whole or not there, and on the disk before anything relies on them."""
+
+import os
+
+import pytest
+
+from implicit_slate.errors import UserError
+from implicit_slate.files import read_json, sweep, write_atomically
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda d: (order.append(os.readlink(f"/proc/self/fd/{d}")), fsync(d)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("rename"), replace(a, b)))
+    write_atomically(tmp_path / "a.json", "{}")
+    content, rename, folder = order
+    assert content.startswith(str(tmp_path / ".a.json.")) and (rename, folder) == ("rename", str(tmp_path))
+
+
+def test_a_write_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "a.json", "old")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"a\.json: cannot be written \(No space left on device\)"):
+        write_atomically(tmp_path / "a.json", "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("content, expected", [('{"a": 1}', {"a": 1}), ("", None), ('{"a": ', None), ("[1]", None)])
+def test_a_torn_json_file_counts_as_absent(tmp_path, content, expected):
+    (tmp_path / "a.json").write_text(content)
+    assert read_json(tmp_path / "a.json") == expected
+    assert read_json(tmp_path / "b.json") is None
+
+
+def test_sweeping_removes_unfinished_files_only(tmp_path):
+    keep, gone = ["result.json", ".lock", ".claim", "events.out.tfevents.1"], [".result.json.x1", ".last.ckpt.part"]
+    for name in keep + gone:
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(keep)

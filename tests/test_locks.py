@@ -1,0 +1,67 @@
+"""Who works in a folder: one process, on this host or another."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from implicit_slate import locks
+from implicit_slate.errors import UserError
+from implicit_slate.locks import is_locked, try_lock
+
+
+def claim_of(folder, host, age):
+    (folder / ".claim").write_text(json.dumps({"host": host, "process": 1}))
+    os.utime(folder / ".claim", (time.time() - age,) * 2)
+
+
+def test_a_lock_is_held_by_one_and_looking_makes_nothing(tmp_path):
+    assert not is_locked(tmp_path) and not is_locked(tmp_path / "nowhere") and not list(tmp_path.iterdir())
+    with try_lock(tmp_path):
+        assert is_locked(tmp_path) and try_lock(tmp_path) is None
+        assert locks.holder(tmp_path).startswith(f"process {os.getpid()} on ")
+    assert not is_locked(tmp_path)
+    with try_lock(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    code = f"from implicit_slate.locks import *; lock = try_lock(Path({str(tmp_path)!r})); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    while not is_locked(tmp_path) or not (tmp_path / ".claim").exists():
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not is_locked(tmp_path) and (tmp_path / ".claim").exists()
+    with try_lock(tmp_path) as lock:
+        assert lock is not None
+
+
+@pytest.mark.parametrize("age, taken", [(5, True), (1000, False)])
+def test_a_claim_of_another_host_counts_while_it_is_touched(tmp_path, age, taken):
+    claim_of(tmp_path, "another", age)
+    (tmp_path / ".lock").touch()
+    assert is_locked(tmp_path) is taken
+    lock = try_lock(tmp_path)
+    assert (lock is None) is taken
+    if lock is not None:
+        with lock:
+            assert "another" not in (tmp_path / ".claim").read_text()
+
+
+def test_a_claim_is_touched_while_it_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
+    with try_lock(tmp_path):
+        os.utime(tmp_path / ".claim", (0, 0))
+        end = time.monotonic() + 10
+        while (tmp_path / ".claim").stat().st_mtime == 0 and time.monotonic() < end:
+            time.sleep(0.02)
+        assert (tmp_path / ".claim").stat().st_mtime > 0
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        try_lock(tmp_path / "nowhere")
