@@ -43,7 +43,7 @@ def train(folder: Path) -> str:
             write_atomically(folder / "config.yaml", cli.parser.dump(cli.config, skip_unset=False))
         expect_children()  # Lightning starts the other processes of a cell on several devices
         last = None if done is None else str(folder / "checkpoints" / "last.ckpt")
-        trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=False)
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
     except (Diverged, NotFinite) as divergence:
         status, step = "diverged", getattr(divergence, "step", None)
         print(divergence, flush=True)
