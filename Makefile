@@ -23,9 +23,9 @@ $(STAMP): pyproject.toml requirements.lock scripts/setup
 	@PYTHON=$(PYTHON) scripts/setup "$(EXTRAS)"
 	@touch $@
 
-ablate: setup  ## run grid GRID (default: demo) and write its report under runs/GRID; also DEVICES, WORKERS, STORAGE, OUT
+ablate: setup  ## run grid GRID (default: demo) and write its report under runs/GRID; also DEVICES, WORKERS, OUT
 	@$(BIN)/implicit-slate ablate $(GRID) $(if $(OUT),--out $(OUT)) $(if $(DEVICES),--devices $(DEVICES)) \
-		$(if $(WORKERS),--workers $(WORKERS)) $(if $(STORAGE),--storage $(STORAGE))
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(STORAGE),$(error STORAGE is gone: hosts share the folder OUT))
 
 lint:  ## set up with all extras, then check style, layout and types
 	@$(MAKE) --no-print-directory setup EXTRAS=all

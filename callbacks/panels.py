@@ -1,4 +1,4 @@
-"""What the model sees and makes, as a picture: a row an image, from the truth to each slot's mask."""
+"""What the model sees and makes, as a picture: one row per image, from the truth to the mask of each slot."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from implicit_slate.pictures import panel_columns, tile, to_png
 
 
 class Panels(Callback):
-    """Draws the first images of the validation split: truth | reconstructions | one mask a slot.
+    """Draws the first images of the validation split: truth | reconstructions | one mask per slot.
 
     It goes to TensorBoard (tag `panels`) and to `panels.png` in the logger's folder, every `every_n_validations`
     validations and at the end of training. The initial slots are the same every time, so that pictures of different

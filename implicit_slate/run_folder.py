@@ -57,7 +57,7 @@ class RunFolder:
         return status_of(self.cell(cell))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row for each cell, in the grid's order: what `results.json` holds."""
+        """One flat row for each cell, in the grid's order: what `results.json` holds; of a cell that runs, so far."""
         return [self._row(cell, axes) for cell, axes in self.cells.items()]
 
     def write_results(self) -> None:
@@ -86,16 +86,14 @@ class RunFolder:
             os.close(descriptor)
 
     def _row(self, cell: str, axes: Axes) -> dict[str, Any]:
-        result = self.result(cell)
-        found = result or read_json(self.cell(cell) / "progress.json") or {}
-        result = result or {}
+        found = self.result(cell) or read_json(self.cell(cell) / "progress.json") or {}
         return {
             "cell": cell,
             "status": self.status(cell),
             **axes,
             "step": found.get("step"),
-            **{column: result.get("measures", {}).get(column) for column in COLUMNS},
-            **{key: result.get(key) for key in ("seconds", "steps_per_second", "git", "versions")},
+            **{column: found.get("measures", {}).get(column) for column in COLUMNS},
+            **{key: found.get(key) for key in ("seconds", "steps_per_second", "git", "versions")},
         }
 
     def _cells_on_disk(self) -> dict[str, Axes]:

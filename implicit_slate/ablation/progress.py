@@ -28,7 +28,6 @@ class ProgressDisplay:
     def __init__(self, folder: RunFolder, console: Console | None = None):
         self.folder = folder
         self.console = console or Console()
-        self._finished: dict[str, dict[str, Any]] = {}
         self._over = threading.Event()
         self._live: Live | None = None
         self._thread: threading.Thread | None = None
@@ -56,7 +55,7 @@ class ProgressDisplay:
 
     def table(self) -> Table:
         """The cells as a table that fits the terminal: running ones first, then the latest to finish."""
-        rows = self._rows()
+        rows = self.folder.rows()
         counts = Counter(row["status"] for row in rows)
         title = ", ".join(f"{counts[status]} {status}" for status in STYLES if counts[status])
         if pretraining := self._pretraining():
@@ -71,8 +70,8 @@ class ProgressDisplay:
             table.add_row(
                 row["cell"],
                 f"[{STYLES[row['status']]}]{row['status']}",
-                f"{row['step']}/{row['max_steps']}" if row["step"] is not None else "",
-                *(_short(row[key]) for key in ("steps_per_second", "val loss", "norm")),
+                f"{row['step']}/{self.max_steps}" if row["step"] is not None else "",
+                *map(_short, (row["steps_per_second"], final_loss(row), row["jacobian/spectral_norm_final"])),
             )
         if len(rows) > room:
             table.add_row(f"[dim]… and {len(rows) - room} more")
@@ -80,7 +79,7 @@ class ProgressDisplay:
 
     def _say_now_and_then(self) -> None:
         while not self._over.wait(PLAIN_SECONDS):
-            rows = self._rows()
+            rows = self.folder.rows()
             running = [f"{row['cell']} at step {row['step'] or 0}" for row in rows if row["status"] == "running"]
             if pretraining := self._pretraining():
                 running = [pretraining]
@@ -90,26 +89,6 @@ class ProgressDisplay:
 
     def _say(self, text: str) -> None:
         self.console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True)
-
-    def _rows(self) -> list[dict[str, Any]]:
-        rows = []
-        for cell in self.folder.cells:
-            row = self._finished.get(cell) or self._row(cell)
-            if row["status"] in FINISHED:
-                self._finished[cell] = row
-            rows.append(row)
-        return rows
-
-    def _row(self, cell: str) -> dict[str, Any]:
-        row = {"cell": cell, "status": self.folder.status(cell), "max_steps": self.max_steps}
-        if row["status"] in FINISHED:
-            result = self.folder.result(cell)
-            measures = result["measures"]
-            found = result | {"val loss": final_loss(measures), "norm": measures["jacobian/spectral_norm_final"]}
-        else:
-            found = read_json(self.folder.cell(cell) / "progress.json") or {}
-            found |= {"val loss": final_loss(found), "norm": found.get("jacobian/spectral_norm")}
-        return row | {key: found.get(key) for key in ("step", "steps_per_second", "val loss", "norm")}
 
     def _pretraining(self) -> str:
         progress = read_json(self.folder.pretrain / "progress.json") if is_locked(self.folder.pretrain) else None

@@ -1,10 +1,12 @@
-"""The point from which a killed cell goes on: the training state, and the curves so far."""
+"""The point from which a killed cell goes on: the training state, the curves and the training time so far."""
 
 import csv
 import io
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import Trainer
@@ -12,9 +14,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from implicit_slate.files import replace_durably, write_atomically
+from implicit_slate.measures import summarise
 
 CHECK_EVERY_STEPS = 10
 LARGEST_SHARE = 0.01
+TELL_SECONDS = 1.0
 
 Curves = dict[str, dict[int, float]]
 """Of each tag, the value at each step, in the order of the steps."""
@@ -37,35 +41,49 @@ class CurveLogger(TensorBoardLogger):
 
 
 class ResumePoint(Checkpoint):
-    """Keeps `checkpoints/last.ckpt`, the training state and the curves so far, in the trainer's `default_root_dir`.
+    """Keeps all that a killed cell needs to go on, in the trainer's `default_root_dir`, and says how far it is.
 
-    It is written every `every_seconds`, but less often if that took more than 1% of the time, and at the end;
-    `curves.csv` beside it, for people and the report. Both are on the disk before they replace what was there, so a
-    kill or a power cut loses some seconds of training and nothing else. (Lightning's ModelCheckpoint writes through the
-    system's temporary folder, and so can leave half a file when that is another file system.)
+    `checkpoints/last.ckpt` is the training state, the curves and the training time so far. It is written every
+    `every_seconds`, but less often if that took more than 1% of the time, and at the end; `curves.csv` beside it, for
+    people and the report. Both are on the disk before they replace what was there, so a kill or a power cut loses some
+    seconds of training and nothing else. (Lightning's ModelCheckpoint writes through the system's temporary folder, and
+    so can leave half a file when that is another file system.)
+
+    `progress.json` is for anybody who looks: every second at most, in the terms of `result.json`.
     """
 
     def __init__(self, every_seconds: float = 10.0):
         self.every_seconds = every_seconds
-        self._last_time = time.monotonic()
-        self._last_step = 0
-        self._cost = 0.0
         self._curves: Curves = {}
+        self._earlier_seconds = 0.0
+        self._begin: float | None = None
+        self._begin_step = self._last_step = 0
+        self._last_time = self._told = 0.0
+        self._cost = 0.0
 
-    def state_dict(self) -> dict[str, Curves]:
-        return {"curves": self._curves}
+    @property
+    def seconds(self) -> float:
+        """Training time of all sessions, validation included; what is done again after a kill counts once."""
+        return self._earlier_seconds + (0.0 if self._begin is None else time.monotonic() - self._begin)
 
-    def load_state_dict(self, state_dict: dict[str, Curves]) -> None:
-        self._curves = state_dict["curves"]
+    def state_dict(self) -> dict[str, Any]:
+        return {"curves": self._curves, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._curves, self._earlier_seconds = state_dict["curves"], state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module) -> None:
         # The dictionary is shared from here on: what the logger adds is in the next checkpoint.
         trainer.logger.curves = self._curves
 
     def on_train_start(self, trainer: Trainer, pl_module) -> None:
-        self._last_time, self._last_step = time.monotonic(), trainer.global_step
+        self._begin = self._last_time = time.monotonic()
+        self._begin_step = self._last_step = trainer.global_step
+        self._tell(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if time.monotonic() - self._told >= TELL_SECONDS:
+            self._tell(trainer)
         # Validation and the logging of a step come after this hook, and Lightning takes them as done when it resumes
         # from here: so not at the end of an epoch, nor where an interval ends. And not at every step, because the
         # ranks agree by a collective operation.
@@ -79,7 +97,21 @@ class ResumePoint(Checkpoint):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module) -> None:
+        self._earlier_seconds, self._begin = self.seconds, None
         self._save(trainer)
+
+    def _tell(self, trainer: Trainer) -> None:
+        self._told = time.monotonic()
+        if trainer.is_global_zero:
+            steps = trainer.global_step - self._begin_step
+            progress = {
+                "step": trainer.global_step,
+                "max_steps": trainer.max_steps,
+                "measures": summarise(self._curves),
+                "seconds": self.seconds,
+                "steps_per_second": steps / max(self._told - self._begin, 1e-9),
+            }
+            write_atomically(Path(trainer.default_root_dir) / "progress.json", json.dumps(progress), durable=False)
 
     def _save(self, trainer: Trainer) -> None:
         begin = time.monotonic()

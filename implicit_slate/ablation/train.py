@@ -3,7 +3,6 @@
 Importing this takes seconds; see `launchers/local.py` for how the cells of one machine share that.
 """
 
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,24 @@ from lightning.pytorch.utilities import rank_zero_only
 import callbacks  # noqa: F401  (what experiments name is imported here, before cells are forked)
 import implicit_slate.training  # noqa: F401
 from callbacks import Diverged
-from callbacks.progress import Progress
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.configure import build
 from implicit_slate.ablation.experiment import override
 from implicit_slate.ablation.hparams import log_hparams
 from implicit_slate.ablation.result import make_result, write_result
-from implicit_slate.ablation.resume import write_curves
+from implicit_slate.ablation.resume import ResumePoint, write_curves
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.fixed_point import NotFinite
 from implicit_slate.processes import expect_children
 from implicit_slate.training.checkpoints import read_checkpoint
 
-OUR_CALLBACKS = ("callbacks.progress.Progress", "implicit_slate.ablation.resume.ResumePoint")
+RESUME_POINT = "implicit_slate.ablation.resume.ResumePoint"
 
 
 def train(folder: Path) -> str:
     """Train the prepared cell in `folder` from its last checkpoint on, write `result.json` however it ends, and
     return its status."""
-    started = time.monotonic()
     folder = folder.resolve()
     status, error, step, seconds, trainer = "complete", None, None, None, None
     try:
@@ -52,7 +49,7 @@ def train(folder: Path) -> str:
         status, error = "failed", " ".join(f"{type(problem).__name__}: {problem}".split())
     if trainer is not None:
         step = trainer.global_step if step is None else step
-        seconds = next((c.seconds for c in trainer.callbacks if isinstance(c, Progress)), time.monotonic() - started)
+        seconds = next(c.seconds for c in trainer.callbacks if isinstance(c, ResumePoint))
     if trainer is None or trainer.is_global_zero:
         _conclude(folder, trainer, status, step, seconds, error)
     return status
@@ -66,7 +63,7 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
     config = cell["config"]
     there = (config.get("trainer") or {}).get("callbacks") or []
     there = there if isinstance(there, list) else [there]
-    ours = [{"class_path": name} for name in OUR_CALLBACKS if name not in {entry["class_path"] for entry in there}]
+    ours = [{"class_path": RESUME_POINT}] * (RESUME_POINT not in {entry["class_path"] for entry in there})
     logger = {"save_dir": str(folder), "name": "", "version": "", "default_hp_metric": False}
     if done is not None:
         logger["purge_step"] = done + 1

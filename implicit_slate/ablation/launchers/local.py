@@ -87,6 +87,7 @@ class LocalPool:
         self._tries: Counter[str] = Counter()
         self._taken: set[str] = set()
         self._ended: set[str] = set()
+        self._failed_before: set[str] = set()
 
     def __enter__(self) -> "LocalPool":
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us, who then end the cells
@@ -124,6 +125,7 @@ class LocalPool:
         A failed cell is tried once; cells on several devices and cells that die without a result, `MOST_TRIES` times.
         Raises what stopped a worker.
         """
+        self._failed_before = {name for name, folder in folders.items() if read_result(folder)}
         threads = [
             threading.Thread(target=self._work, args=(folders, resources, worker))
             for worker in range(resources.workers)
@@ -161,7 +163,11 @@ class LocalPool:
         return None
 
     def _is_over(self, name: str, folder: Path) -> bool:
-        return name in self._ended or cell.is_done(folder)
+        """Whether a cell is done, or has failed since we began; one that failed before runs again, as whoever starts
+        the grid anew has mended something."""
+        if name in self._ended or cell.is_done(folder):
+            return True
+        return not self._tries[name] and name not in self._failed_before and read_result(folder) is not None
 
     def _run_cell(self, name: str, folder: Path, resources: Resources, worker: int) -> None:
         self.report(name, "resumed" if _is_begun(folder) else "started")
