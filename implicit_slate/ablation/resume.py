@@ -117,7 +117,7 @@ class ResumePoint(Checkpoint):
         begin = time.monotonic()
         path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         unfinished = path.with_name(f".{path.name}.part")
-        trainer.save_checkpoint(unfinished)
+        trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
             replace_durably(unfinished, path)
             write_curves(path.parent.parent, self._curves)
