@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 TILE = 96
-"""Images are enlarged by a whole factor to at least this many pixels a side, so that titles fit above them."""
+"""Images are enlarged by a whole factor to sides of at least this many pixels, so that titles fit above them."""
 GAP, TITLE_HEIGHT = 4, 22
 
 
@@ -24,6 +24,12 @@ def panel_columns(truth: Tensor, reconstruction: Tensor, masks: Tensor, ceiling:
     for k, mask in enumerate(masks.unsqueeze(2).unbind(1)):
         columns[f"slot {k + 1}"] = truth * mask + 1 - mask
     return columns
+
+
+def draw_panels(truth: Tensor, reconstruction: Tensor, masks: Tensor, ceiling: Tensor | None) -> Image.Image:
+    """One row per image, with the columns of `panel_columns` and their titles."""
+    columns = panel_columns(truth, reconstruction, masks, ceiling)
+    return tile(torch.stack(list(columns.values()), 1), list(columns))
 
 
 def tile(images: Tensor, titles: Sequence[str]) -> Image.Image:

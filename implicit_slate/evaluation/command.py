@@ -2,21 +2,21 @@
 
 import argparse
 import json
+import logging
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
-from implicit_slate.evaluation.settings import BY_DEFAULT, METRICS, SPLITS, Settings
+from implicit_slate.evaluation import BY_DEFAULT, METRICS
 from implicit_slate.files import write_atomically
 
-DESCRIPTION = """Exit status: 0 done, 1 a process was killed, 2 bad usage or input (nothing is written), 130 stopped.
-The same command goes on.
+EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped. What is done is not done again.
 
-What is left: <split>.json, .md (rows of a table), .csv (every image), .png (panels), in the folder `evaluation` of the
-run, beside its `checkpoints`. A grid's report is made anew, with what was measured."""
+Files: <split>.json, .md (rows of a table), .csv (every image), .png (panels) and _panels.npz, in the folder
+`evaluation` of the run, beside its `checkpoints`. The report of a grid is rebuilt with the new numbers."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,41 +25,44 @@ def main(argv: Sequence[str]) -> int:
     if len(checkpoints) > 1 and (arguments.json or arguments.out):
         raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
     import torch
+    from lightning import Trainer
 
     from implicit_slate.ablation.report import write_report
     from implicit_slate.evaluation.data import describe_data
     from implicit_slate.evaluation.outputs import markdown
-    from implicit_slate.evaluation.run import evaluate
-    from implicit_slate.evaluation.workers import Devices
+    from implicit_slate.evaluation.run import Evaluator
 
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # a batch is a list of numbers
+    warnings.filterwarnings("ignore", "Using `DistributedSampler`")  # what it repeats is counted once: `PerImage`
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = Settings(
-        split=arguments.split,
-        images=arguments.images,
-        draws=arguments.draws,
-        metrics=arguments.metrics,
-        batch_size=arguments.batch_size,
-        weights=arguments.fid_weights,
-        seed=arguments.seed,
+    trainer = Trainer(
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        devices=_devices(arguments, torch.cuda.device_count()),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,  # no_grad instead: solvers may need gradients
     )
-    results, said = [], set()
+    settings = ("split", "images", "draws", "metrics", "batch_size", "fid_weights", "seed")
+    evaluator = Evaluator(trainer, **{name: getattr(arguments, name) for name in settings})
+    results = []
     try:
-        with Devices(_devices(arguments)) as devices:
-            for checkpoint in checkpoints:
-                out, data = arguments.out or default_folder(checkpoint), describe_data(checkpoint, data_options)
-                results.append(evaluate(checkpoint, data, out, settings, devices))
-                for note in set(results[-1]["notes"]) - said:
-                    print(note, file=sys.stderr)
-                said.update(results[-1]["notes"])
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
+        for checkpoint in checkpoints:
+            data = describe_data(checkpoint, arguments.data, data_options)
+            results.append(evaluator.evaluate(checkpoint, data, arguments.out or default_folder(checkpoint)))
+    except (KeyboardInterrupt, SystemExit):  # Lightning makes the latter of the former
+        if trainer.is_global_zero:
+            print("stopped; the same command evaluates what is not done yet", file=sys.stderr)
         return 130
-    except BrokenProcessPool:
-        print("implicit-slate: a process ended unasked, perhaps for want of memory; the same command goes on, with a "
-              "smaller --batch-size it begins anew", file=sys.stderr)  # fmt: skip
-        return 1
     except torch.OutOfMemoryError:
         raise UserError(f"--batch-size {arguments.batch_size}: not enough memory on the device") from None
+    if not trainer.is_global_zero:
+        return 0
+    for note in dict.fromkeys(note for result in results for note in result["notes"]):
+        print(note, file=sys.stderr)
     if arguments.json:
         write_atomically(arguments.json, json.dumps(results[0], indent=1) + "\n")
     print(markdown(results), end="")
@@ -69,51 +72,46 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    def metrics(text: str) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(filter(None, text.split(","))))
-        for name in names:
-            if name not in METRICS:
-                raise argparse.ArgumentTypeError(f"unknown metric {name!r}{nearest(name, METRICS)}")
-        if not names:
-            raise argparse.ArgumentTypeError(f"expected names out of {', '.join(METRICS)}")
-        return names
-
     parser = ArgumentParser(
-        "implicit-slate evaluate", description=__doc__, epilog=DESCRIPTION,
+        "implicit-slate evaluate", description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("targets", type=Path, nargs="+", metavar="CHECKPOINT",
-                        help="a checkpoint, or the folder of a grid: then of every complete cell")  # fmt: skip
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+                        help="a checkpoint, or the folder of a grid: then every complete cell")  # fmt: skip
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
     parser.add_argument("--images", type=positive, metavar="N", help="the first N images only")
     parser.add_argument("--draws", type=positive, default=3, metavar="D",
                         help="draws of the initial slots, over which the spread is given; default: 3")  # fmt: skip
-    parser.add_argument("--metrics", type=metrics, metavar="NAME,…",
+    parser.add_argument("--metrics", type=_metrics, metavar="NAME,…",
                         help="; ".join(f"{name}: {text}" for name, text in METRICS.items())
                         + f"; default: those of {', '.join(BY_DEFAULT)} that can be measured")  # fmt: skip
-    parser.add_argument(
-        "--fid-weights",
-        type=Path,
-        metavar="PATH",
-        help="of Inception: a file or a folder; default: where `data download fid-weights` puts them",
-    )
+    parser.add_argument("--fid-weights", type=Path, metavar="PATH", help="the Inception network's weights, a file or "
+                        "its folder; default: where `data download fid-weights` puts them")  # fmt: skip
     parser.add_argument("--batch-size", type=positive, default=50, help="images at a time on a device; default: 50")
     parser.add_argument("--devices", type=positive, help="GPUs, or processes on a CPU, that share the images; "
                         "default: all GPUs, or 1")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the initial slots; default: 0")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for what is left")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file as well")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for the files")
     parser.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
                         "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
     arguments, rest = parser.parse_known_args(argv)
     unknown = [option for option in rest if option.startswith("-") and not option.startswith("--data.")]
     if unknown or (rest and not rest[0].startswith("--data.")):
         raise UserError(f"evaluate: unknown option {(unknown or rest)[0]} (see --help)")
-    return arguments, ["--data", arguments.data][: 2 * bool(arguments.data)] + rest
+    return arguments, rest
+
+
+def _metrics(text: str) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in METRICS:
+            raise argparse.ArgumentTypeError(f"unknown metric {name!r}{nearest(name, METRICS)}")
+    return names
 
 
 def find_checkpoints(target: Path) -> list[Path]:
-    """The checkpoint itself; of a grid's folder the last of every complete cell. `UserError` if there is none."""
+    """The checkpoint itself; for a grid's folder the last one of every complete cell. `UserError` if there is none."""
     if not target.exists():
         raise UserError(f"{target}: no such file or folder")
     if not target.is_dir():
@@ -139,10 +137,7 @@ def default_folder(checkpoint: Path) -> Path:
     return checkpoint.with_name(f"{checkpoint.stem}.evaluation")
 
 
-def _devices(arguments: argparse.Namespace) -> int:
-    import torch
-
-    available = torch.cuda.device_count()
+def _devices(arguments: argparse.Namespace, available: int) -> int:
     if arguments.devices and available and arguments.devices > available:
         raise UserError(f"--devices {arguments.devices}: there are {available} GPUs")
     return arguments.devices or max(available, 1)

@@ -14,8 +14,7 @@ from data_modules.image_files import CENTRE, Item, read_item
 from data_modules.image_folder import SUFFIXES
 from data_modules.progress import meter
 from implicit_slate.errors import ArgumentParser, UserError, positive
-from implicit_slate.evaluation.job import draw_slots, load_painter
-from implicit_slate.evaluation.workers import device
+from implicit_slate.evaluation.module import draw_slots, load_image_model
 from implicit_slate.files import write_atomically
 from implicit_slate.metrics.inception import to_uint8
 from implicit_slate.models import SlotModel
@@ -23,24 +22,24 @@ from implicit_slate.models.generation import check_sampling
 from implicit_slate.pictures import panel_columns, tile, to_png
 
 PANEL_ROWS = 16
-LEFT = ("reconstructions", "masks", "panels.png")
-"""What a call leaves, all of it or nothing."""
+OUTPUTS = ("reconstructions", "masks", "panels.png")
+"""What a call writes: all of it, or nothing."""
 
 
 def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     out, files = arguments.out, _image_files(arguments.images)
-    for name in LEFT:
+    for name in OUTPUTS:
         if (out / name).exists():
             raise UserError(f"{out / name}: exists already; it is not overwritten")
-    model = load_painter(arguments.checkpoint).model.to(device(0))
+    model = load_image_model(arguments.checkpoint).model.to("cuda" if torch.cuda.is_available() else "cpu")
     sampling = _sampling(arguments, model)
-    images = torch.stack([_read(file, model.image_size) for file in files])  # all, for their errors
+    images = torch.stack([_read(file, model.image_size) for file in files])  # all of them first, for their errors
     try:
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out, prefix=".") as folder:
             _generate(model, images, files, Path(folder), arguments.seed, arguments.batch_size, sampling)
-            for name in LEFT:
+            for name in OUTPUTS:
                 (Path(folder) / name).rename(out / name)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from error
@@ -54,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 def _generate(
     model: SlotModel, images: Tensor, files: Sequence[Path], folder: Path, seed: int, batch_size: int, sampling: dict
 ) -> None:
-    """Images (N, 3, H, W) of bytes through the slots, and all that is `LEFT` into `folder`."""
+    """Write `OUTPUTS` into `folder` for images (N, 3, H, W) of bytes, named after `files`."""
     rows: list[Tensor] = []
     with meter("generate", len(files), unit="images") as advance:
         for start in range(0, len(files), batch_size):

@@ -1,56 +1,91 @@
-"""What an evaluation shows: panels, and rows of a table."""
+"""What an evaluation leaves: its numbers, a table, a line per image, and panels."""
 
 import io
+import math
+import statistics
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
+import pandas as pd
 from torch import Tensor
 
+from implicit_slate.evaluation.module import CEILING, TRUTH, Evaluation
+from implicit_slate.measures import EVALUATED
+from implicit_slate.metrics.fid import fid, kid
 from implicit_slate.metrics.inception import to_uint8
-from implicit_slate.pictures import panel_columns, tile, to_png
-from implicit_slate.scores import METRICS
 
 
-class Panels(NamedTuple):
-    """Some images as the model sees them; shapes as in `models.SlotModel`."""
+def summarise(evaluation: Evaluation, values_per_image: int) -> dict[str, Any]:
+    """The numbers of an evaluation that has run; what was not measured, or is not finite, is None.
 
-    truth: Tensor
-    reconstruction: Tensor
-    masks: Tensor
-    ceiling: Tensor | None
+    Args:
+        values_per_image: C · H · W.
 
-    def to_png(self) -> bytes:
-        columns = panel_columns(self.truth, self.reconstruction, self.masks, self.ceiling)
-        return to_png(tile(torch.stack(list(columns.values()), 1), list(columns)))
+    Returns:
+        `metrics`: for each measure `mean` and `std` over draws, and `draws`, each draw's value. `ceiling`: those
+        measures that compare images, of the model without its slots; None where it cannot do without.
+    """
+    passes = _means_over_images(evaluation, values_per_image)
+    draws = passes.drop(index=CEILING, errors="ignore").reindex(columns=list(EVALUATED))
+    ceiling = None
+    if CEILING in passes.index:
+        of_images = [tag for tag, measure in EVALUATED.items() if measure.compares_images]
+        ceiling = {tag: _finite(value) for tag, value in passes.loc[CEILING].reindex(of_images).items()}
+    return {"metrics": {tag: _over_draws(list(values)) for tag, values in draws.items()}, "ceiling": ceiling}
 
-    def to_npz(self) -> bytes:
-        """`truth`, `reconstruction` and, if there is one, `dvae`: uint8 (B, H, W, 3); `masks`: uint8 (B, K, H, W)."""
-        arrays = {"truth": self.truth, "reconstruction": self.reconstruction, "dvae": self.ceiling}
-        arrays = {name: to_uint8(of.permute(0, 2, 3, 1)) for name, of in arrays.items() if of is not None}
-        file = io.BytesIO()
-        np.savez_compressed(file, **{name: of.cpu().numpy() for name, of in arrays.items()},
-                            masks=to_uint8(self.masks).cpu().numpy())  # fmt: skip
-        return file.getvalue()
+
+def _means_over_images(evaluation: Evaluation, values_per_image: int) -> pd.DataFrame:
+    """A row per pass, a column per measure: means over those images that have a value, and FID and KID."""
+    measured = evaluation.measured
+    if "objects" in measured:
+        measured = measured.assign(mbo_image=measured["overlap"] / measured["objects"])  # NaN without objects
+    passes = measured.drop(columns="image").groupby("draw")
+    means = passes.mean()
+    if "objects" in measured:
+        means["mbo_object"] = passes["overlap"].sum() / passes["objects"].sum()
+    if "mse" in measured:
+        means["mse_per_value"] = means["mse"] / values_per_image
+    for name, features in evaluation.features.items():
+        if name != TRUTH and "fid" in evaluation.metrics:
+            means.loc[name, "fid"] = fid(evaluation.features[TRUTH], features)
+        if name != TRUTH and "kid" in evaluation.metrics:
+            means.loc[name, "kid"] = kid(evaluation.features[TRUTH], features, evaluation.seed)[0]
+    return means
+
+
+def _over_draws(values: list[float]) -> dict[str, Any] | None:
+    if any(map(math.isnan, values)):
+        return None
+    finite = all(map(math.isfinite, values))
+    return {
+        "mean": statistics.fmean(values) if finite else None,
+        "std": statistics.stdev(values) if finite and len(values) > 1 else None,
+        "draws": [_finite(value) for value in values],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """A table of evaluations, a row each, and below those that share it the ceiling."""
-    names = [name for name in METRICS if any(result["metrics"][name] for result in results)]
-    lines = [["", "N", *(METRICS[name].name for name in names)], ["---"] * (len(names) + 2)]
+    """A table with one row per evaluation, and a row with the ceiling below the evaluations that share it."""
+    tags = [tag for tag in EVALUATED if any(result["metrics"][tag] for result in results)]
+    headings = [f"{m.name} ({m.unit})" if m.unit else m.name for m in (EVALUATED[tag] for tag in tags)]
+    lines = [["", "N", *headings], ["---"] * (len(tags) + 2)]
     for result, following in zip_longest(results, results[1:]):
-        cells = [_spread(result["metrics"][name]) for name in names]
+        cells = [_spread(result["metrics"][tag]) for tag in tags]
         lines.append([title(Path(result["checkpoint"])), str(result["images"]), *cells])
         if result["ceiling"] and (following is None or following["ceiling"] != result["ceiling"]):
-            lines.append(["the dVAE alone", str(result["images"]), *(_number(result["ceiling"].get(n)) for n in names)])
+            lines.append(["the dVAE alone", str(result["images"]), *(_number(result["ceiling"].get(t)) for t in tags)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def title(checkpoint: Path) -> str:
-    """What to call a checkpoint: the cell of a grid, or the run, that it lies in; else its file."""
+    """What to call a checkpoint: the name of its cell or run, or of its file if it lies elsewhere."""
     folder = checkpoint.absolute().parent
     return folder.parent.name if folder.name == "checkpoints" else checkpoint.name
 
@@ -63,3 +98,15 @@ def _spread(value: dict[str, Any] | None) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
+
+
+def panels_npz(truth: Tensor, reconstruction: Tensor, masks: Tensor, ceiling: Tensor | None) -> bytes:
+    """`truth`, `reconstruction` and, if there is one, `dvae`: uint8 (B, H, W, 3); `masks`: uint8 (B, K, H, W).
+
+    Arguments as of `pictures.draw_panels`.
+    """
+    images = {"truth": truth, "reconstruction": reconstruction, "dvae": ceiling}
+    arrays = {name: of.permute(0, 2, 3, 1) for name, of in images.items() if of is not None} | {"masks": masks}
+    file = io.BytesIO()
+    np.savez_compressed(file, **{name: to_uint8(array).cpu().numpy() for name, array in arrays.items()})
+    return file.getvalue()

@@ -1,0 +1,118 @@
+"""An evaluation as Lightning's Trainer runs it: batches of images through a model, and what is measured of each."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from data_modules.base import Images
+from implicit_slate.errors import UserError
+from implicit_slate.evaluation.per_image import PerImage, likeness, segmentation
+from implicit_slate.metrics.inception import Inception, to_uint8
+from implicit_slate.models import SlotModel
+from implicit_slate.models.property_predictor import PropertyModel
+from implicit_slate.training.trained import Trained, load_trained
+
+TRUTH, CEILING = "truth", "ceiling"
+"""The passes over the images that need no slots; the others are named `0`, `1`, … after the draw of initial slots."""
+
+
+class Evaluation(L.LightningModule):
+    """Measures a model; a batch is the places (B,) of images in `images`, from 0 on.
+
+    After `trainer.test` every process has, whatever the batches and the number of processes:
+
+    - `measured`: a row per image and pass, with the columns `image`, `draw` (the pass) and what was measured.
+    - `features`: by pass float32 (N, 2048), of `inception`; empty without it.
+
+    Args:
+        metrics: what to measure, of `METRICS`. If it is `segmentation` alone, no image is generated.
+        draws: D, draws of the initial slots.
+        true_features: the features of the true images (N, 2048), if they are known.
+    """
+
+    advance: Callable[[int], None] | None = None
+    """Called with 1 after each batch."""
+
+    def __init__(
+        self,
+        model: SlotModel,
+        images: Images,
+        metrics: Collection[str],
+        draws: int,
+        seed: int,
+        inception: Inception | None,
+        true_features: Tensor | None,
+    ):
+        super().__init__()
+        self.model, self.images, self.inception = model, images, inception
+        self.metrics, self.draws, self.seed = metrics, draws, seed
+        self.measured = pd.DataFrame()
+        self.features = {} if true_features is None else {TRUTH: true_features}
+        self._columns: dict[str, list[str]] = {}
+        self._values: defaultdict[str, PerImage] = defaultdict(PerImage)
+        self._features: defaultdict[str, PerImage] = defaultdict(PerImage)
+
+    def test_step(self, index: Tensor, batch_idx: int) -> None:
+        places = index.tolist()
+        batch = {name: value.to(self.device) for name, value in self.images[places].items()}
+        image, masks_only = batch["image"], set(self.metrics) == {"segmentation"}
+        if TRUTH not in self.features:
+            self._keep(TRUTH, index, {}, image)
+        if not masks_only and (ceiling := self.model.ceiling(image)) is not None:
+            self._keep(CEILING, index, likeness(ceiling, image), ceiling)
+        for draw in range(self.draws):
+            slots_init = draw_slots(self.model, self.seed, draw, places).to(image)
+            values, picture = {}, None
+            if masks_only:
+                masks = self.model.segment(image, slots_init)
+            else:
+                picture, masks, cross_entropy = self.model.views(image, slots_init)
+                values = likeness(picture, image)
+                if cross_entropy is not None:
+                    values["cross_entropy"] = cross_entropy
+            if "segmentation" in self.metrics:
+                values |= segmentation(masks, batch["mask"])
+            self._keep(str(draw), index, values, picture)
+        if self.advance:
+            self.advance(1)
+
+    def _keep(self, name: str, index: Tensor, values: dict[str, Tensor], picture: Tensor | None) -> None:
+        if values:
+            self._columns[name] = list(values)
+            self._values[name].update(index, torch.stack([value.double() for value in values.values()], 1))
+        if self.inception is not None and picture is not None:
+            self._features[name].update(index, self.inception(to_uint8(picture)))
+
+    def on_test_epoch_end(self) -> None:
+        frames = []
+        for name, metric in self._values.items():
+            frame = pd.DataFrame(metric.compute().cpu().numpy(), columns=self._columns[name])
+            frame.insert(0, "draw", name)
+            frames.append(frame.rename_axis("image").reset_index())
+        self.measured = pd.concat(frames, ignore_index=True)
+        self.features |= {name: metric.compute().cpu() for name, metric in self._features.items()}
+
+
+def load_image_model(path: Path) -> Trained:
+    """As `load_trained`. `UserError` names a checkpoint of a model that makes no images."""
+    trained = load_trained(path)
+    if isinstance(trained.model, PropertyModel):
+        kind = type(trained.model).__name__
+        raise UserError(f"{path}: a {kind} makes no images; `implicit-slate validate` measures it")
+    return trained
+
+
+def draw_slots(model: SlotModel, seed: int, draw: int, places: Sequence[int]) -> Tensor:
+    """Initial slots (B, K, S), each image's a function of the seed, the draw and its place in the split, so that they
+    depend on neither batch size nor number of processes."""
+    slots = []
+    for place in places:
+        state = np.random.SeedSequence((seed, draw, place)).generate_state(1, np.uint64)[0]
+        slots.append(model.sample_slots(1, torch.Generator().manual_seed(int(state >> np.uint64(1)))))
+    return torch.cat(slots).detach()
