@@ -12,6 +12,8 @@ from pathlib import Path
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
 from implicit_slate.evaluation import BY_DEFAULT, METRICS
 from implicit_slate.files import write_atomically
+from implicit_slate.processes import end_with_parent, expect_children
+from implicit_slate.run_folder import RunFolder
 
 EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped. What is done is not done again.
 
@@ -24,27 +26,29 @@ def main(argv: Sequence[str]) -> int:
     checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
     if len(checkpoints) > 1 and (arguments.json or arguments.out):
         raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
+    end_with_parent()
     import torch
     from lightning import Trainer
 
-    from implicit_slate.ablation.report import write_report
     from implicit_slate.evaluation.data import describe_data
     from implicit_slate.evaluation.outputs import markdown
     from implicit_slate.evaluation.run import Evaluator
 
-    for name in ("lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning.pytorch", "lightning.fabric.utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers")  # a batch is a list of numbers
     warnings.filterwarnings("ignore", "Using `DistributedSampler`")  # what it repeats is counted once: `PerImage`
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    devices = _devices(arguments, torch.cuda.device_count())
+    if devices > 1:  # Lightning starts this command once more for each of the others
+        expect_children()
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
-        devices=_devices(arguments, torch.cuda.device_count()),
+        devices=devices,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        inference_mode=False,  # no_grad instead: solvers may need gradients
     )
     settings = ("split", "images", "draws", "metrics", "batch_size", "fid_weights", "seed")
     evaluator = Evaluator(trainer, **{name: getattr(arguments, name) for name in settings})
@@ -59,6 +63,10 @@ def main(argv: Sequence[str]) -> int:
         return 130
     except torch.OutOfMemoryError:
         raise UserError(f"--batch-size {arguments.batch_size}: not enough memory on the device") from None
+    except UserError:
+        if trainer.is_global_zero:
+            raise
+        return 2  # every process finds it, the first one says it
     if not trainer.is_global_zero:
         return 0
     for note in dict.fromkeys(note for result in results for note in result["notes"]):
@@ -67,7 +75,12 @@ def main(argv: Sequence[str]) -> int:
         write_atomically(arguments.json, json.dumps(results[0], indent=1) + "\n")
     print(markdown(results), end="")
     for target in arguments.targets:
-        print(write_report(target) if target.is_dir() else arguments.out or default_folder(target))
+        if target.is_dir():
+            from implicit_slate.ablation.report import write_report
+
+            print(write_report(target))
+        else:
+            print(arguments.out or default_folder(target))
     return 0
 
 
@@ -116,17 +129,10 @@ def find_checkpoints(target: Path) -> list[Path]:
         raise UserError(f"{target}: no such file or folder")
     if not target.is_dir():
         return [target]
-    found = []
-    for file in sorted(target.glob("cells/*/result.json")):
-        try:
-            complete = json.loads(file.read_text())["status"] == "complete"
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{file}: expected the result of a cell, as JSON with a status") from None
-        checkpoint = file.parent / "checkpoints" / "last.ckpt"
-        if complete and checkpoint.exists():
-            found.append(checkpoint)
-    if not found:
-        raise UserError(f"{target}: expected the folder of a grid, with cells that are complete; found none")
+    run = RunFolder(target)
+    complete = [run.cell(cell) / "checkpoints" / "last.ckpt" for cell in run.cells if run.status(cell) == "complete"]
+    if not (found := [checkpoint for checkpoint in complete if checkpoint.exists()]):
+        raise UserError(f"{target}: expected a grid with cells that are complete; found none")
     return found
 
 

@@ -27,18 +27,19 @@ OUTPUTS = ("reconstructions", "masks", "panels.png")
 
 
 def main(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     out, files = arguments.out, _image_files(arguments.images)
     for name in OUTPUTS:
         if (out / name).exists():
             raise UserError(f"{out / name}: exists already; it is not overwritten")
     model = load_image_model(arguments.checkpoint).model.to("cuda" if torch.cuda.is_available() else "cpu")
     sampling = _sampling(arguments, model)
-    images = torch.stack([_read(file, model.image_size) for file in files])  # all of them first, for their errors
+    pixels = [read_item(Item(file), model.image_size, CENTRE).image.copy() for file in files]  # all, for their errors
+    images = torch.stack([torch.from_numpy(image) for image in pixels]).permute(0, 3, 1, 2)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out, prefix=".") as folder:
-            _generate(model, images, files, Path(folder), arguments.seed, arguments.batch_size, sampling)
+            _generate(model, images, [file.stem for file in files], Path(folder), arguments, sampling)
             for name in OUTPUTS:
                 (Path(folder) / name).rename(out / name)
     except OSError as error:
@@ -51,57 +52,50 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _generate(
-    model: SlotModel, images: Tensor, files: Sequence[Path], folder: Path, seed: int, batch_size: int, sampling: dict
+    model: SlotModel, images: Tensor, names: list[str], folder: Path, arguments: argparse.Namespace, sampling: dict
 ) -> None:
-    """Write `OUTPUTS` into `folder` for images (N, 3, H, W) of bytes, named after `files`."""
+    """Write `OUTPUTS` into `folder`, for images (N, 3, H, W) of bytes."""
     rows: list[Tensor] = []
-    with meter("generate", len(files), unit="images") as advance:
-        for start in range(0, len(files), batch_size):
-            numbers = range(start, min(start + batch_size, len(files)))
-            image = images[numbers.start : numbers.stop].to(next(model.parameters())) / 255
-            views = model.views(image, draw_slots(model, seed, 0, numbers).to(image), **sampling)
-            for number, reconstruction, masks in zip(numbers, views.reconstruction, views.masks):
-                _write(folder / "reconstructions" / f"{files[number].stem}.png", reconstruction)
+    with meter("generate", len(names), unit="images") as advance:
+        for places in torch.arange(len(names)).split(arguments.batch_size):
+            image = images[places].to(next(model.parameters())) / 255
+            slots_init = draw_slots(model, arguments.seed, 0, places.tolist()).to(image)
+            views = model.views(image, slots_init, **sampling)
+            for place, reconstruction, masks in zip(places, views.reconstruction, views.masks):
+                _write(folder / "reconstructions" / f"{names[place]}.png", reconstruction)
                 for k, mask in enumerate(masks, 1):
-                    _write(folder / "masks" / f"{files[number].stem}_slot{k:02d}.png", mask[None])
+                    _write(folder / "masks" / f"{names[place]}_slot{k:02d}.png", mask[None])
             columns = panel_columns(image, views.reconstruction, views.masks, model.ceiling(image))
-            rows += torch.stack(list(columns.values()), 1)[: max(0, PANEL_ROWS - start)]
-            advance(len(numbers))
+            rows += torch.stack(list(columns.values()), 1)[: max(0, PANEL_ROWS - len(rows))]
+            advance(len(places))
     write_atomically(folder / "panels.png", to_png(tile(torch.stack(rows), list(columns))))
 
 
-def _parser() -> ArgumentParser:
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = ArgumentParser("implicit-slate generate", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG files, or folders of "
                         "them; the largest square in the middle is taken, and resized to the model's size")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
                         help="gets reconstructions/, masks/ (255 is the whole pixel) and panels.png")  # fmt: skip
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        help="0, the default: the most likely token each time; 1 samples from the model's distribution",
-    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default: the most likely token each "
+                        "time; 1 samples from the model's distribution")  # fmt: skip
     parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K most likely tokens")
-    parser.add_argument("--top-p", type=float, metavar="P",
-                        help="sample among the fewest tokens that are together at least so likely")  # fmt: skip
+    parser.add_argument("--top-p", type=float, metavar="P", help="sample among the fewest tokens whose probabilities "
+                        "add up to at least P")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the initial slots, and of samples; default: 0")
     parser.add_argument("--batch-size", type=positive, default=16, help="images at a time; default: 16")
-    return parser
+    return parser.parse_args(argv)
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:
-    """The files, those of folders sorted by name. `UserError` for a folder without any, or two of one stem."""
+    """The files, those of folders sorted by name. `UserError` for a folder without any, or two with the same stem."""
     files = []
     for path in given:
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise UserError(f"{path}: expected images ({', '.join(SUFFIXES)}), found none")
-            files += inside
-        else:
-            files.append(path)
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path}: expected images ({', '.join(SUFFIXES)}), found none")
+        files += inside
     stems: dict[str, Path] = {}
     for file in files:
         if (other := stems.setdefault(file.stem, file)) is not file:
@@ -119,11 +113,6 @@ def _sampling(arguments: argparse.Namespace, model: SlotModel) -> dict:
     check_sampling(model.vocab_size, **sampling)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(arguments.seed)
     return sampling | {"generator": generator}
-
-
-def _read(file: Path, size: int) -> Tensor:
-    """(3, size, size) bytes"""
-    return torch.from_numpy(read_item(Item(file), size, CENTRE).image.copy()).permute(2, 0, 1)
 
 
 def _write(path: Path, image: Tensor) -> None:

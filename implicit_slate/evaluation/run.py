@@ -22,7 +22,7 @@ from implicit_slate.evaluation import BY_DEFAULT
 from implicit_slate.evaluation.data import DataConfig, load_split
 from implicit_slate.evaluation.module import TRUTH, Evaluation, draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import markdown, panels_npz, summarise, title
-from implicit_slate.files import write_atomically
+from implicit_slate.files import read_json, write_atomically
 from implicit_slate.metrics.inception import Inception, WeightsMissing, find_weights
 from implicit_slate.pictures import draw_panels, to_png
 from implicit_slate.provenance import revision, versions
@@ -72,7 +72,8 @@ class Evaluator:
         draws = 1 if model.slot_attention.slot_init == "queries" else self.draws
         about = {"checkpoint": str(checkpoint), "data": data, "split": self.split, "images": count, "draws": draws}
         fingerprint = _fingerprint(checkpoint.stat(), about, metrics, str(weights), self.seed)
-        if (earlier := _read(out / f"{self.split}.json")).get("fingerprint") == fingerprint:
+        earlier = read_json(out / f"{self.split}.json")
+        if earlier and earlier.get("fingerprint") == fingerprint:
             return earlier
 
         of_data = json.dumps([data, self.split, count])
@@ -155,12 +156,3 @@ def _check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The result of an earlier evaluation; empty if there is none, or it is damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

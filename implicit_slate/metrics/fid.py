@@ -55,7 +55,8 @@ def kid(a: Tensor, b: Tensor, seed: int) -> tuple[float, float]:
     subsets = 1 if len(a) == len(b) == subset_size else 100
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
-        metric = KernelInceptionDistance(nn.Identity(), subsets, subset_size)
+        # The features are those of all processes already.
+        metric = KernelInceptionDistance(nn.Identity(), subsets, subset_size, sync_on_compute=False)
     metric.update(a.detach().cpu().double(), real=True)
     metric.update(b.detach().cpu().double(), real=False)
     with torch.random.fork_rng(devices=[]):

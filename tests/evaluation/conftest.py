@@ -1,14 +1,15 @@
+import json
+
 import pytest
 
 from implicit_slate.cli import main
-from implicit_slate.evaluation import job, run
-from implicit_slate.evaluation.job import Worker
+from implicit_slate.evaluation import run
 from tests.evaluation import made
 
 
 @pytest.fixture(autouse=True)
 def no_caches_of_this_machine(tmp_path, monkeypatch):
-    """Neither weights nor features that other runs have left are found."""
+    """Neither weights nor decoded images that other runs have left are found."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -24,23 +25,9 @@ def checkpoint(tmp_path, root):
 
 
 @pytest.fixture
-def units(monkeypatch):
-    """The units of work that are done, as they are."""
-    done, do = [], Worker.do
-
-    def noted(worker, unit):
-        done.append(unit)
-        return do(worker, unit)
-
-    monkeypatch.setattr(Worker, "do", noted)
-    return done
-
-
-@pytest.fixture
 def weights(tmp_path, monkeypatch):
     """Options with which `evaluate` measures FID and KID, of a small network whose features say what it has seen."""
-    monkeypatch.setattr(job, "Inception", made.ColourFeatures)
-    monkeypatch.setattr(run, "read_weights", lambda path: None)
+    monkeypatch.setattr(run, "Inception", made.ColourFeatures)
     monkeypatch.setattr(made.ColourFeatures, "images", 0)
     file = tmp_path / "weights.pth"
     file.touch()
@@ -48,11 +35,22 @@ def weights(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def evaluate():
+    """Evaluates two draws, and returns the content of `test.json`."""
+
+    def call(checkpoint, *options: str) -> dict:
+        assert main(["evaluate", str(checkpoint), "--draws", "2", *options]) == 0
+        return json.loads((checkpoint.parents[1] / "evaluation" / "test.json").read_text())
+
+    return call
+
+
+@pytest.fixture
 def refuses(capsys):
-    """The line with which a call of `evaluate` is refused."""
+    """The line with which a call of a command is refused."""
 
     def call(*argv: object) -> str:
-        assert main(["evaluate", *map(str, argv)]) == 2
+        assert main([*map(str, argv)]) == 2
         *progress, error = capsys.readouterr().err.splitlines()
         assert error.startswith("implicit-slate: ") and all(line.startswith("decode ") for line in progress)
         return error

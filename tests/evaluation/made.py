@@ -1,5 +1,9 @@
-"""Small runs to evaluate: a data set of coloured squares, and checkpoints as training leaves them."""
+"""Small runs to evaluate: a data set of coloured squares, and checkpoints as training leaves them.
 
+As a program it is `implicit-slate` with `ColourFeatures` for the Inception network, also in the processes that it starts.
+"""
+
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +40,12 @@ def images(root: Path, masks: bool = True, count: int = 60) -> Path:
 def run(folder: Path, root: Path, kind: str = "SLATEModule", seed: int = 0, **sizes) -> Path:
     """The checkpoint of a run's folder, with the `config.yaml` that says what it was trained on."""
     torch.manual_seed(seed)
-    made, defaults = KINDS[kind]
+    module, defaults = KINDS[kind]
     sizes = defaults | sizes
-    module = made(**sizes)
-    of_data = {"root": str(root), "image_size": 16, "batch_size": 4}
-    data = {"class_path": "data_modules.CLEVRMirror", "init_args": of_data}
+    options = {"root": str(root), "image_size": 16, "batch_size": 4}
+    data = {"class_path": "data_modules.CLEVRMirror", "init_args": options}
     checkpoint = {
-        "state_dict": module.state_dict(),
+        "state_dict": module(**sizes).state_dict(),
         "hyper_parameters": {"_class_path": f"implicit_slate.training.{kind}", **sizes},
         "global_step": 7,
     }
@@ -53,7 +56,7 @@ def run(folder: Path, root: Path, kind: str = "SLATEModule", seed: int = 0, **si
 
 
 class ColourFeatures(torch.nn.Module):
-    """The mean colours of the four quarters, and noise-free zeros behind."""
+    """The mean colours of an image's four quarters, followed by zeros."""
 
     images = 0
 
@@ -65,3 +68,11 @@ class ColourFeatures(torch.nn.Module):
         ColourFeatures.images += len(images)
         quarters = torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1) / 255
         return torch.nn.functional.pad(quarters, (0, 2048 - 12))
+
+
+if __name__ == "__main__":
+    from implicit_slate.cli import main
+    from implicit_slate.evaluation import run as module_of_evaluator
+
+    module_of_evaluator.Inception = ColourFeatures
+    sys.exit(main())

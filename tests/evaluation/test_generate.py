@@ -7,7 +7,7 @@ from PIL import Image
 
 from data_modules import CLEVRMirror
 from implicit_slate.cli import main
-from implicit_slate.evaluation.job import draw_slots
+from implicit_slate.evaluation.module import draw_slots
 from implicit_slate.models import SLATE
 from implicit_slate.training.trained import load_trained
 from tests.evaluation import made
@@ -109,7 +109,7 @@ def test_a_model_that_makes_no_images_is_named(tmp_path, root, photos, capsys):
     assert str(checkpoint) in error and "makes no images" in error and not (tmp_path / "out").exists()
 
 
-def test_a_model_without_tokens_cannot_sample_but_paints(tmp_path, root, photos, capsys):
+def test_a_model_without_tokens_cannot_sample_but_generates(tmp_path, root, photos, capsys):
     checkpoint = made.run(tmp_path / "run", root, "SpatialBroadcastModule")
     command = ["generate", str(checkpoint), str(photos), "--out", str(tmp_path / "out")]
     assert main([*command, "--temperature", "1"]) == 2
