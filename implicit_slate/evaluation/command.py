@@ -45,10 +45,7 @@ def main(argv: Sequence[str]) -> int:
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",
         devices=devices,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        barebones=True,  # neither loggers nor checkpoints; the progress is ours, on stderr
     )
     settings = ("split", "images", "draws", "metrics", "batch_size", "fid_weights", "seed")
     evaluator = Evaluator(trainer, **{name: getattr(arguments, name) for name in settings})

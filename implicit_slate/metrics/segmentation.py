@@ -1,4 +1,4 @@
-"""How well segments agree with true objects: ARI, FG-ARI and mBO of label maps (METHOD §6).
+"""How well segments agree with true objects: ARI, FG-ARI and mBO of label maps (docs/method.md, Metrics).
 
 Label maps are integers of shape (B, H, W) or (B, L), labels any numbers from 0 on. In the truth 0 is the background; a
 predicted 0 is a segment like the others. Sums are in float64, exact for the counts of pixels and of pairs of pixels.

@@ -43,16 +43,3 @@ def evaluate():
         return json.loads((checkpoint.parents[1] / "evaluation" / "test.json").read_text())
 
     return call
-
-
-@pytest.fixture
-def refuses(capsys):
-    """The line with which a call of a command is refused."""
-
-    def call(*argv: object) -> str:
-        assert main([*map(str, argv)]) == 2
-        *progress, error = capsys.readouterr().err.splitlines()
-        assert error.startswith("implicit-slate: ") and all(line.startswith("decode ") for line in progress)
-        return error
-
-    return call

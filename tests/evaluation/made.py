@@ -1,6 +1,6 @@
 """Small runs to evaluate: a data set of coloured squares, and checkpoints as training leaves them.
 
-As a program it is `implicit-slate` with `ColourFeatures` for the Inception network, also in the processes that it starts.
+As a program it is `implicit-slate` with `ColourFeatures` as the Inception network, also in the processes it starts.
 """
 
 import sys
