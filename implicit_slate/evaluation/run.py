@@ -1,7 +1,6 @@
 """One checkpoint, evaluated: what can be measured of it, the measuring, and the files that it leaves."""
 
 import json
-import os
 import tempfile
 import time
 from contextlib import nullcontext
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 from data_modules.progress import meter
 from implicit_slate.errors import UserError
 from implicit_slate.evaluation import BY_DEFAULT
-from implicit_slate.evaluation.data import DataConfig, load_split
+from implicit_slate.evaluation.data import DataConfig, load_data
 from implicit_slate.evaluation.module import TRUTH, Evaluation, draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import markdown, panels_npz, summarise, title
 from implicit_slate.files import read_json, write_atomically
@@ -59,8 +58,10 @@ class Evaluator:
         """
         begin = time.monotonic()
         model, step = load_image_model(checkpoint)
-        images = load_split(data, self.split)
+        images = getattr(load_data(json.dumps(data)), self.split)
         place = f"the {self.split} split of {data['class_path']} ({data['init_args'].get('root', 'embedded')})"
+        if not len(images):
+            raise UserError(f"{place} is empty")
         first = images[list(range(min(PANEL_ROWS, len(images))))]
         if (size := first["image"].shape[-1]) != model.image_size:
             raise UserError(f"the model is of images of {model.image_size} pixels, {place} has {size}: "
@@ -71,7 +72,9 @@ class Evaluator:
         metrics, weights, notes = self._choose(impossible, count, place)
         draws = 1 if model.slot_attention.slot_init == "queries" else self.draws
         about = {"checkpoint": str(checkpoint), "data": data, "split": self.split, "images": count, "draws": draws}
-        fingerprint = _fingerprint(checkpoint.stat(), about, metrics, str(weights), self.seed)
+        file = checkpoint.stat()
+        asked = [about, metrics, str(weights), self.seed, file.st_size, file.st_mtime_ns]
+        fingerprint = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         earlier = read_json(out / f"{self.split}.json")
         if earlier and earlier.get("fingerprint") == fingerprint:
             return earlier
@@ -136,11 +139,6 @@ class Evaluator:
             ".json": json.dumps(result, indent=1, allow_nan=False) + "\n",
         }.items():
             write_atomically(out / f"{self.split}{name}", content)
-
-
-def _fingerprint(file: os.stat_result, *asked: Any) -> str:
-    """Changes with the checkpoint's file and with all that the numbers depend on."""
-    return sha256(json.dumps([file.st_size, file.st_mtime_ns, *asked], sort_keys=True).encode()).hexdigest()
 
 
 @cache
