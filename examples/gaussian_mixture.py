@@ -1,10 +1,10 @@
 """Learn an embedding through EM: a Gaussian mixture, and soft k-means, as fixed points of their own steps.
 
 EM repeats z <- f(z) on z = (means, variances, weights) until nothing changes. Here it clusters points that an embedding
-has brought to the plane, and the embedding is trained so that the clusters are the classes: the loss is taken at the
-converged mixture, and its gradient has to come back through EM. The Jacobian of f has a meaning here: its spectral
-radius is the fraction of the information that is missing because the classes are unknown (Dempster, Laird, Rubin 1977).
-Where clusters overlap it is close to 1: EM is slow, and the exact gradient, a sum of all powers of J, is large.
+has mapped to the plane, and the embedding is trained so that the clusters are the classes: the loss is taken at the
+converged mixture, and its gradient has to pass through EM. The Jacobian of f has a meaning here: its spectral radius is
+the fraction of the information that is missing because the classes are unknown (Dempster, Laird, Rubin 1977). If
+clusters overlap it is close to 1: EM is slow, and the exact gradient, a sum of all powers of J, is large.
 
     python examples/gaussian_mixture.py
 """
@@ -34,7 +34,7 @@ def responsibilities(x: Tensor, mixture: Mixture) -> Tensor:
 def em_step(x: Tensor, mixture: Mixture, prior: float = 1.0) -> Mixture:
     """An E step and an M step (Bishop 2006, §9.2.2).
 
-    Each component has so many points more, at the mean of all and with variance 1: it can neither vanish nor collapse.
+    Each component has `prior` points more, at the mean of all and with variance 1: it can neither vanish nor collapse.
     """
     r = responsibilities(x, mixture)
     mass = r.sum(1)[:, :, None] + prior
@@ -44,19 +44,19 @@ def em_step(x: Tensor, mixture: Mixture, prior: float = 1.0) -> Mixture:
 
 
 def equal_components(means: Tensor, temperature: float | Tensor) -> Mixture:
-    """The mixture of equal weights and one variance, which is the temperature, whose E step is that of soft k-means."""
+    """The mixture with equal weights whose variances are the temperature; its E step is that of soft k-means."""
     return means, torch.zeros_like(means) + temperature, torch.ones_like(means[:, :, 0])
 
 
 def soft_kmeans_step(x: Tensor, means: Tensor, temperature: float | Tensor) -> Tensor:
-    """Soft k-means, the special case in which only the means move (MacKay 2003, §20.2): (B, K, D) -> (B, K, D)."""
+    """Soft k-means, the special case in which only the means change (MacKay 2003, §20.2): (B, K, D) -> (B, K, D)."""
     return em_step(x, equal_components(means, temperature), prior=0)[0]
 
 
 def make_data(num_sets: int, generator: torch.Generator, num_points=60, num_classes=3, nuisance=4):
-    """x (B, N, 2 + nuisance), in which point i is of class i % num_classes, and the embedding (2 + nuisance, 2) sought.
+    """Points x (B, N, 2 + nuisance), the i-th of class i % num_classes, and the best embedding (2 + nuisance, 2).
 
-    The classes differ in two coordinates, the others are louder, and a rotation, always the same, mixes them all.
+    The classes differ in two coordinates, the others vary more, and a rotation, always the same, mixes them all.
     """
     randn = partial(torch.randn, generator=generator)
     centres = 3 * randn(num_sets, num_classes, 2).repeat(1, num_points // num_classes, 1)
@@ -66,7 +66,7 @@ def make_data(num_sets: int, generator: torch.Generator, num_points=60, num_clas
 
 
 def loss_and_accuracy(x: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the responsibilities with the classes; the part of the points in the cluster of their class."""
+    """Cross-entropy of the responsibilities with the classes, and the share of points in the cluster of their class."""
     r, num_classes = responsibilities(x, mixture), mixture[0].shape[1]
     labels = torch.arange(x.shape[1]) % num_classes
     own = r[:, torch.arange(x.shape[1]), labels]
@@ -74,13 +74,13 @@ def loss_and_accuracy(x: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
 
 
 def problem(x: Tensor, num_classes: int = 3) -> tuple[partial, Mixture]:
-    """EM's step on the points, and where it starts: at the first point of each class, the only labels that it sees."""
+    """EM's step on the points, and its start: the first point of each class, which are the only labels it is given."""
     means = x[:, :num_classes]
     return partial(em_step, x), (means, x.var(1, keepdim=True).expand_as(means), torch.ones_like(means[:, :, 0]))
 
 
 def train(embedding: Tensor, x: Tensor, gradient: str, steps: int, num_iterations: int = 30) -> Tensor:
-    """The embedding (2 + nuisance, 2) after so many steps of Adam."""
+    """The embedding (2 + nuisance, 2) after `steps` steps of Adam."""
     embedding = embedding.clone().requires_grad_()
     optimizer = torch.optim.Adam([embedding], lr=0.03)
     for _ in track(range(steps), f"training, {gradient}", transient=True, disable=not sys.stdout.isatty()):
@@ -95,7 +95,7 @@ def train(embedding: Tensor, x: Tensor, gradient: str, steps: int, num_iteration
 
 def main(steps: int = 60) -> None:
     generator = torch.Generator().manual_seed(3)
-    (x, sought), (x_test, _) = make_data(24, generator), make_data(100, generator)
+    (x, best), (x_test, _) = make_data(24, generator), make_data(100, generator)
     start = torch.randn(x.shape[2], 2, generator=generator) / x.shape[2] ** 0.5
 
     def test(embedding: Tensor) -> list[str]:
@@ -103,8 +103,8 @@ def main(steps: int = 60) -> None:
         z = fixed_point(f, z0, max_iterations=100).z
         return [f"{loss_and_accuracy(x_test @ embedding, z)[1]:.1%}", f"{spectral_radius(f, z).median():.2f}"]
 
-    # The cosines are of gradients at the embedding that is sought, where EM has converged after 150 steps.
-    embedding = sought.double().requires_grad_()
+    # The cosines are of gradients at the best embedding, where EM has converged after 150 steps.
+    embedding = best.double().requires_grad_()
     points = x.double() @ embedding
     em, z0 = problem(points)
     kmeans = partial(soft_kmeans_step, points, temperature=1.0)
@@ -117,7 +117,7 @@ def main(steps: int = 60) -> None:
     for gradient in ["unrolled", "implicit", "neumann(3)", "exact(gmres)"]:
         cosines = [gradient_cosine(*case, [embedding], gradient, Solver(max_iterations=150)).cosine for case in cases]
         table.add_row(gradient, *(f"{cosine:.4f}" for cosine in cosines), *test(train(start, x, gradient, steps)))
-    table.add_row("(sought)", "", "", *test(sought))
+    table.add_row("(best)", "", "", *test(best))
     Console().print(table)
 
 

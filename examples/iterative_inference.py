@@ -1,9 +1,9 @@
 """Iterative amortised inference: a VAE whose posterior is the fixed point of a learned refinement.
 
-The parameters (mu, log variance) of q(z|x) start at the prior's and are refined by a network that sees the gradients of
-the ELBO with respect to them (Marino, Yue, Mandt 2018). That makes f contain a gradient itself, which takes care of
-three things: f turns the tape on where the solver has turned it off, it records its inner gradient only when somebody
-will differentiate f, and all layers are smooth, because their second derivatives matter.
+The parameters (mu, log variance) of q(z|x) start at the prior's and are refined by a network that reads the gradients
+of the ELBO with respect to them (Marino, Yue, Mandt 2018). So f itself contains a gradient, and three things need care:
+f turns autograd on where the solver has turned it off, it records its inner gradient only if f will be differentiated,
+and all layers are smooth, because their second derivatives matter.
 
     python examples/iterative_inference.py
 """
@@ -42,7 +42,7 @@ class IterativeVAE(nn.Module):
         return log_likelihood - divergence
 
     def step(self, x: Tensor, noise: Tensor, posterior: Posterior) -> Posterior:
-        """One refinement: gates between the old values and what the network makes of them and of their gradients."""
+        """One refinement: gates between the old values and those that the network makes from them and their gradients."""
         record = torch.is_grad_enabled()
         with torch.enable_grad():
             leaves = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in posterior)
@@ -60,7 +60,7 @@ class IterativeVAE(nn.Module):
 
 
 def bars(num_images: int, generator: torch.Generator, side: int = 8) -> Tensor:
-    """(B, side²) images, in which each row and each column is lit with probability 1/8 (Földiák 1990)."""
+    """(B, side²) images, in which each row and each column is on with probability 1/8 (Földiák 1990)."""
     on = torch.rand(num_images, 2, side, generator=generator) < 0.125
     return (on[:, 0, :, None] | on[:, 1, None, :]).flatten(1).float()
 
@@ -83,7 +83,7 @@ def train(x: Tensor, gradient: str, num_iterations: int, steps: int, batch_size:
 
 @torch.no_grad()
 def evaluate(model: IterativeVAE, x: Tensor, num_iterations: int) -> tuple[float, float]:
-    """Mean ELBO in nats, on noise that the refinement has not seen, and mean residual of its last iteration."""
+    """Mean ELBO in nats, on noise that the refinement has not used, and mean residual of its last iteration."""
     generator = torch.Generator().manual_seed(1)
     noise, new_noise = torch.randn(2, len(x), model.latent_size, generator=generator)
     solution = model.infer(x, noise, num_iterations, "unrolled")

@@ -9,7 +9,7 @@ import pytest
     ("name", "steps", "printed"),
     [
         ("deep_equilibrium", 1, {"anderson": 3, "broyden": 3, "phantom(5, 0.5)": 1}),
-        ("gaussian_mixture", 1, {"unrolled": 1, "implicit": 1, "neumann(3)": 1, "exact(gmres)": 1, "(sought)": 1}),
+        ("gaussian_mixture", 1, {"unrolled": 1, "implicit": 1, "neumann(3)": 1, "exact(gmres)": 1, "(best)": 1}),
         ("iterative_inference", 2, {"unrolled": 2, "implicit": 2, "6.0 nats": 1}),
     ],
 )

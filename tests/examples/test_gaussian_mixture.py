@@ -15,8 +15,8 @@ from implicit_slate.fixed_point import fixed_point, spectral_radius
 
 @pytest.fixture
 def points():
-    x, sought = example.make_data(2, torch.Generator().manual_seed(0), num_points=18)
-    return x.double() @ sought.double()
+    x, best = example.make_data(2, torch.Generator().manual_seed(0), num_points=18)
+    return x.double() @ best.double()
 
 
 def test_a_step_is_that_of_scikit_learn(points):

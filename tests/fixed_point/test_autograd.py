@@ -1,4 +1,4 @@
-"""Gradient modes within the rest of PyTorch."""
+"""Gradient modes together with the rest of PyTorch."""
 
 import gc
 import weakref
@@ -43,30 +43,23 @@ def test_exact_says_that_it_cannot_be_differentiated_twice(gradient):
 
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("gradient", ALL_MODES)
-def test_gradient_checkpointing(gradient, reentrant):
+def test_gradient_checkpointing_and_torch_func(gradient, reentrant):
     weight, inputs = tanh_leaves()
     expected = gradients(gradient, weight, inputs)
     checkpoint(loss, weight, inputs, gradient, use_reentrant=reentrant).backward()
     assert torch.equal(weight.grad, expected[0]) and torch.equal(inputs.grad, expected[1])
-
-
-@pytest.mark.parametrize("gradient", ALL_MODES)
-def test_torch_func_grad(gradient):
-    weight, inputs = tanh_leaves()
     found = torch.func.grad(loss, argnums=(0, 1))(weight.detach(), inputs.detach(), gradient)
-    for ours, expected in zip(found, gradients(gradient, weight, inputs)):
-        assert torch.allclose(ours, expected, atol=1e-9)
+    assert all(torch.allclose(ours, theirs, atol=1e-9) for ours, theirs in zip(found, expected))
 
 
-@pytest.mark.parametrize("gradient", ["unrolled", "implicit", "phantom(5, 0.5)", "exact(broyden)", "exact(gmres)"])
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit", "exact(gmres)"])
 def test_torch_compile_gives_the_same_gradients(gradient):
     torch._dynamo.reset()
     weight, inputs = tanh_leaves()
     compiled = torch.compile(loss, backend="aot_eager")
     found = torch.autograd.grad(compiled(weight, inputs, gradient, 5), (weight, inputs))
     expected = torch.autograd.grad(loss(weight, inputs, gradient, 5), (weight, inputs))
-    for ours, other in zip(found, expected):
-        assert torch.allclose(ours, other)
+    assert all(torch.allclose(ours, theirs) for ours, theirs in zip(found, expected))
 
 
 @pytest.mark.parametrize("gradient", ALL_MODES)
@@ -109,17 +102,12 @@ def test_nothing_is_kept_alive(gradient, backward):
 
 
 @pytest.mark.parametrize("gradient", ALL_MODES)
-def test_a_second_backward_needs_its_graph_as_everywhere(gradient):
+def test_a_second_backward_needs_its_graph_as_everywhere_and_no_grad_makes_none(gradient):
     weight, inputs = tanh_leaves()
     value = loss(weight, inputs, gradient)
     value.backward(retain_graph=True)
     first = weight.grad.clone()
     value.backward()
     assert torch.allclose(weight.grad, 2 * first)
-
-
-@pytest.mark.parametrize("gradient", ALL_MODES)
-def test_no_graph_is_made_under_no_grad(gradient):
-    weight, inputs = tanh_leaves()
     with torch.no_grad():
         assert not loss(weight, inputs, gradient).requires_grad

@@ -47,16 +47,6 @@ def test_a_start_that_is_no_state(z0, message):
         fixed_point(lambda z: z, z0)
 
 
-def test_a_tuple_that_loses_an_element():
-    with pytest.raises(ValueError, match="a tuple of 2 became a tuple of 1"):
-        fixed_point(lambda z: z[:1], (Z0, Z0))
-
-
-def test_no_iterations():
-    with pytest.raises(ValueError, match="max_iterations"):
-        fixed_point(lambda z: z, Z0, max_iterations=0)
-
-
 @pytest.mark.parametrize(
     ("gradient", "message"),
     [
@@ -83,13 +73,20 @@ def test_a_gradient_mode_that_is_none(gradient, message):
         fixed_point(lambda z: z, Z0, gradient=gradient)
 
 
-@pytest.mark.parametrize("gradient", ["unrolled", "truncated(2)"])
-@pytest.mark.parametrize("solver", ["anderson", "broyden"])
-def test_what_is_recorded_goes_with_picard_only(gradient, solver):
-    with pytest.raises(ValueError, match="picard"):
-        fixed_point(lambda z: z, Z0, solver=solver, gradient=gradient)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(solver="anderson", gradient="unrolled"), "picard"),
+        (dict(solver="broyden", gradient="truncated(2)"), "picard"),
+        (dict(tol=1e-3, gradient="truncated(2)"), "fixed number"),
+        (dict(max_iterations=0), "max_iterations"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings, message):
+    with pytest.raises(ValueError, match=message):
+        fixed_point(lambda z: z, Z0, **settings)
 
 
-def test_truncated_needs_a_fixed_number_of_iterations():
-    with pytest.raises(ValueError, match="fixed number"):
-        fixed_point(lambda z: z, Z0, tol=1e-3, gradient="truncated(2)")
+def test_a_tuple_that_loses_an_element():
+    with pytest.raises(ValueError, match="a tuple of 2 became a tuple of 1"):
+        fixed_point(lambda z: z[:1], (Z0, Z0))

@@ -1,7 +1,5 @@
 """Forward solvers against linear systems, and where there is nothing to find."""
 
-from functools import partial
-
 import pytest
 import torch
 
@@ -23,30 +21,23 @@ def counting(f):
     return counted
 
 
-def test_picard_applies_exactly_so_often_and_returns_the_last():
+def test_picard_returns_the_last_application():
     f = linear_map(0.5)
     solution = picard(f, f.z0, max_iterations=4)
-    z = f.z0
-    for _ in range(4):
-        previous, z = z, f(z)
-    assert torch.equal(solution.z, z)
-    assert solution.evaluations == 4 and solution.trace.shape == (4, 4) and solution.converged is None
-    assert torch.allclose(solution.residual, (z - previous).norm(dim=1) / z.norm(dim=1))
+    previous = f(f(f(f.z0)))
+    assert torch.equal(solution.z, f(previous)) and solution.converged is None
+    assert torch.allclose(solution.residual, (solution.z - previous).norm(dim=1) / solution.z.norm(dim=1))
 
 
 @every_solver
-def test_a_fixed_count_is_kept_and_its_evaluations_are_reported(solve):
+def test_a_fixed_count_is_kept_the_first_step_applies_f_and_only_picard_is_recorded(solve):
     f = linear_map(0.5)
     step = counting(f)
     solution = solve(step, f.z0, max_iterations=6)
     assert step.calls == solution.evaluations == len(solution.trace) == 6
-    assert torch.equal(solution.residual, solution.trace[-1])
-
-
-@every_solver
-def test_the_first_step_of_every_solver_is_an_application_of_f(solve):
-    f = linear_map(0.5)
+    assert torch.equal(solution.residual, solution.trace[-1]) and solution.trace.shape == (6, 4)
     assert torch.allclose(solve(f, f.z0, max_iterations=1).z, f(f.z0))
+    assert solution.z.requires_grad is (solve is picard)
 
 
 @every_solver
@@ -59,14 +50,16 @@ def test_a_tolerance_is_met_on_a_contraction(solve):
     assert relative_error(solution.z, f.solution()) < 1e-8
 
 
-@quasi_newton
 @pytest.mark.parametrize("radius", [0.9, 1.6, 3.0])
+@quasi_newton
 def test_quasi_newton_solves_where_iterating_hardly_converges_or_diverges(solve, radius):
     f = linear_map(radius)
     solution = solve(f, f.z0, max_iterations=40, tol=1e-9)
     assert solution.converged.all() and solution.evaluations <= 20
     assert relative_error(solution.z, f.solution()) < 1e-7
     assert not picard(f, f.z0, max_iterations=20, tol=1e-9).converged.any()
+    if radius < 1:  # with a memory of few steps it takes longer
+        assert solve(f, f.z0, max_iterations=400, tol=1e-7, memory=4).converged.all()
 
 
 @quasi_newton
@@ -79,19 +72,17 @@ def test_quasi_newton_takes_fewer_evaluations_on_a_nonlinear_map(solve):
     assert torch.allclose(quick.z, plain.z, atol=1e-7)
 
 
-@pytest.mark.parametrize("solve", [partial(anderson, memory=3), partial(broyden, memory=4)])
-def test_a_limited_memory_still_gets_there(solve):
-    f = linear_map(0.8)
-    assert solve(f, f.z0, max_iterations=200, tol=1e-8).converged.all()
-
-
 @every_solver
-def test_images_are_solved_each_by_itself(solve):
+def test_images_are_solved_each_by_itself_and_keep_their_answer_while_others_go_on(solve):
     f = linear_map(0.7)
     together = solve(f, f.z0, max_iterations=5).z
     for i in range(len(f.offset)):
         alone = type(f)(f.matrix[i : i + 1], f.offset[i : i + 1])
         assert torch.allclose(solve(alone, alone.z0, max_iterations=5).z[0], together[i], rtol=1e-7)
+    with torch.no_grad():
+        f.matrix[0] = 0
+    solution = solve(f, f.z0, max_iterations=500, tol=1e-8)
+    assert solution.converged.all() and torch.allclose(solution.z[0], f.offset[0])
 
 
 @every_solver
@@ -119,23 +110,10 @@ def test_singular_maps_leave_everything_finite(solve, f):
 
 
 @quasi_newton
-def test_an_overflowing_map_leaves_a_finite_iterate(solve):
-    solution = solve(lambda z: z**3 * 1e20 + 1, torch.full((2, 3), 2.0), max_iterations=30)
-    assert solution.z.isfinite().all()
-
-
-def test_an_overflow_is_not_taken_for_convergence():
+def test_an_overflow_leaves_a_finite_iterate_and_is_not_taken_for_convergence(solve):
+    assert solve(lambda z: z**3 * 1e20 + 1, torch.full((2, 3), 2.0), max_iterations=30).z.isfinite().all()
     solution = picard(lambda z: 1e10 * z + 1, torch.ones(1, 2), max_iterations=6, tol=1e-3)
     assert not solution.converged.any() and solution.z.isfinite().all()
-
-
-@every_solver
-def test_an_image_that_is_solved_keeps_its_answer_while_others_go_on(solve):
-    f = linear_map(0.9)
-    with torch.no_grad():
-        f.matrix[0] = 0
-    solution = solve(f, f.z0, max_iterations=500, tol=1e-8)
-    assert solution.converged.all() and torch.allclose(solution.z[0], f.offset[0])
 
 
 @every_solver
@@ -147,13 +125,6 @@ def test_a_tuple_of_tensors_is_a_state(solve):
     solution = solve(f, (torch.ones(2, 3), torch.zeros(2, 4, 2)), max_iterations=80, tol=1e-6)
     assert torch.allclose(solution.z[1], torch.full((2, 4, 2), 1 / 0.7), rtol=1e-5)
     assert solution.z[0].shape == (2, 3) and solution.residual.shape == (2,)
-
-
-def test_picard_is_recorded_and_the_others_are_not():
-    f = linear_map(0.5)
-    assert picard(f, f.z0, max_iterations=2).z.requires_grad
-    assert not broyden(f, f.z0, max_iterations=2).z.requires_grad
-    assert not anderson(f, f.z0, max_iterations=2).z.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from benchmarks import plain_slate
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_noise, gumbel_softmax, sample_tokens
 
 SAMPLES = 40_000
@@ -78,34 +77,12 @@ def test_impossible_tokens_are_never_sampled_and_certain_ones_always():
     assert (sample_tokens(logits) == 77).all()
 
 
-@pytest.mark.parametrize("tau", [0.2, 2.0])
-def test_the_largest_entry_of_a_gumbel_softmax_sample_follows_the_softmax(tau):
-    torch.manual_seed(0)
-    logits = repeated_logits(24)
-    tokens = gumbel_softmax(logits, tau).argmax(-1)
-    assert p_value(tokens, logits) > 1e-3
-    assert p_value(tokens, 1.1 * logits) < 1e-6
-
-
 def test_gumbel_noise_is_standard():
     torch.manual_seed(0)
     noise = gumbel_noise(torch.empty(SAMPLES, dtype=torch.bfloat16))
     assert noise.dtype == torch.float32 and noise.isfinite().all()
     assert stats.kstest(noise.numpy(), stats.gumbel_r.cdf).pvalue > 1e-3
     assert stats.kstest(0.95 * noise.numpy(), stats.gumbel_r.cdf).pvalue < 1e-3
-
-
-@pytest.mark.parametrize("entry", [0, 5])
-def test_a_sample_is_distributed_as_one_from_exponential_noise(entry):
-    torch.manual_seed(0)
-    logits = repeated_logits(8)
-    ours = gumbel_softmax(logits, 0.7)[0, :, entry]
-    channels_first = logits.mT.log_softmax(1)
-    noise = plain_slate.gumbel_noise(torch.empty(channels_first.shape))
-    plain = plain_slate.gumbel_softmax(channels_first, 0.7, False, noise)[0, entry]
-    assert stats.ks_2samp(ours.numpy(), plain.numpy()).pvalue > 1e-3
-    other = gumbel_softmax(logits, 0.75)[0, :, entry]
-    assert stats.ks_2samp(other.numpy(), plain.numpy()).pvalue < 1e-3
 
 
 def test_given_noise_is_used_and_left_alone():
@@ -127,17 +104,3 @@ def test_straight_through_is_one_hot_with_the_soft_gradient():
     soft, hard = samples
     assert torch.allclose(hard, F.one_hot(soft.argmax(-1), 6).float(), atol=1e-6)
     assert torch.allclose(*gradients, atol=1e-7) and gradients[0].abs().max() > 1e-3
-
-
-def test_initialisation():
-    torch.manual_seed(0)
-    dvae = DiscreteVAE(48)
-    modules = [module for module in dvae.modules() if isinstance(module, torch.nn.Conv2d)]
-    assert len(modules) == 8 + 10
-    for conv in modules:
-        fan_in, fan_out = conv.weight[0].numel(), conv.weight.shape[0] * conv.weight[0, 0].numel()
-        bound = (6 / fan_in) ** 0.5 if conv.bias is None else (6 / (fan_in + fan_out)) ** 0.5
-        assert 0.95 * bound < conv.weight.abs().max() <= bound
-        assert conv.bias is None or not conv.bias.any()
-    for norm in (module for module in dvae.modules() if isinstance(module, torch.nn.GroupNorm)):
-        assert norm.num_groups == 1 and (norm.weight == 1).all() and (norm.bias == 0).all()

@@ -7,11 +7,9 @@ from torch._dynamo.testing import CompileCounter
 from implicit_slate import SLATE
 from implicit_slate.errors import UserError
 from implicit_slate.models.generation import BLOCK, choose
+from tests.tiny import SLATE_SIZES
 
-TINY = dict(
-    image_size=16, vocab_size=12, d_model=16, num_slots=3, slot_size=24, slot_mlp_size=20,
-    num_slot_heads=1, num_iterations=3, num_blocks=2, num_heads=2, dropout=0.1,
-)  # fmt: skip
+TINY = SLATE_SIZES | dict(slot_size=24, slot_mlp_size=20, num_blocks=2, dropout=0.1)
 CONFIGURATIONS = {  # what differs from TINY
     "tiny": {},
     "one wide block": dict(d_model=40, num_heads=5, num_blocks=1),
@@ -42,17 +40,12 @@ def step_by_step(model: SLATE, tokens: torch.Tensor, slots: torch.Tensor) -> tor
         return torch.stack([decoding.step(index) for index in before.unbind(1)], 1)
 
 
-def test_generation_through_the_cache_is_generation_from_scratch(model):
+def test_generation_through_the_cache_is_generation_from_scratch_of_every_image_alone(model):
     slots = model.sample_slots(3).detach()
     tokens = from_scratch(model, slots)
     assert torch.equal(model.generate(slots), tokens)
+    assert torch.equal(torch.cat([model.generate(slots[i : i + 1]) for i in range(3)]), tokens)
     torch.testing.assert_close(step_by_step(model, tokens, slots), model.decode(tokens, slots), atol=1e-4, rtol=0)
-
-
-def test_a_batch_is_generated_as_its_images_are_alone(model):
-    slots = model.sample_slots(3).detach()
-    alone = torch.cat([model.generate(slots[i : i + 1]) for i in range(3)])
-    assert torch.equal(model.generate(slots), alone)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -89,27 +82,28 @@ def frequencies(count: int = 20_000, **sampling) -> torch.Tensor:
     return torch.bincount(tokens, minlength=len(LOGITS)) / count
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_samples_have_the_model_s_distribution_at_that_temperature(temperature):
-    expected = (LOGITS / temperature).softmax(-1)
-    assert (frequencies(temperature=temperature) - expected).abs().max() < 5 * (0.25 / 20_000) ** 0.5
-
-
-def test_top_k_keeps_the_k_most_likely_tokens_in_their_proportion():
-    expected = LOGITS.softmax(-1) * torch.tensor([0, 1, 0, 1, 1, 0])
-    assert (frequencies(temperature=1.0, top_k=3) - expected / expected.sum()).abs().max() < 5 * (0.25 / 20_000) ** 0.5
-
-
-def test_top_p_keeps_the_fewest_tokens_that_reach_p():
-    p = LOGITS.softmax(-1)  # 0.084 0.378 0.019 0.139 0.378 0.003
-    for top_p, kept in ((0.3, [1]), (0.5, [1, 4]), (0.85, [1, 3, 4]), (0.95, [0, 1, 3, 4]), (1.0, range(6))):
-        found = frequencies(temperature=1.0, top_p=top_p).nonzero()[:, 0].tolist()
-        assert found == list(kept), (top_p, p)
-
-
-def test_top_k_and_top_p_together_take_the_nucleus_of_the_top_k():
-    assert frequencies(temperature=1.0, top_k=2, top_p=0.5).nonzero()[:, 0].tolist() == [1]
-    assert frequencies(temperature=1.0, top_k=2, top_p=0.51).nonzero()[:, 0].tolist() == [1, 4]
+@pytest.mark.parametrize(
+    ("sampling", "kept"),  # at temperature 1 the probabilities are 0.084 0.378 0.019 0.139 0.378 0.003
+    [
+        (dict(temperature=0.5), [0, 1, 2, 3, 4, 5]),
+        (dict(temperature=1.0), [0, 1, 2, 3, 4, 5]),
+        (dict(temperature=3.0), [0, 1, 2, 3, 4, 5]),
+        (dict(temperature=1.0, top_k=3), [1, 3, 4]),
+        (dict(temperature=1.0, top_p=0.3), [1]),
+        (dict(temperature=1.0, top_p=0.5), [1, 4]),
+        (dict(temperature=1.0, top_p=0.85), [1, 3, 4]),
+        (dict(temperature=1.0, top_p=0.95), [0, 1, 3, 4]),
+        (dict(temperature=1.0, top_p=1.0), [0, 1, 2, 3, 4, 5]),
+        (dict(temperature=1.0, top_k=2, top_p=0.5), [1]),  # of the two that top_k leaves
+        (dict(temperature=1.0, top_k=2, top_p=0.51), [1, 4]),
+    ],
+)
+def test_samples_have_the_model_s_distribution_over_the_tokens_that_are_kept(sampling, kept):
+    expected = torch.zeros(6)
+    expected[kept] = (LOGITS / sampling["temperature"])[kept].softmax(-1)
+    found = frequencies(**sampling)
+    assert (found - expected).abs().max() < 5 * (0.25 / 20_000) ** 0.5
+    assert ((found > 0) >= (expected > 1e-3)).all() and ((found > 0) <= (expected > 0)).all()
 
 
 def test_one_token_to_choose_from_or_no_heat_is_the_most_likely_token(model):

@@ -1,8 +1,5 @@
 """Every number of a small public SLATE, values and gradients, in both gradient modes."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,17 +9,6 @@ from implicit_slate.fixed_point import dense_jacobian, spectral_norm, spectral_r
 from implicit_slate.models.public_checkpoint import rename
 
 MODES = ["unrolled", "implicit"]
-
-
-@pytest.fixture(scope="module")
-def reference():
-    with np.load(Path(__file__).parents[1] / "data" / "public_slate_small.npz") as file:
-        return {name: torch.from_numpy(file[name]) for name in file.files if name != "config"}
-
-
-@pytest.fixture(scope="module")
-def state(reference):
-    return {name.removeprefix("state/"): value for name, value in reference.items() if name.startswith("state/")}
 
 
 def load(state, gradient):
@@ -50,20 +36,16 @@ def test_tokens(model, reference):
     assert torch.equal(model.tokenize(reference["image"]), reference["tokens"])
 
 
-def test_slots(model, mode, reference):
+def test_slots_and_logits(model, mode, reference):
     slots, _ = model.encode(reference["tokens"], reference["slots_init"])
     close(slots, reference["slots" if mode == "unrolled" else "slots_implicit"])
+    close(model.decode(reference["tokens"], slots), reference[f"{mode}/logits"])
 
 
 def test_attention_is_that_of_the_last_application(state, reference):
     _, attention = load(state, "unrolled").encode(reference["tokens"], reference["slots_init"])
     close(attention, reference["attention"])
     assert torch.allclose(attention.sum(-1), torch.ones(()))
-
-
-def test_logits(model, mode, reference):
-    slots, _ = model.encode(reference["tokens"], reference["slots_init"])
-    close(model.decode(reference["tokens"], slots), reference[f"{mode}/logits"])
 
 
 def test_cross_entropy_and_every_gradient(model, mode, reference, state):

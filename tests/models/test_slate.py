@@ -1,23 +1,21 @@
 """SLATE as a whole: shapes, losses beside a plain model's, where gradients go, generation, memory, symmetry."""
 
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.memory import saved_bytes
 from benchmarks.plain_slate import PlainSLATE
 from benchmarks.plain_slate import gumbel_noise as exponential_gumbel_noise
 from implicit_slate import SLATE
 from implicit_slate.errors import UserError
 from implicit_slate.models import slate as slate_module
 from implicit_slate.models.dvae import gumbel_softmax
+from tests.tiny import SLATE_SIZES
 
-TINY = dict(
-    image_size=16, vocab_size=12, d_model=16, num_slots=3, slot_size=24, slot_mlp_size=20,
-    num_slot_heads=1, num_iterations=3, num_blocks=2, num_heads=2, dropout=0.0,
-)  # fmt: skip
+TINY = SLATE_SIZES | dict(slot_size=24, slot_mlp_size=20, num_blocks=2)
 CONFIGURATIONS = {  # what differs from TINY
     "tiny": {},
     "several slot heads": dict(num_slot_heads=4),
@@ -51,26 +49,11 @@ def random_tokens(sizes: dict, batch: int = 2) -> torch.Tensor:
     return torch.randint(sizes["vocab_size"], (batch, (sizes["image_size"] // 4) ** 2))
 
 
-def number_of_parameters(sizes: dict) -> int:
-    """As METHOD §1 adds up."""
-    c, v, d, s = sizes.get("image_channels", 3), sizes["vocab_size"], sizes["d_model"], sizes["slot_size"]
-    n, m = (sizes["image_size"] // 4) ** 2, sizes["slot_mlp_size"]
-    block1x1, block3x3, up = 64 * 64 + 128, 9 * 64 * 64 + 128, 64 * 256 + 512
-    encoder = (16 * c * 64 + 128) + 6 * block1x1 + (64 * v + v)
-    decoder = (64 * v + 128) + 2 * block3x3 + 4 * block1x1 + 2 * up + (64 * c + c)
-    embedding = (v + 1) * d + (n + 1) * d
-    slots = (2 * d + 2 * (d * d + d)) + 2 * s + (2 * d + 2 * s + 2 * s) + (s * s + 2 * d * s)
-    slots += (6 * s * s + 6 * s) + (s * m + m + m * s + s)
-    transformer = sizes["num_blocks"] * (3 * 2 * d + 8 * d * d + (8 * d * d + 5 * d)) + 2 * d
-    return encoder + decoder + embedding + slots + s * d + transformer + d * v
-
-
-def test_number_of_parameters(sizes):
-    assert sum(p.numel() for p in SLATE(**sizes).parameters()) == number_of_parameters(sizes)
-
-
-def test_number_of_parameters_of_the_defaults():
+def test_number_of_parameters():
+    """The layers of docs/method.md, "SLATE", counted by hand."""
     assert sum(p.numel() for p in SLATE().parameters()) == 3_616_451
+    numbers = [sum(p.numel() for p in SLATE(**TINY | changed).parameters()) for changed in CONFIGURATIONS.values()]
+    assert numbers == [171_419, 171_419, 192_353, 166_211, 184_384]
 
 
 def test_shapes(sizes, mode):
@@ -134,39 +117,12 @@ def test_no_gradient_crosses_between_the_dvae_and_the_rest():
                 assert all(gradient is None for gradient in gradients)
 
 
-def test_the_start_is_trained_when_unrolled_and_frozen_when_implicit(mode):
-    model = SLATE(**TINY, gradient=mode)
-    model.cross_entropy(random_tokens(TINY)).backward()
-    for parameter in (model.slot_attention.slot_mu, model.slot_attention.slot_log_sigma):
-        assert parameter.requires_grad == (mode == "unrolled")
-        assert (parameter.grad is not None and bool(parameter.grad.any())) == (mode == "unrolled")
-
-
-@contextmanager
-def count_saved_tensors():
-    saved = []
-
-    def pack(tensor):
-        saved.append(tensor.numel())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield saved
-
-
 def test_what_a_training_step_saves_grows_with_n_only_when_unrolled(mode):
-    saved = {}
-    for n in (1, 2, 32):
-        model = SLATE(**TINY | dict(num_iterations=n), gradient=mode)
-        with count_saved_tensors() as sizes:
-            model.losses(random_images(TINY))
-        saved[n] = len(sizes), sum(sizes)
-    if mode == "implicit":
-        assert saved[1] == saved[2] == saved[32]
-    else:
-        for kind in (0, 1):  # tensors, and numbers in them: the same more for each iteration
-            one = saved[2][kind] - saved[1][kind]
-            assert one > 0 and saved[32][kind] == saved[1][kind] + 31 * one
+    models = {n: SLATE(**TINY | dict(num_iterations=n), gradient=mode) for n in (1, 2, 32)}
+    image = random_images(TINY)
+    saved = {n: saved_bytes(lambda model=model: model.losses(image))[0] for n, model in models.items()}
+    one = saved[2] - saved[1]
+    assert saved[32] == saved[1] + 31 * one and (one > 0) is (mode == "unrolled")
 
 
 def test_evaluation_has_no_noise_and_training_has():
@@ -208,21 +164,6 @@ def test_slots_are_equivariant_under_permutation(num_slot_heads, mode):
     assert torch.allclose(model.decode(tokens, permuted_slots), model.decode(tokens, slots), atol=1e-4)
 
 
-def test_images_of_a_batch_do_not_see_one_another(mode):
-    model = SLATE(**TINY, gradient=mode).eval()
-    tokens, slots_init = random_tokens(TINY, batch=3), model.sample_slots(3)
-    slots, _ = model.encode(tokens, slots_init)
-    alone, _ = model.encode(tokens[1:2], slots_init[1:2])
-    assert torch.allclose(slots[1:2], alone, atol=1e-5)
-
-
-def test_slot_update_is_the_step_that_was_iterated():
-    model, tokens = SLATE(**TINY, gradient="unrolled").eval(), random_tokens(TINY)
-    slots_init = model.sample_slots(2)
-    f = model.slot_update(tokens)
-    assert torch.allclose(f(f(f(slots_init))), model.encode(tokens, slots_init)[0], atol=1e-5)
-
-
 def test_initial_slots_come_from_mu_and_sigma_and_a_given_generator():
     model = SLATE(**TINY)
     attention = model.slot_attention
@@ -233,26 +174,6 @@ def test_initial_slots_come_from_mu_and_sigma_and_a_given_generator():
     assert ((slots.std((0, 1)) - sigma).abs() < 5 * error).all()
     again = [model.sample_slots(2, torch.Generator().manual_seed(3)) for _ in range(2)]
     assert torch.equal(*again)
-
-
-def test_initialisation():
-    model = SLATE(**TINY | dict(d_model=64, slot_size=64, slot_mlp_size=96, num_heads=4, vocab_size=256, image_size=64))
-    assert model.dictionary.weight.std().item() == pytest.approx(1, abs=0.03)
-    assert model.positions.std().item() == pytest.approx(0.88, abs=0.12)  # the normal cut at ±2 has 0.88
-    assert model.positions.abs().max() <= 2
-    attention, xavier = model.slot_attention, (6 / 128) ** 0.5
-    bounds = {attention.slot_mu: xavier, attention.slot_log_sigma: xavier}
-    bounds |= {attention.gru.weight_ih: (6 / (64 + 192)) ** 0.5, model.to_logits.weight: (6 / 320) ** 0.5}
-    bounds |= {layer.weight: xavier for layer in (attention.project_q, attention.project_k, attention.project_v)}
-    bounds |= {model.slot_projection.weight: xavier, model.slot_encoder[1][2].weight: xavier}
-    bounds |= {model.slot_encoder[1][0].weight: (6 / 64) ** 0.5, attention.mlp[0].weight: (6 / 64) ** 0.5}
-    bounds |= {attention.mlp[2].weight: (6 / 160) ** 0.5}
-    for weight, bound in bounds.items():
-        assert 0.85 * bound < weight.abs().max() <= bound
-    recurrent = attention.gru.weight_hh
-    assert torch.allclose(recurrent.T @ recurrent, torch.eye(64), atol=1e-5)
-    biases = [p for name, p in model.named_parameters() if name.endswith(("bias", "bias_ih", "bias_hh"))]
-    assert biases and not any(bias.any() for bias in biases)
 
 
 @pytest.mark.parametrize(
