@@ -42,7 +42,7 @@ class IterativeVAE(nn.Module):
         return log_likelihood - divergence
 
     def step(self, x: Tensor, noise: Tensor, posterior: Posterior) -> Posterior:
-        """One refinement: gates between the old values and those that the network makes from them and their gradients."""
+        """One refinement: gates between old values and those that the network makes from them and their gradients."""
         record = torch.is_grad_enabled()
         with torch.enable_grad():
             leaves = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in posterior)
