@@ -10,18 +10,11 @@ from callbacks import FixedPointDiagnostics, SlotJacobian, SlotUsage
 from callbacks.fixed_point_diagnostics import MEASURES, distance_between_sets
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import dense_jacobian, fixed_point, picard
-from implicit_slate.training import Optimization, SLATEModule, SpatialBroadcastModule
-from tests.callbacks.fitting import fit
-from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, TinyImages
+from implicit_slate.training import SLATEModule
+from tests.callbacks.fitting import SIZES, fit, module
+from tests.tiny import TinyImages
 
-SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES}
 KINDS = list(SIZES)
-
-
-def module(kind=SLATEModule, **options):
-    torch.manual_seed(0)
-    tricks = Optimization(learning_rate=5e-3, warmup_steps=None, decay=None)
-    return kind(optimization=tricks, **{**SIZES[kind], **options})
 
 
 def refinement(model, callback):
@@ -183,8 +176,8 @@ def test_it_measures_at_its_cadence_with_the_same_slots_after_a_restart(probe, t
     model = module(gradient="unrolled")  # trains μ and σ, so that a fresh draw would be another one
     scalars = fit(model, first, max_steps=3, save=tmp_path / "last.ckpt")
     assert {tuple(steps) for name, steps in scalars.items() if name not in ("evaluations", *RADIUS)} == {(0, 2, 3)}
-    scalars = fit(model, second, max_steps=5, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert {tuple(steps) for name, steps in scalars.items() if name not in ("evaluations", *RADIUS)} == {(4, 5)}
+    scalars = fit(model, second, max_steps=5, resume=tmp_path / "last.ckpt")
+    assert {tuple(steps) for name, steps in scalars.items() if name not in RADIUS} == {(4, 5)}  # no evaluations again
     assert torch.equal(first._slots_init, second._slots_init)
     assert not torch.equal(second._slots_init, second._sample_slots(model.model))
 

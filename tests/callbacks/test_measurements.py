@@ -6,33 +6,8 @@ import torch
 
 from callbacks import Diverged, Divergence, GradientNorm, SlotJacobian
 from implicit_slate.fixed_point import dense_jacobian
-from implicit_slate.training import Optimization, SLATEModule
-from tests.tiny import SLATE_SIZES, Memory, TinyImages
-
-
-def module(gradient="implicit", **options):
-    torch.manual_seed(0)
-    tricks = Optimization(learning_rate=5e-3, warmup_steps=None, decay=None)
-    return SLATEModule(optimization=tricks, **{**SLATE_SIZES, "gradient": gradient, **options})
-
-
-def fit(model, callbacks, max_steps=6, **options):
-    memory = Memory()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=max_steps,
-        logger=memory,
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        val_check_interval=1000,
-        check_val_every_n_epoch=None,
-        **options,
-    )
-    trainer.fit(model, TinyImages())
-    return memory.scalars
+from implicit_slate.training import Optimization
+from tests.callbacks.fitting import fit, module
 
 
 def dense_norm(model, callback):
@@ -47,49 +22,36 @@ def dense_norm(model, callback):
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
 @pytest.mark.parametrize("max_steps", [1, 12])
 def test_spectral_norm_is_the_dense_jacobians(gradient, max_steps):
-    model, callback = module(gradient), SlotJacobian(every_n_steps=100, num_images=3)
-    scalars = fit(model, [callback], max_steps)
+    model, callback = module(gradient=gradient), SlotJacobian(every_n_steps=100, num_images=3)
+    scalars = fit(model, callback, max_steps=max_steps)
     expected = dense_norm(model, callback)
     norms = scalars["jacobian/spectral_norm"]
     assert norms[max_steps] == pytest.approx(expected.mean().item(), rel=1e-4)
     assert scalars["jacobian/spectral_norm_image_max"][max_steps] == pytest.approx(expected.max().item(), rel=1e-4)
     torch.manual_seed(0)
-    fresh = module(gradient)
+    fresh = module(gradient=gradient)
     assert norms[0] == pytest.approx(dense_norm(fresh, callback).mean().item(), rel=1e-4)
 
 
 def test_it_measures_at_its_cadence_and_once_the_radius():
-    scalars = fit(module(), [SlotJacobian(every_n_steps=2, num_images=2)], max_steps=5)
+    scalars = fit(module(), SlotJacobian(every_n_steps=2, num_images=2), max_steps=5)
     assert list(scalars["jacobian/spectral_norm"]) == [0, 2, 4, 5]
     assert list(scalars["jacobian/spectral_radius"]) == [5]
     assert scalars["evaluations"] == {0: 4.0}  # three iterations and the recorded application
     assert scalars["residual_image_max"][4] >= scalars["residual"][4] > 0
 
 
-def test_measuring_does_not_change_the_training():
-    watched, alone = module(dropout=0.1), module(dropout=0.1)
-    fit(watched, [SlotJacobian(every_n_steps=1, num_images=2), GradientNorm(1)])
-    fit(alone, [])
-    for a, b in zip(watched.parameters(), alone.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_under_mixed_precision_it_measures_in_float32():
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_it_measures_in_float32_whatever_the_precision_of_training(precision):
     model, callback = module(), SlotJacobian(every_n_steps=100, num_images=3)
-    scalars = fit(model, [callback], 3, precision="bf16-mixed")
-    assert scalars["jacobian/spectral_norm"][3] == pytest.approx(dense_norm(model, callback).mean().item(), rel=1e-4)
-
-
-def test_weights_of_sixteen_bits_are_measured_in_float32():
-    model, callback = module(), SlotJacobian(every_n_steps=100, num_images=3)
-    scalars = fit(model, [callback], 2, precision="bf16-true")
+    scalars = fit(model, callback, precision=precision)
     expected = dense_norm(model.float(), callback).mean().item()
     assert scalars["jacobian/spectral_norm"][2] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_compiled_module_is_measured_as_well():
     model, callback = module(), SlotJacobian(every_n_steps=100, num_images=3)
-    scalars = fit(torch.compile(model, backend="eager"), [callback], 2)
+    scalars = fit(torch.compile(model, backend="eager"), callback)
     assert scalars["jacobian/spectral_norm"][2] == pytest.approx(dense_norm(model, callback).mean().item(), rel=1e-4)
 
 
@@ -107,8 +69,8 @@ class Spike(L.Callback):
 
 
 def test_a_spike_of_one_step_is_seen_in_its_window_alone():
-    calm = fit(module(), [GradientNorm(every_n_steps=3)], 9)["grad_norm"]
-    spiky = fit(module(), [Spike(4, 1000.0), GradientNorm(every_n_steps=3)], 9)["grad_norm"]
+    calm = fit(module(), GradientNorm(every_n_steps=3), max_steps=9)["grad_norm"]
+    spiky = fit(module(), Spike(4, 1000.0), GradientNorm(every_n_steps=3), max_steps=9)["grad_norm"]
     assert list(calm) == list(spiky) == [3, 6, 9]
     assert spiky[6] > 100 * calm[6]
     assert spiky[3] == pytest.approx(calm[3])
@@ -117,25 +79,14 @@ def test_a_spike_of_one_step_is_seen_in_its_window_alone():
 def test_the_norm_is_taken_before_clipping():
     model = module()
     model.optimization = Optimization(clip_norm=1e-6, warmup_steps=None, decay=None)
-    assert fit(model, [GradientNorm(1)], 1)["grad_norm"][1] > 1e-3
+    assert fit(model, GradientNorm(1), max_steps=1)["grad_norm"][1] > 1e-3
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
 def test_divergence_names_the_step_and_keeps_the_window(factor):
-    memory = Memory()
     model = module()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_steps=9,
-        logger=memory,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[Spike(4, factor), GradientNorm(100), Divergence()],
-    )
     with pytest.raises(Diverged) as diverged:
-        trainer.fit(model, TinyImages())
+        fit(model, Spike(4, factor), GradientNorm(100), Divergence(), max_steps=9)
     assert diverged.value.step == 4
-    assert memory.scalars["grad_norm"][4] > 0
+    assert diverged.value.scalars["grad_norm"][4] > 0
     assert all(torch.isfinite(p).all() for p in model.parameters())

@@ -9,16 +9,9 @@ import torch
 from callbacks import SlotUsage
 from callbacks.slot_usage import attention_entropy, attention_information, slots_in_use
 from implicit_slate.metrics import adjusted_rand_index
-from implicit_slate.training import Optimization, SLATEModule, SpatialBroadcastModule
-from tests.callbacks.fitting import fit
-from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, TinyImages
-
-SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES}
-
-
-def module(kind=SLATEModule, **options):
-    torch.manual_seed(0)
-    return kind(optimization=Optimization(warmup_steps=None, decay=None), **{**SIZES[kind], **options})
+from implicit_slate.training import SpatialBroadcastModule
+from tests.callbacks.fitting import SIZES, fit, module
+from tests.tiny import TinyImages
 
 
 def one_hot(*winners, num_slots=4):
@@ -168,7 +161,7 @@ def test_good_slots_and_a_single_one_are_fine(said):
 def test_a_resumed_run_does_not_say_it_again(said, tmp_path):
     fit(module(), Collapsed(ONE), max_steps=2, save=tmp_path / "last.ckpt")
     assert len(said()) == 1
-    fit(module(), Collapsed(ONE), max_steps=4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    fit(module(), Collapsed(ONE), max_steps=4, resume=tmp_path / "last.ckpt")
     assert len(said()) == 1
 
 
