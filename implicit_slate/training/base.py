@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from implicit_slate.errors import UserError
 from implicit_slate.training.optimization import Optimization, Plateau
 
 
 class TrainingModule(L.LightningModule):
     """Adam with warmup, decay and infinity-norm clipping; noise that is a function of seed, step and rank.
 
-    A subclass implements `training_step` and `evaluate`, whose `loss` plateau halving watches; its `parameter_groups`
-    may part the parameters, and its `split_metric`, if it has one, measures all of a split together.
+    A subclass implements `training_step` and `evaluate`, whose `loss` plateau halving watches; `parameter_groups`
+    may put parameters into two groups, and `split_metric`, if there is one, measures all images of a split together.
     """
 
     def __init__(self, optimization: Optimization):
@@ -35,26 +36,21 @@ class TrainingModule(L.LightningModule):
         raise NotImplementedError
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        rates = {"dvae": self.optimization.dvae_learning_rate, "main": self.optimization.learning_rate}
-        groups = [
-            {"params": parameters, "lr": rates[name], "name": name}
-            for name, parameters in self.parameter_groups().items()
-        ]
+        if (clip := self.trainer.gradient_clip_val) is not None:
+            raise UserError(f"trainer.gradient_clip_val={clip}: has no effect here; give model.optimization.clip_norm")
+        groups = [{"name": name, "params": parameters} for name, parameters in self.parameter_groups().items()]
         # The fused update does the same in one pass; under a gradient scaler it would take over the unscaling from
         # Lightning, which then refuses to clip.
         fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
-        return torch.optim.Adam(groups, lr=self.optimization.learning_rate, fused=fused)
+        return torch.optim.Adam(groups, fused=fused)  # its rates are set before each step
 
     def on_train_batch_start(self, batch, batch_idx) -> None:
         # Noise depends on nothing before this batch, so that a resumed run repeats the one that was not interrupted.
         self._reseed(self.global_step, micro_batch=batch_idx % self.trainer.accumulate_grad_batches)
         halving = self.plateau.factor if self.optimization.decay == "plateau" else 1.0
+        rates = self.optimization.rates(self.global_step, halving)
         for group in self.optimizers().param_groups:
-            if group["name"] == "main":
-                factor = halving * self.optimization.main_factor(self.global_step)
-                group["lr"] = self.optimization.learning_rate * factor
-            else:
-                group["lr"] = self.optimization.dvae_learning_rate * halving
+            group["lr"] = rates[group["name"]]
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         # Lightning's own option clips by the L2 norm, or value by value; the public SLATE by the infinity norm.

@@ -15,9 +15,9 @@ from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.optimization import Optimization, cosine
 
 PATCHES_PER_CODE = 200
-"""Patches that k-means sees for each code of the warm start."""
+"""How many patches k-means sees for each code of the warm start."""
 CHROMA_WEIGHT = 2.0
-"""How much more than grey colour counts in that k-means: most patches are background, and have none."""
+"""The weight of colour in that k-means, where grey has 1: most patches are background, and have no colour."""
 
 
 class DVAEModule(TrainingModule):
@@ -30,8 +30,8 @@ class DVAEModule(TrainingModule):
         tau_start: temperature of the Gumbel-softmax at step 0.
         tau_final: temperature from step `tau_steps` on.
         tau_steps: steps of the cosine between the two.
-        warm_start_steps: for so many first steps the encoder learns k-means labels of the 4×4 patches and the decoder
-            their reconstruction; a short training without it ends with a handful of codes.
+        warm_start_steps: first steps, in which the encoder learns k-means labels of the 4×4 patches and the decoder
+            their reconstruction; a short training without them ends with a handful of codes.
         min_codes: fail at the end of training if fewer codes are in use on the validation set.
     """
 
@@ -115,11 +115,12 @@ def colourful_patches(image: Tensor) -> Tensor:
 
 
 def load_dvae(dvae: DiscreteVAE, path: str) -> None:
-    """Fill `dvae` with the weights of one inside a checkpoint of `DVAEModule` or `SLATEModule`. Raises `UserError`."""
-    try:
-        state = read_checkpoint(path)["state_dict"]
-    except UserError as error:
-        raise UserError(f"dvae_checkpoint: {error}") from None
+    """Give `dvae` the weights of the one in a checkpoint of `DVAEModule` or `SLATEModule`.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or its dVAE is of another size; names the file.
+    """
+    state = read_checkpoint(path)["state_dict"]
     for prefix in ("dvae.", "model.dvae."):
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if part:
@@ -127,4 +128,4 @@ def load_dvae(dvae: DiscreteVAE, path: str) -> None:
     try:
         dvae.load_state_dict(part)
     except RuntimeError as error:
-        raise UserError(f"dvae_checkpoint: {path}: another dVAE: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{path}: another dVAE: {' '.join(str(error).split())[:300]}") from None

@@ -1,4 +1,4 @@
-"""Experiment files as LightningCLI reads them, with its errors folded to one line."""
+"""The commands `fit`, `validate` and `test`: experiment files as LightningCLI reads them, errors as one line."""
 
 import inspect
 import logging

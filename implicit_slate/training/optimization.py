@@ -1,4 +1,4 @@
-"""The optimiser's settings, and its tricks as functions of the step (METHOD §2; Singh, Deng, Ahn 2022)."""
+"""The optimiser's settings, and its tricks as functions of the step (docs/method.md; Singh, Deng, Ahn 2022)."""
 
 import math
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class Optimization:
     clip_norm: float | None = 1.0
     """Gradient clipping: the largest absolute value (infinity norm) that the gradient of all parameters may have."""
     warmup_steps: int | None = 30_000
-    """Linear warmup of the main group over so many steps."""
+    """Steps of the main group's linear warmup."""
     decay: Literal["plateau", "half_life"] | None = "plateau"
     """`plateau` halves both groups' rates when validation stagnates; `half_life` decays the main group's steadily."""
     patience: int = 4
     """For `plateau`: validations without a better loss before the rates are halved."""
     half_life: int = 250_000
-    """For `half_life`: steps in which the rate falls to a half."""
+    """For `half_life`: steps in which the rate halves."""
 
     def __post_init__(self):
         for name in ("learning_rate", "dvae_learning_rate", "clip_norm", "warmup_steps", "patience", "half_life"):
@@ -33,8 +33,13 @@ class Optimization:
                 off = ", or null for none" if name in ("clip_norm", "warmup_steps") else ""
                 raise UserError(f"optimization.{name}={value}: a positive number is needed{off}")
 
+    def rates(self, step: int, halving: float = 1.0) -> dict[str, float]:
+        """The learning rates of the groups at `step` (from 0); `halving` is the factor of plateau halving."""
+        main = self.learning_rate * (halving * self.main_factor(step))
+        return {"main": main, "dvae": self.dvae_learning_rate * halving}
+
     def main_factor(self, step: int) -> float:
-        """What multiplies the main group's rate at `step` (from 0), but for plateau halving."""
+        """The factor of warmup and half-life on the main group's rate at `step` (from 0)."""
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         decay = 0.5 ** (step / self.half_life) if self.decay == "half_life" else 1.0
         return warmup * decay

@@ -1,20 +1,21 @@
-"""Set prediction under training: the properties of objects from slots, or from those of a model trained before."""
+"""The training of set prediction: properties of objects from slots, its own or those of a model trained before."""
 
 from torch import Tensor
 
 from implicit_slate.errors import UserError
 from implicit_slate.metrics.set_prediction import PropertyAveragePrecision
-from implicit_slate.models import PropertyPredictor, PropertyReadout, SlotModel
+from implicit_slate.models import PropertyPredictor, PropertyReadout
 from implicit_slate.training.optimization import Optimization
 from implicit_slate.training.slot_module import SlotModule
 from implicit_slate.training.trained import load_trained
 
 
 class PropertyModule(SlotModule):
-    """`PropertyPredictor` and its set loss, optimised as in the source by default (Locatello et al. 2020).
+    """The properties of objects from slots, and their set loss.
 
-    Batches need `properties`. `train/loss` and `val/loss` are the set loss; `val/ap_inf`, `val/ap_1`, `val/ap_0.5`,
-    `val/ap_0.25` and `val/ap_0.125` the average precision of `PropertyAveragePrecision`.
+    Optimised as in the source by default (Locatello et al. 2020). Batches need `properties`. `train/loss` and
+    `val/loss` are the set loss; `val/ap_inf`, `val/ap_1`, `val/ap_0.5`, `val/ap_0.25` and `val/ap_0.125` are average
+    precisions, see `PropertyAveragePrecision`.
 
     Args:
         optimization: the optimiser's settings and tricks; all parameters are its main group.
@@ -40,7 +41,7 @@ class PropertyModule(SlotModule):
         elif jacobian_weight:
             raise UserError(f"jacobian_weight={jacobian_weight}: the slots of an encoder_checkpoint are not trained")
         else:
-            self.model = PropertyReadout(_slot_model(encoder_checkpoint))
+            self.model = PropertyReadout(load_trained(encoder_checkpoint).model)
         self.split_metric = PropertyAveragePrecision()
 
     def training_step(self, batch, batch_idx) -> Tensor:
@@ -51,13 +52,6 @@ class PropertyModule(SlotModule):
         losses = self.model.losses(batch["image"], _properties(batch))
         self.split_metric.update(losses.predictions, batch["properties"])
         return {"loss": losses.loss}
-
-
-def _slot_model(path: str) -> SlotModel:
-    try:
-        return load_trained(path).model
-    except UserError as error:
-        raise UserError(f"encoder_checkpoint: {error}") from None
 
 
 def _properties(batch: dict[str, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""SLATE under training: jointly with its dVAE as in the paper, or on a frozen one."""
+"""The training of SLATE: jointly with its dVAE as in the paper, or on a frozen one."""
 
 import torch
 
@@ -10,14 +10,14 @@ from implicit_slate.training.slot_module import SlotModule
 
 
 class SLATEModule(SlotModule):
-    """SLATE and its losses.
+    """SLATE and its losses, trained with its dVAE or on a frozen one.
 
     Args:
         optimization: the optimiser's settings and tricks.
         tau_start: temperature of the dVAE's Gumbel-softmax at step 0.
         tau_final: temperature from step `tau_steps` on.
         tau_steps: steps of the cosine between the two.
-        hard: give the dVAE's decoder one-hot samples, straight-through.
+        hard: give the dVAE's decoder one-hot samples, with straight-through gradients.
         dvae_checkpoint: a checkpoint of `DVAEModule` or `SLATEModule` whose dVAE is taken and stays frozen; its tokens
             are then the argmax ones, without noise, and only the rest is trained.
         jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.

@@ -1,4 +1,4 @@
-"""What models with slots have in common under training."""
+"""What the training of all models with slots has in common."""
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from implicit_slate.training.optimization import Optimization
 
 
 class SlotModule(TrainingModule):
-    """A subclass makes `self.model` and says what is trained, and in `evaluate` what is logged of a batch."""
+    """Base of the modules with slots: a subclass makes `self.model` and implements `training_step` and `evaluate`."""
 
     model: SlotModel
 
@@ -25,7 +25,7 @@ class SlotModule(TrainingModule):
     def log_training_loss(self, loss: Tensor, solution: Solution, update: SlotUpdate) -> Tensor:
         """What is to be minimised: `loss` and, if it has a weight, the Jacobian regulariser of the refinement.
 
-        It is taken at the slots that were found, as at constants (Bai, Koltun, Kolter 2021).
+        The regulariser is taken at the slots that were found, as at constants (Bai, Koltun, Kolter 2021).
         """
         self._adjoint = solution.adjoint
         if self.jacobian_weight:

@@ -1,4 +1,4 @@
-"""Slot attention with a spatial broadcast decoder under training."""
+"""The training of slot attention with a spatial broadcast decoder."""
 
 from torch import Tensor
 
@@ -8,10 +8,11 @@ from implicit_slate.training.slot_module import SlotModule
 
 
 class SpatialBroadcastModule(SlotModule):
-    """`SpatialBroadcast` and its reconstruction error, optimised as in the source by default (METHOD §5).
+    """Slot attention with a spatial broadcast decoder, and its reconstruction error.
 
-    `train/loss` and `val/loss` are the mean squared error a value at range [-1, 1], which the source minimises;
-    `train/mse` and `val/mse` the same error at range [0, 1], summed over C, H, W, as of every model here.
+    Optimised as in the source by default (Locatello et al. 2020; docs/method.md). `train/loss` and `val/loss` are the
+    mean squared error of a value in the range [-1, 1], which the source minimises; `train/mse` and `val/mse` are the
+    same error in the range [0, 1], summed over C, H, W, as of every model here.
 
     Args:
         optimization: the optimiser's settings and tricks; all parameters are its main group.

@@ -10,7 +10,7 @@ from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.slot_module import SlotModule
 
 DEFAULT = "implicit_slate.training.SLATEModule"
-"""What a checkpoint is of that does not say so: one that was imported from the public code."""
+"""The class of a checkpoint that names none, as of one that was imported from the public code."""
 ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint")
 """Settings that a trained model does not need; the weights of the other checkpoint are in this one."""
 
@@ -23,10 +23,10 @@ class Trained(NamedTuple):
 
 
 def load_trained(path: str | Path) -> Trained:
-    """The model with slots in a checkpoint of a `SlotModule`: one of ours, or another that can be imported.
+    """The model with slots in a checkpoint of a `SlotModule`, ours or another that can be imported.
 
     Raises:
-        UserError: no checkpoint, a damaged one, or one of something else; names the file.
+        UserError: there is no checkpoint, a damaged one, or one of something else; names the file.
     """
     checkpoint = read_checkpoint(path)
     settings = checkpoint.get("hyper_parameters")
