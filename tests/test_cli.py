@@ -7,7 +7,7 @@ import torch
 
 from implicit_slate.cli import COMMANDS, main
 from implicit_slate.training import SLATEModule
-from tests.models.test_reference import reference, state  # noqa: F401 (fixtures)
+from tests.models.conftest import reference, state  # noqa: F401 (fixtures)
 
 
 def test_help_names_every_command(capsys):
