@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from implicit_slate.ablation.experiment import Experiment
 from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.files import read_json, sweep, write_atomically
 from implicit_slate.locks import holder, try_lock
 from implicit_slate.processes import end_with_parent
 from implicit_slate.run_folder import DONE, read_result
+from implicit_slate.yaml_files import leaves
 
 BUSY = 75
 """The exit status where somebody else works on the cell (sysexits.h calls it a temporary failure)."""
@@ -29,40 +31,42 @@ def main(argv: Sequence[str]) -> int:
     return run(parser.parse_args(argv).dir)
 
 
-def prepare(
-    folder: Path,
-    cell: str,
-    axes: Mapping[str, Any],
-    config: Mapping[str, Any],
-    origin: str,
-    devices: int,
-    checkpoint: str | None,
-) -> None:
-    """Write `cell.json`, all that `run` needs to know, unless it is there.
+def preparation(
+    cell: str, axes: Mapping[str, Any], experiment: Experiment, devices: int, checkpoint: str | None
+) -> dict[str, Any]:
+    """The content of `cell.json`, all that `run` needs to know.
 
     Args:
-        config: the experiment in LightningCLI's form; what it leaves out gets its default when the cell runs.
-        origin: where a user finds what may be wrong with it.
+        experiment: what it leaves out gets its default when the cell runs.
         devices: processes of the cell.
-        checkpoint: the dotted key of `config` that takes the checkpoint of the run's pretraining; None for none.
-
-    Raises:
-        UserError: the folder holds a cell of another configuration.
+        checkpoint: the dotted key of the experiment that takes the checkpoint of the run's pretraining; None for none.
     """
     content = {
         "cell": cell,
         "axes": dict(axes),
         "devices": devices,
         "checkpoint": checkpoint,
-        "origin": origin,
-        "config": config,
+        "origin": experiment.origin,
+        "config": experiment.config(),
     }
-    content = json.loads(json.dumps(content, default=str))
-    found = read_json(folder / "cell.json")
-    if found is None:
+    return json.loads(json.dumps(content, default=str))
+
+
+def prepare(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `cell.json` unless it is there; `UserError` if the folder holds a cell of another configuration."""
+    check(folder, content)
+    if read_json(folder / "cell.json") is None:
         write_atomically(folder / "cell.json", json.dumps(content, indent=1) + "\n")
-    elif found["config"] != content["config"] or found["devices"] != devices:
-        raise UserError(f"{folder}: holds a cell of another configuration; give another --out")
+
+
+def check(folder: Path, content: Mapping[str, Any]) -> None:
+    """`UserError` naming the first key in which the cell prepared in `folder`, if there is one, is another."""
+    found = read_json(folder / "cell.json")
+    if found is not None:
+        old, new, absent = dict(leaves(found)), dict(leaves(content)), object()
+        for key in [*new, *old]:
+            if key != "origin" and old.get(key, absent) != new.get(key, absent):
+                raise UserError(f"{folder}: holds a cell of another configuration ({key} differs); give another --out")
 
 
 def run(folder: Path) -> int:

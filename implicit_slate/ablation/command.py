@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from implicit_slate.ablation.cell import prepare
+from implicit_slate.ablation.cell import check, preparation, prepare
 from implicit_slate.ablation.experiment import Experiment
 from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.run_folder import DONE, RunFolder, status_of
-from implicit_slate.yaml_files import leaves, load_yaml
+from implicit_slate.yaml_files import load_yaml
 
 SOLVE = ("model.gradient", "model.solver", "model.tol", "model.slot_init")
 """Keys of an experiment that must fit together."""
@@ -27,14 +27,15 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     grid = load_grid(arguments.file, arguments.grid)
     folder = RunFolder(arguments.out or Path("runs") / grid.name, {cell.id: cell.axes for cell in grid.cells})
-    _check_folder(folder, grid, arguments.devices)
+    preparations = _preparations(folder, grid, arguments.devices)
+    _check_folder(folder, preparations)
     if arguments.list:
         _print_states(folder)
         return 0
     for stop in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.default_int_handler)
     try:
-        return _run(grid, folder, arguments)
+        return _run(grid, folder, preparations, arguments)
     except KeyboardInterrupt:
         print(f"stopped; to continue: implicit-slate ablate {shlex.join(argv)}", file=sys.stderr)
         return 130
@@ -51,49 +52,53 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _check_folder(folder: RunFolder, grid: Grid, devices: int | None) -> None:
+def _preparations(folder: RunFolder, grid: Grid, devices: int | None) -> dict[Path, dict[str, Any]]:
+    """The content of `cell.json` of the pretraining and of every cell, by their folders.
+
+    The number of devices of a cell changes its batch, so it is of its configuration; None takes that of the run.
+    """
+    if devices is None:
+        earlier = (read_json(path / "cell.json") for path in map(folder.cell, folder.cells))
+        devices = next((cell["devices"] for cell in earlier if cell), 1)
+    found = {}
+    if grid.pretrain:
+        experiment = Experiment(grid.pretrain.experiment, {}, str(grid.pretrain.experiment))
+        found[folder.pretrain] = preparation("pretrain", {}, experiment, devices, None)
+    checkpoint = grid.pretrain and grid.pretrain.checkpoint
+    for cell in grid.cells:
+        experiment = Experiment(grid.experiment, cell.overrides, f"{grid.experiment}, cell {cell.id}")
+        found[folder.cell(cell.id)] = preparation(cell.id, cell.axes, experiment, devices, checkpoint)
+    return found
+
+
+def _check_folder(folder: RunFolder, preparations: dict[Path, dict[str, Any]]) -> None:
     """`UserError` if the folder holds another grid, this grid in another configuration, or something else.
 
-    Of the configuration are the cells, the experiment files and the number of devices of a cell (None: any), which
-    changes the batch.
+    A run may be given more cells, as by more seeds in `ablations.yaml`.
     """
     path = folder.path
     if not path.exists():
         return
     if not path.is_dir():
         raise UserError(f"{path}: is not a folder")
-    if not (path / "grid.json").exists():
-        if any(not entry.name.startswith(".") for entry in path.iterdir()):
-            raise UserError(f"{path}: holds other files and no run of a grid; give another --out")
-        return
-    if (old := folder.facts().get("configuration")) is None:
-        return  # torn: it is written anew, and every cell is still held against its own configuration
-    new = _configuration(grid, old["devices"] if devices is None else devices)
-    if old != new:
-        what = _first_difference(old, new)
-        raise UserError(f"{path}: holds a run of another configuration ({what} differs); give another --out")
+    if not (path / "grid.json").exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+        raise UserError(f"{path}: holds other files and no run of a grid; give another --out")
+    for entry in folder.facts().get("cells", []):
+        if entry["cell"] not in folder.cells:
+            raise UserError(f"{path}: holds a run with other cells (as {entry['cell']}); give another --out")
+    for cell, content in preparations.items():
+        check(cell, content)
 
 
-def _begin(folder: RunFolder, grid: Grid, devices: int) -> None:
+def _begin(folder: RunFolder, grid: Grid, preparations: dict[Path, dict[str, Any]]) -> None:
     """Make the folder with `grid.json` and every cell prepared; `UserError` as for `_check_folder`."""
+    cells = [{"cell": cell.id, "axes": cell.axes} for cell in grid.cells]
+    facts = {"grid": grid.name, "description": grid.description, "cells": cells}
     with folder.lock():
-        _check_folder(folder, grid, devices)
-        if not folder.facts():
-            facts = {
-                "grid": grid.name,
-                "description": grid.description,
-                "cells": [{"cell": cell.id, "axes": cell.axes} for cell in grid.cells],
-                "configuration": _configuration(grid, devices),
-            }
-            write_atomically(folder.path / "grid.json", json.dumps(facts, indent=1, default=str) + "\n")
-        if grid.pretrain:
-            pretraining = Experiment(grid.pretrain.experiment, {}, str(grid.pretrain.experiment))
-            prepare(folder.pretrain, "pretrain", {}, pretraining.config(), pretraining.origin, devices, None)
-        checkpoint = grid.pretrain and grid.pretrain.checkpoint
-        for cell in grid.cells:
-            experiment = Experiment(grid.experiment, cell.overrides, f"{grid.experiment}, cell {cell.id}")
-            config = experiment.config()
-            prepare(folder.cell(cell.id), cell.id, cell.axes, config, experiment.origin, devices, checkpoint)
+        _check_folder(folder, preparations)
+        write_atomically(folder.path / "grid.json", json.dumps(facts, indent=1, default=str) + "\n")
+        for cell, content in preparations.items():
+            prepare(cell, content)
 
 
 def _print_states(folder: RunFolder) -> None:
@@ -109,7 +114,7 @@ def _print_counts(rows: Sequence[dict[str, Any]]) -> None:
     print(f"{len(rows)} cells: {', '.join(f'{count} {status}' for status, count in counts.items())}")
 
 
-def _run(grid: Grid, folder: RunFolder, arguments: argparse.Namespace) -> int:
+def _run(grid: Grid, folder: RunFolder, preparations: dict[Path, dict[str, Any]], arguments: argparse.Namespace) -> int:
     if not all(folder.status(cell) in DONE for cell in folder.cells):
         from implicit_slate.ablation.launchers.local import LocalPool, Resources
         from implicit_slate.ablation.progress import ProgressDisplay
@@ -123,9 +128,9 @@ def _run(grid: Grid, folder: RunFolder, arguments: argparse.Namespace) -> int:
 
         with LocalPool(report) as pool:
             machine = pool.check(*_to_check(grid, arguments.file))
-            devices = arguments.devices or folder.facts().get("configuration", {}).get("devices", 1)
+            devices = next(iter(preparations.values()))["devices"]
             resources = Resources.share_out(arguments.workers, devices, machine.accelerators)
-            _begin(folder, grid, devices)
+            _begin(folder, grid, preparations)
             display.max_steps = machine.max_steps
             with display:
                 if grid.pretrain:
@@ -157,24 +162,6 @@ def _conclude(folder: RunFolder) -> int:
         print(f"failed: {cell.name}, see {cell / 'log.txt'}", file=sys.stderr)
     print(f"report: {write_report(folder.path)}")
     return 1 if failed else 0
-
-
-def _configuration(grid: Grid, devices: int) -> dict[str, Any]:
-    """All that decides what the cells compute, as plain JSON; comments and order in the YAML files do not count."""
-    configuration = {
-        "grid": grid.name,
-        "devices": devices,
-        "experiment": load_yaml(grid.experiment),
-        "pretrain": grid.pretrain and load_yaml(grid.pretrain.experiment),
-        "cells": {cell.id: cell.overrides for cell in grid.cells},
-    }
-    return json.loads(json.dumps(configuration, default=str))
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """The dotted key of the first leaf that only one of two mappings has, or that they do not agree on."""
-    old_leaves, new_leaves, absent = dict(leaves(old)), dict(leaves(new)), object()
-    return next(k for k in [*new_leaves, *old_leaves] if old_leaves.get(k, absent) != new_leaves.get(k, absent))
 
 
 def _to_check(grid: Grid, file: Path) -> tuple[list[Experiment], list[Experiment]]:

@@ -1,7 +1,7 @@
 """An experiment file with overrides: plain nested mappings in LightningCLI's form, before anything is imported."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,6 @@ def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
             section = section[parent]
         _arguments(section, last)[last] = copy.deepcopy(value)
     return result
-
-
-def dotted_keys(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key of `config` in the short form that `override` takes, mappings and leaves alike."""
-    for key, value in config.items():
-        if key == "init_args" and isinstance(value, Mapping):
-            yield from dotted_keys(value, prefix)
-            continue
-        yield prefix + str(key)
-        if isinstance(value, Mapping):
-            yield from dotted_keys(value, f"{prefix}{key}.")
 
 
 def _arguments(section: dict[str, Any], key: str) -> dict[str, Any]:

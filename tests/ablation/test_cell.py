@@ -9,7 +9,7 @@ import yaml
 
 from callbacks import Diverged
 from implicit_slate.ablation import cell
-from implicit_slate.ablation.experiment import override
+from implicit_slate.ablation.experiment import Experiment, override
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.locks import try_lock
@@ -34,7 +34,11 @@ class Killed(BaseException):
 
 
 def prepared(folder, config, **overrides):
-    cell.prepare(folder, "a", {"seed": 0}, override(config, overrides), "here", devices=1, checkpoint=None)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = folder.parent / "experiment.yaml"
+    file.write_text(yaml.safe_dump(config))
+    experiment = Experiment(file, overrides, "here")
+    cell.prepare(folder, cell.preparation("a", {"seed": 0}, experiment, devices=1, checkpoint=None))
     return folder
 
 

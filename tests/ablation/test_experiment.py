@@ -1,4 +1,4 @@
-from implicit_slate.ablation.experiment import dotted_keys, override
+from implicit_slate.ablation.experiment import override
 
 CONFIG = {
     "model": {"class_path": "M", "init_args": {"a": 1, "optimization": {"clip": 1.0}}},
@@ -26,8 +26,3 @@ def test_override_makes_what_is_missing():
 
 def test_override_can_change_the_class():
     assert override(CONFIG, {"model.class_path": "N"})["model"]["class_path"] == "N"
-
-
-def test_dotted_keys_are_those_that_override_takes():
-    keys = ["model", "model.class_path", "model.a", "model.optimization", "model.optimization.clip"]
-    assert list(dotted_keys(CONFIG)) == [*keys, "trainer", "trainer.max_steps"]

@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from implicit_slate.ablation.command import _begin as begin
-from implicit_slate.ablation.command import _check_folder as check
+from implicit_slate.ablation import command
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.errors import UserError
 from implicit_slate.locks import try_lock
@@ -19,10 +18,18 @@ def open_run(grids, name="ends"):
     return grid, RunFolder(grids.path / "run", {cell.id: cell.axes for cell in grid.cells})
 
 
+def begin(folder, grid, devices=None):
+    command._begin(folder, grid, command._preparations(folder, grid, devices))
+
+
+def check(folder, grid, devices=None):
+    command._check_folder(folder, command._preparations(folder, grid, devices))
+
+
 @pytest.fixture
 def run(grids):
     grid, folder = open_run(grids)
-    begin(folder, grid, devices=1)
+    begin(folder, grid)
     return folder
 
 
@@ -34,45 +41,53 @@ def finish(folder, cell, status, step=None, **measures):
 @pytest.mark.parametrize(
     "file, old, new, what",
     [
-        ("experiment.yaml", "max_steps: 60", "max_steps: 61", "experiment.trainer.max_steps"),
-        ("ablations.yaml", "diverge_at: 17", "diverge_at: 18", "cells.end=diverged,seed=0.model.diverge_at"),
+        ("experiment.yaml", "max_steps: 60", "max_steps: 61", "config.trainer.max_steps"),
+        ("ablations.yaml", "diverge_at: 17", "diverge_at: 18", "config.model.diverge_at"),
     ],
 )
 def test_another_configuration_is_refused(grids, run, file, old, new, what):
-    before = (run.path / "grid.json").read_bytes()
     path = grids.path / file
     path.write_text(path.read_text().replace(old, new))
+    before = {file: file.read_bytes() for file in run.path.rglob("*.json")}
     grid, folder = open_run(grids)
-    with pytest.raises(UserError) as error:
-        check(folder, grid, devices=1)
-    assert f"({what} differs)" in str(error.value)
-    assert (run.path / "grid.json").read_bytes() == before
-    (run.path / "grid.json").write_text("")  # a power cut; then the cells tell
-    with pytest.raises(UserError, match="holds a cell of another configuration"):
-        begin(folder, grid, devices=1)
+    for attempt in (check, begin):
+        with pytest.raises(UserError) as error:
+            attempt(folder, grid)
+        assert f"({what} differs)" in str(error.value)
+    assert {file: file.read_bytes() for file in run.path.rglob("*.json")} == before
 
 
-def test_comments_do_not_count_and_a_torn_file_is_written_anew(grids, run):
-    with open(grids.path / "experiment.yaml", "a") as file:
-        file.write("# a comment\n")
-    before = (run.path / "grid.json").read_text()
-    (run.path / "grid.json").write_text(before[:50])
+@pytest.mark.parametrize("file", ["grid.json", "cells/end=well,seed=0/cell.json"])
+def test_comments_do_not_count_and_a_torn_file_is_written_anew(grids, run, file):
+    with open(grids.path / "experiment.yaml", "a") as experiment:
+        experiment.write("# a comment\n")
+    before = (run.path / file).read_text()
+    (run.path / file).write_text(before[:50])
     grid, folder = open_run(grids)
-    begin(folder, grid, devices=1)
-    assert (run.path / "grid.json").read_text() == before
+    begin(folder, grid)
+    assert (run.path / file).read_text() == before
 
 
 def test_another_grid_number_of_devices_or_a_foreign_folder_is_refused(grids, run):
     grid, folder = open_run(grids)
-    check(folder, grid, devices=None)
+    check(folder, grid)
     with pytest.raises(UserError, match="devices differs"):
         check(folder, grid, devices=2)
-    with pytest.raises(UserError, match="grid differs"):
-        check(folder, load_grid(grids.path / "ablations.yaml", "pair"), devices=1)
+    with pytest.raises(UserError, match=r"other cells \(as end=well,seed=0\)"):
+        check(*reversed(open_run(grids, "pair")))
     with pytest.raises(UserError, match="other files"):
-        check(RunFolder(grids.path, {}), grid, devices=1)
+        check(RunFolder(grids.path, {}), grid)
     with pytest.raises(UserError, match="is not a folder"):
-        check(RunFolder(grids.path / "experiment.yaml", {}), grid, devices=1)
+        check(RunFolder(grids.path / "experiment.yaml", {}), grid)
+
+
+def test_a_run_may_be_given_more_seeds(grids, run):
+    finish(run, "end=well,seed=0", "complete")
+    path = grids.path / "ablations.yaml"
+    path.write_text(path.read_text().replace("cells: end}", "cells: {product: [end, {seeds: 2}]}}"))
+    grid, folder = open_run(grids)
+    begin(folder, grid)
+    assert [folder.status(cell) for cell in RunFolder(run.path).cells] == ["complete", *["waiting"] * 5]
 
 
 def test_the_tables_have_a_row_for_every_cell(run):
