@@ -3,11 +3,17 @@
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["SLATE", "load_public_checkpoint"]
+__all__ = ["SLATE", "load_public_checkpoint", "load_run"]
+
+_MODULES = {
+    "SLATE": "implicit_slate.models",
+    "load_public_checkpoint": "implicit_slate.models",
+    "load_run": "implicit_slate.report.run",
+}
 
 
 def __getattr__(name: str):
-    """Import the model only when it is asked for: the command's `--help` needs no PyTorch."""
-    if name in __all__:
-        return getattr(importlib.import_module("implicit_slate.models"), name)
+    """Import what is asked for only then: neither the command's `--help` nor `load_run` needs PyTorch."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

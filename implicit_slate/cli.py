@@ -13,7 +13,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "test": ("implicit_slate.training.experiment_cli:test", "the test losses of a checkpoint"),
     "ablate": ("implicit_slate.ablation.command:main", "run or resume a grid of ablations.yaml"),
     "cell": ("implicit_slate.ablation.cell:main", "run or resume one prepared cell of a grid"),
-    "report": ("implicit_slate.ablation.report:main", "write a grid's report again from its result files"),
+    "report": ("implicit_slate.report:main", "write a grid's report again from its result files"),
     "evaluate": (
         "implicit_slate.evaluation.command:main",
         "MSE, PSNR, SSIM, FID, ARI and panels of a checkpoint, or of a grid's cells",

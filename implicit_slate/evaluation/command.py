@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     print(markdown(results), end="")
     for target in arguments.targets:
         if target.is_dir():
-            from implicit_slate.ablation.report import write_report
+            from implicit_slate.report import write_report
 
             print(write_report(target))
         else:

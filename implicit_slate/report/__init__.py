@@ -3,13 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from implicit_slate.ablation.report.document import to_html, to_markdown
-from implicit_slate.ablation.report.figures import draw_all
-from implicit_slate.ablation.report.reading import read_run
-from implicit_slate.ablation.report.sections import contents
-from implicit_slate.ablation.report.summary import summarise, to_csv
 from implicit_slate.errors import ArgumentParser
-from implicit_slate.files import write_atomically
 
 __all__ = ["main", "write_report"]
 
@@ -21,16 +15,10 @@ def write_report(run_dir: Path) -> Path:
 
     Raises UserError where `run_dir` is not the folder of a grid, or one of its result files is damaged.
     """
-    run = read_run(Path(run_dir))
-    folder = run.folder / "report"
-    figures = draw_all(run, folder)
-    lines = summarise(run)
-    write_atomically(folder / "table.csv", to_csv(run, lines))
-    title = f"Report of the grid “{run.name}”"
-    blocks = contents(run, figures, lines, folder)
-    write_atomically(folder / "report.md", to_markdown(title, blocks))
-    write_atomically(folder / "index.html", to_html(title, blocks, folder))
-    return folder / "index.html"
+    from implicit_slate.report import page  # matplotlib and pandas, which `--help` does not need
+    from implicit_slate.report.run import load_run
+
+    return page.write(load_run(run_dir))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

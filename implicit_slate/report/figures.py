@@ -1,0 +1,229 @@
+"""The figures of a grid, drawn from its frames: functions that a notebook can call, too.
+
+    run = implicit_slate.load_run("runs/demo")
+    curve_figure(run, "jacobian/spectral_norm")
+
+Few methods share a panel, each in its colour, and every setting has a panel; where there are more methods than colours,
+every method has a panel of its own, in front of all the others.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from implicit_slate.measures import LOGGED, LOSSES, column_name
+from implicit_slate.report.drawing import COLORS, DASHES, OTHER_COLORS, make_log, styled
+from implicit_slate.report.numbers import capitalised, ratio
+from implicit_slate.report.run import IMPLICIT, UNROLLED, Run, axis_word
+
+MAX_METHODS = len(OTHER_COLORS)
+"""So many methods share a panel at most, which leaves a colour for each, whichever they are."""
+
+MAX_POINTS = 400
+"""A longer curve is drawn as the largest value of each of this many windows: a spike lasts one step and must stay."""
+
+SPREAD = 5
+"""From this ratio of largest to least on, a measure has a logarithmic axis that else has none."""
+
+DIVERGED = {"ls": "", "marker": "X", "ms": 8, "mec": "black", "mew": 0.8, "zorder": 4, "clip_on": False}
+
+
+def overview_tags(run: Run) -> list[str]:
+    """The measures of the overview, as far as they are logged; none for more methods than colours."""
+    tags = ("jacobian/spectral_norm", "grad_norm", run.loss)
+    return [tag for tag in tags if tag in run.logged and len(run.methods) <= MAX_METHODS]
+
+
+def curve_tags(run: Run) -> list[str]:
+    """The measures that are drawn over training, as far as they are logged; of the losses only the run's own."""
+    drawn = [tag for tag, measure in LOGGED.items() if measure.figure and (tag == run.loss or tag not in LOSSES)]
+    return [tag for tag in drawn if tag in run.logged]
+
+
+def result_columns(run: Run) -> list[str]:
+    """The main results, as far as they were measured."""
+    columns = [run.loss, "jacobian/spectral_norm_max", "grad_norm_max", "gradient/cosine"]
+    return [column for column in columns if run.finished[column].notna().any()]
+
+
+def numeric_axes(run: Run) -> list[str]:
+    """The varied axes with at least three numeric values."""
+    numeric = [axis for axis in run.setting_axes if pd.api.types.is_numeric_dtype(run.cells[axis])]
+    return [axis for axis in numeric if run.cells[axis].nunique() >= 3]
+
+
+@styled
+def overview_figure(run: Run) -> Figure:
+    """The main measures over training side by side, all settings together."""
+    tags = overview_tags(run)
+    figure = Figure(figsize=(3.7 * max(len(tags), 1), 3.4), layout="constrained")
+    for ax, tag in zip(figure.subplots(1, max(len(tags), 1), squeeze=False).flat, tags):
+        _draw(ax, run, run.cells, tag, median=True)
+        log = wants_log(run, tag)
+        if log:
+            make_log(ax)
+        ax.set_title(capitalised(LOGGED[tag].name) + (" (log)" if log else ""))
+        ax.set_xlabel("training step")
+    _legend(figure, run, list(run.methods), any(_diverged(run, tag) for tag in tags))
+    return figure
+
+
+@styled
+def curve_figure(run: Run, tag: str) -> Figure:
+    """One measure over training: one panel per setting, one colour per method, one line per seed, a band over seeds."""
+    alone = len(run.methods) > MAX_METHODS  # one panel per method, in front of all others in grey
+    by = "method" if alone else "setting"
+    panels = {name: run.cells[run.cells[by] == name] for name in (run.methods if alone else run.settings)}
+    crowded, count = len(run.methods) > 2, len(panels)
+    columns = {1: 1, 2: 2, 3: 2, 4: 2}.get(count, 3 if count <= 9 else 4)
+    rows = -(-count // columns)
+    width, height = (6.5, 3.75) if crowded and count == 1 else (5.5 if columns == 1 else 3.6 * columns, 2.5)
+    figure = Figure(figsize=(width, height * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    log = wants_log(run, tag)
+    for ax, (title, cells) in zip(axes, panels.items()):
+        for cell in run.cells.index.difference(cells.index) if alone else ():
+            ax.plot(thin(run.curve(cell, tag), log), color="#bbbbbb", lw=0.6, alpha=0.7, zorder=1)
+        _draw(ax, run, cells, tag, median=crowded)
+        ax.set_title(title if count > 1 else None)
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    for ax in axes[max(count - columns, 0) : count]:
+        ax.tick_params(labelbottom=True)  # nothing may stand below it
+    if log:
+        make_log(axes[0])  # the others share its scale and ticks
+    figure.supxlabel("training step", fontsize=10)
+    figure.supylabel(LOGGED[tag].name + (" (log)" if log else ""), fontsize=10)
+    _legend(figure, run, [] if alone else list(run.methods), _diverged(run, tag))
+    return figure
+
+
+@styled
+def methods_figure(run: Run) -> Figure:
+    """The main results by method, the lowest median loss first."""
+    losses = run.finished.groupby("method", observed=False)[run.loss].median()
+    methods = list(losses.sort_values(na_position="last", kind="stable").index)
+    keys, colors = result_columns(run), method_colors(run)
+    figure = Figure(figsize=(3.6 * len(keys) + 0.8, 0.33 * len(methods) + 1.2), layout="constrained")
+    for ax, key in zip(figure.subplots(1, len(keys), sharey=True, squeeze=False).flat, keys):
+        for row, method in enumerate(methods):
+            cells = run.finished[run.finished["method"] == method]
+            values, color = cells[key].dropna(), colors[method]
+            ax.plot(values, [row] * len(values), "o", ms=5, color=color, alpha=0.75, zorder=3)
+            ax.plot(values.median(), row, "|", ms=15, mew=2.2, color=color, zorder=3)
+            if (cells["status"] == "diverged").any():
+                ax.plot(1.0, row, **DIVERGED, color=color, transform=ax.get_yaxis_transform())  # at the right edge
+        log = ratio(run.finished[key].dropna()) > SPREAD
+        if log:
+            make_log(ax, "x")
+        ax.set_title(capitalised(column_name(key)) + (" (log)" if log else ""))
+    figure.axes[0].set_yticks(range(len(methods)), methods)
+    figure.axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    _legend(figure, run, [], (run.cells["status"] == "diverged").any())
+    return figure
+
+
+@styled
+def sweep_figure(run: Run, axis: str) -> Figure:
+    """The main results over a numeric axis, such as the number of iterations."""
+    keys, colors, dashes = result_columns(run), method_colors(run), method_dashes(run)
+    figure = Figure(figsize=(3.7 * len(keys), 3.4), layout="constrained")
+    for ax, key in zip(figure.subplots(1, len(keys), squeeze=False).flat, keys):
+        found = run.finished.dropna(subset=key)
+        for method in reversed(run.methods):
+            values = found[found["method"] == method].groupby(axis)[key]
+            least, median, largest = values.min(), values.median(), values.max()
+            ax.fill_between(least.index, least, largest, color=colors[method], alpha=0.15, lw=0)
+            ax.plot(median, color=colors[method], lw=1.8, ls=dashes[method])
+            dots = found[found["method"] == method]
+            ax.plot(dots[axis], dots[key], "o", ms=3.5, color=colors[method], alpha=0.7)
+        ax.set_title(capitalised(column_name(key)))
+        ax.set_xlabel(axis_word(axis))
+        if ratio(found[key]) > SPREAD:
+            make_log(ax)
+        ax.set_xticks(sorted(run.finished[axis].unique()))
+    _legend(figure, run, list(run.methods), diverged=False)
+    return figure
+
+
+def wants_log(run: Run, tag: str) -> bool:
+    """Whether a measure over training has a log axis: norms always, a loss where the cells spread widely."""
+    values = run.curves.loc[run.curves["tag"] == tag, "value"]
+    return LOGGED[tag].log_scale or (tag in LOSSES and ratio(values) > SPREAD)
+
+
+def method_colors(run: Run) -> dict[str, str]:
+    """One colour for each method, the same in every figure; of more methods than colours all others have one."""
+    first = {UNROLLED: COLORS["unrolled"], IMPLICIT: COLORS["implicit"]}
+    others = [label for label, method in run.methods.items() if method not in first]
+    few = len(run.methods) <= MAX_METHODS
+    colors = {label: OTHER_COLORS[i if few else 0] for i, label in enumerate(others)}
+    return {label: colors.get(label) or first[method] for label, method in run.methods.items()}
+
+
+def method_dashes(run: Run) -> dict[str, object]:
+    """The line style of each method: that of its forward solver, where the grid has several."""
+    several = len({method.solver for method in run.methods.values()}) > 1
+    return {label: DASHES.get(m.solver, "-.") if several else "-" for label, m in run.methods.items()}
+
+
+def thin(curve: pd.Series, log: bool) -> pd.Series:
+    """The curve in at most `MAX_POINTS` points, spikes kept; on a log axis only what is positive."""
+    curve = curve[curve > 0] if log else curve
+    if len(curve) <= MAX_POINTS:
+        return curve
+    windows = np.arange(len(curve)) * MAX_POINTS // len(curve)
+    last = curve.index.to_series().groupby(windows).last()
+    return pd.Series(curve.groupby(windows).max().to_numpy(), last.to_numpy())
+
+
+def _draw(ax, run: Run, cells: pd.DataFrame, tag: str, median: bool) -> None:
+    """The curves of some cells in the colours of their methods."""
+    log, colors, dashes = wants_log(run, tag), method_colors(run), method_dashes(run)
+    for method in reversed(run.methods):  # unrolled and implicit on top, and dashes above lines
+        drawn = {cell: thin(run.curve(cell, tag), log) for cell in cells.index[cells["method"] == method]}
+        drawn = {cell: curve for cell, curve in drawn.items() if len(curve)}
+        color, dash, several = colors[method], dashes[method], len(drawn) > 1
+        if several:
+            frame = pd.concat(drawn, axis=1).sort_index().interpolate("index", limit_area="inside")
+            ax.fill_between(frame.index, frame.min(axis=1), frame.max(axis=1), color=color, alpha=0.16, lw=0)
+            if median:
+                ax.plot(frame.median(axis=1), color=color, lw=2.0, ls=dash, zorder=3 if dash == "-" else 3.5)
+        behind = {"ls": "-", "alpha": 0.35} if median and several else {"ls": dash, "alpha": 0.85}
+        for cell, curve in drawn.items():
+            ax.plot(curve, color=color, lw=0.9, marker="." if len(curve) == 1 else None, **behind)
+            if cells.loc[cell, "status"] == "diverged":
+                end = np.nanmax([cells.loc[cell, "step"], curve.index[-1]])
+                ax.plot([curve.index[-1], end], [curve.iloc[-1]] * 2, color=color, lw=0.9, ls=":")
+                ax.plot(end, curve.iloc[-1], color=color, **DIVERGED)
+
+
+def _legend(figure: Figure, run: Run, methods: Sequence[str], diverged: bool) -> None:
+    """The methods above the figure, in as many lines as its width asks for. Where a grid compares solvers in one
+    setting, what a step of each costs stands behind it."""
+    colors, dashes = method_colors(run), method_dashes(run)
+    costs = run.cells.groupby("method", observed=True)["evaluations"].agg(["min", "max"]).dropna()
+    if len({method.solver for method in run.methods.values()}) < 2 or len(run.settings) > 1:
+        costs = costs.iloc[:0]
+    handles = []
+    for method in methods:
+        cost = "–".join(f"{count:g}" for count in dict.fromkeys(costs.loc[method])) if method in costs.index else ""
+        label = f"{method} ({cost})" if cost else method
+        handles.append(Line2D([], [], color=colors[method], ls=dashes[method], lw=2.5, label=label))
+    if diverged:
+        handles.append(Line2D([], [], **DIVERGED | {"mfc": "white"}, label="diverged"))
+    if handles:
+        width = sum(0.08 * len(handle.get_label()) + 0.65 for handle in handles)  # inches: letters, a line, its gaps
+        columns = math.ceil(len(handles) / max(1, math.ceil(width / figure.get_figwidth())))
+        title = "in brackets: evaluations of f a step" if methods and len(costs) else None
+        place = {"loc": "outside upper center", "ncols": columns, "frameon": False, "handlelength": 2.6}
+        figure.legend(handles=handles, title=title, **place)
+
+
+def _diverged(run: Run, tag: str) -> bool:
+    cells = run.cells.index[run.cells["status"] == "diverged"]
+    return any(len(run.curve(cell, tag)) for cell in cells)

@@ -1,0 +1,65 @@
+"""Numbers: read from JSON, and written as people read them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from implicit_slate.errors import UserError
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: Any, path: Path, name: str) -> float:
+    """A number of a JSON file; NaN where it is null or not finite, `UserError` where it is something else."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UserError(f"{path}: {name!r}: expected a number, got {value!r}")
+    return float(value) if math.isfinite(value) else math.nan
+
+
+def short(value: float, digits: int = 3) -> str:
+    """Some significant digits, as `78.3`, `11,400`, `1.84·10⁶`, `4.12·10⁻⁵`; `–` for what is not there."""
+    if pd.isna(value):
+        return "–"
+    if value == math.inf:
+        return "∞"
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = int(exponent)
+    if not -4 < power < 6:
+        return f"{mantissa}·10{str(power).translate(_SUPERSCRIPTS)}"
+    rounded = float(f"{mantissa}e{exponent}")
+    if math.isclose(value, round(value), rel_tol=1e-9):  # a count, as 7 evaluations
+        return f"{rounded:,.0f}"
+    return f"{rounded:,.{max(digits - 1 - power, 0)}f}"
+
+
+def span(values: Sequence[float]) -> str:
+    """The range of some values, `76.1 to 82.4`; where infinity stands for a diverged cell, also how many those are."""
+    finite = [value for value in values if value != math.inf]
+    diverged = len(values) - len(finite)
+    if not finite:
+        return f"diverged ({diverged} of {len(values)})"
+    low, high = short(min(finite)), short(max(finite))
+    text = low if low == high else f"{low} to {high}"
+    return f"{text} or diverged ({diverged} of {len(values)})" if diverged else text
+
+
+def capitalised(text: str) -> str:
+    """The text with a capital first letter and all else as it was."""
+    return text[:1].upper() + text[1:]
+
+
+def ratio(values: pd.Series) -> float:
+    """The ratio of the largest to the least value; 1 where one is not positive, which no log axis can show."""
+    return values.max() / values.min() if len(values) and values.min() > 0 else 1.0
+
+
+def counted(counts: Iterable[float]) -> str:
+    """Some counts that should be one: `315`, or `50 or 315`; `–` if there is none."""
+    return " or ".join(f"{count:,.0f}" for count in sorted({count for count in counts if pd.notna(count)})) or "–"
