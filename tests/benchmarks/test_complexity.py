@@ -38,9 +38,8 @@ def test_the_peak_of_a_chain_is_its_outputs_and_two_gradients():
             y = y.exp()  # saves its result
         y.backward(x.detach())
 
-    for depth in (2, 8):
-        # At the start of the backward pass all outputs are there and the first gradient; none is freed before.
-        assert peak_bytes(lambda depth=depth: run(depth)) == pytest.approx((depth + 1) * MB, abs=1.1 * MB)
+    # At the start of the backward pass all outputs are there and the first gradient; none is freed before.
+    assert peak_bytes(lambda: run(2)) == pytest.approx(3 * MB, abs=1.1 * MB)
     assert peak_bytes(lambda: run(8)) - peak_bytes(lambda: run(2)) == pytest.approx(6 * MB, rel=0.01)
 
 
@@ -116,15 +115,6 @@ def test_cells_take_their_turns_and_a_slow_one_fewer(monkeypatch):
 def cells():
     refinement = Refinement(num_slots=2, slot_size=8, num_inputs=64, batch_size=2)
     return complexity.measure(refinement, ["unrolled", "implicit", "exact(gmres, 5)"], [2, 8], rounds=2)
-
-
-def test_the_measured_gradients_are_those_of_the_keys_the_values_and_the_weights():
-    refinement = Refinement(num_slots=2, slot_size=8, num_inputs=16, batch_size=2)
-    found = refinement.backward(refinement.forward("implicit", 3))
-    refinement.forward("implicit", 3).z.backward(refinement.cotangent)
-    expected = [leaf.grad for leaf in refinement.leaves if leaf.grad is not None]
-    assert len(found) == len(expected) > 10
-    assert all(torch.equal(ours, theirs) and ours.any() for ours, theirs in zip(found[:2], expected[:2]))
 
 
 def made(gradient, backward, peak, products=(0, 0, 0)):

@@ -39,14 +39,6 @@ def test_gradients_are_those_of_the_unrolled_layer(solver, gradient, x):
     assert torch.allclose(found, unrolled, rtol=1e-6)
 
 
-def test_two_spirals_are_one_spiral_and_the_same_turned_by_half():
-    x, labels = example.two_spirals(1000, torch.Generator().manual_seed(0))
-    assert x.shape == (1000, 2) and labels.float().mean() == 0.5
-    radius = x.norm(dim=1)
-    turned = torch.atan2(x[:, 1], x[:, 0]) - 2 * torch.pi * 1.25 * radius / 3 - torch.pi * labels
-    assert (turned[radius > 1].cos() > 0.8).all()
-
-
 def trained(gradient, regularizer, steps=60):
     generator = torch.Generator().manual_seed(0)
     (x, labels), test = (example.two_spirals(num_points, generator, turns=1.0) for num_points in (500, 200))
