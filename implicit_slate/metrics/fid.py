@@ -1,8 +1,8 @@
 """Fréchet and kernel Inception distance between two sets of images, from their features (N, D).
 
 Fréchet: Heusel et al. 2017, |m - m'|² + Tr(C + C' - 2 (C C')^½). Kernel: Bińkowski et al. 2018, by torchmetrics.
-torchmetrics has the Fréchet distance, too, by the eigenvalues of the unsymmetric C C', which lose digits where there
-are fewer images than features; singular values do not.
+torchmetrics computes the Fréchet distance from the eigenvalues of the unsymmetric C C', which lose digits when
+there are fewer images than features; the singular values used here do not.
 """
 
 import warnings
@@ -17,9 +17,9 @@ KID_SUBSET_SIZE = 1000
 
 
 def fid(a: Tensor, b: Tensor) -> float:
-    """The Fréchet distance of the Gaussians of features (N, D) and (M, D). Finite with fewer images than features, too.
+    """The Fréchet distance of the Gaussians of features (N, D) and (M, D), also for N or M below D.
 
-    It falls as the number of images grows, so it says little without that number.
+    It falls as the number of images grows, so compare at equal numbers only.
 
     Raises:
         UserError: a set has fewer than 2 images.
@@ -43,8 +43,8 @@ def _factor(features: Tensor) -> Tensor:
 def kid(a: Tensor, b: Tensor, seed: int) -> tuple[float, float]:
     """The kernel distance of features (N, D) and (M, D): its mean over subsets, and their standard deviation.
 
-    A subset is of min(1000, N, M) images of each, drawn by `seed`. Where that is all of both, there is one, and the
-    deviation is 0. The mean has no bias at any N, and may be negative.
+    Each of 100 subsets has min(1000, N, M) images of both sets, drawn with `seed`; if these are all images of both,
+    there is one subset, and the deviation is 0. The mean is unbiased at any N, and may be negative.
 
     Raises:
         UserError: a set has fewer than 2 images.

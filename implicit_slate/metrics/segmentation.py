@@ -1,14 +1,14 @@
 """How well segments agree with true objects: ARI, FG-ARI and mBO of label maps (docs/method.md, Metrics).
 
-Label maps are integers of shape (B, H, W) or (B, L), labels any numbers from 0 on. In the truth 0 is the background; a
-predicted 0 is a segment like the others. Sums are in float64, exact for the counts of pixels and of pairs of pixels.
+Label maps are integers of shape (B, H, W) or (B, L); labels are any numbers from 0 on. In the truth 0 is the
+background; a predicted 0 is a segment like the others. Sums are in float64, exact for counts of pixels and their pairs.
 """
 
 import torch
 from torch import Tensor
 
 SMALL = 256
-"""Labels below are indices into a table as they are; larger ones are numbered through first, which costs a sort."""
+"""Labels below this index a table directly; larger ones are renumbered first, which costs a sort."""
 
 
 def adjusted_rand_index(truth: Tensor, predicted: Tensor, foreground_only: bool) -> Tensor:
@@ -40,7 +40,7 @@ def adjusted_rand_index(truth: Tensor, predicted: Tensor, foreground_only: bool)
 
 
 def best_overlaps(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-    """Of every true object its largest intersection over union with a segment: sums over objects and their numbers.
+    """The largest intersection over union of each true object with a segment: its sum over objects, and their number.
 
     The mean best overlap per object is `sums.sum() / counts.sum()`; per image it is the mean of `sums / counts` over
     the images that have objects. An object is a label above 0 that occurs; a segment may serve several objects, and
@@ -64,7 +64,7 @@ def best_overlaps(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def segments(masks: Tensor) -> Tensor:
-    """Masks (B, K, H, W) -> label maps (B, H, W): each pixel's slot of the largest share; of equals the first."""
+    """Masks (B, K, H, W) -> label maps (B, H, W): the slot with the largest share of a pixel, the first of equals."""
     return masks.max(1).indices  # the same as argmax, which takes four times as long on a CPU
 
 

@@ -17,15 +17,15 @@ THRESHOLDS = (math.inf, 1.0, 0.5, 0.25, 0.125)
 
 
 class PropertyAveragePrecision(Metric):
-    """Average precision of predicted objects, one for each of some distances: `ap_inf`, `ap_1`, `ap_0.5`, …
+    """Average precision of predicted objects, one value for each of some distances: `ap_inf`, `ap_1`, `ap_0.5`, …
 
-    As in the code of the source. Each slot of each image is a detection. Its object is the nearest of those true
+    As in the authors' code. Each slot of each image is a detection. Its object is the nearest of those true
     objects of the image that agree with it in every attribute (the largest value of each one-hot vector). It is right
     if it has such an object, less than the distance away (Euclidean, in the scene's units), and no detection of the
     same object before it was right. "Before" is the order of falling confidence over the whole set. Precision is made
     non-increasing in recall from the right, and average precision is the area under it; recall that is never
-    reached adds nothing. 1: all objects are found, each by one slot that comes before all that are wrong. NaN: there
-    is no object at all.
+    reached adds nothing. It is 1 if all objects are found, each by one slot that comes before all wrong ones, and NaN
+    if there is no object at all.
     """
 
     higher_is_better = True

@@ -1,6 +1,5 @@
 """The network of FID: its features, and that wrong files get one line and are never run."""
 
-import io
 import os
 import pickle
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
 from implicit_slate.errors import UserError
 from implicit_slate.metrics import inception
@@ -19,7 +18,6 @@ from implicit_slate.metrics.inception import (
     Network,
     WeightsMissing,
     find_weights,
-    read_weights,
     to_uint8,
 )
 
@@ -53,16 +51,6 @@ def test_features_are_the_stored_ones_and_no_random_numbers_are_drawn(fid_weight
     assert torch.equal(state, torch.random.get_rng_state())
     assert features.shape == (3, 2048) and features.dtype == torch.float32
     assert torch.allclose(features[:, ::128], STORED, rtol=1e-4, atol=1e-5)
-
-
-def test_is_torch_fidelity_s_own_class(network, fid_weights):
-    state = {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008), **read_weights(fid_weights)}
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file)
-    image = images()[:1, :, :50, :70]
-    assert torch.allclose(network(image), theirs(image)[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "ieee"])
