@@ -12,7 +12,7 @@ from torch import Tensor
 from callbacks.probe import evaluating
 from implicit_slate.files import write_atomically
 from implicit_slate.models import SlotModel
-from implicit_slate.pictures import panel_columns, tile, to_png
+from implicit_slate.pictures import panel_picture, to_png
 
 
 class Panels(Callback):
@@ -68,5 +68,4 @@ def draw_panels(model: SlotModel, image: Tensor) -> Image.Image:
     slots_init = model.sample_slots(len(image), generator=torch.Generator().manual_seed(0)).detach()
     with evaluating(model):
         views, ceiling = model.views(image, slots_init.to(image)), model.ceiling(image)
-    columns = panel_columns(image, views.reconstruction, views.masks, ceiling)
-    return tile(torch.stack(list(columns.values()), 1), list(columns))
+    return panel_picture(image, views.reconstruction, views.masks, ceiling)

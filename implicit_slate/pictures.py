@@ -26,7 +26,7 @@ def panel_columns(truth: Tensor, reconstruction: Tensor, masks: Tensor, ceiling:
     return columns
 
 
-def draw_panels(truth: Tensor, reconstruction: Tensor, masks: Tensor, ceiling: Tensor | None) -> Image.Image:
+def panel_picture(truth: Tensor, reconstruction: Tensor, masks: Tensor, ceiling: Tensor | None) -> Image.Image:
     """One row per image, with the columns of `panel_columns` and their titles."""
     columns = panel_columns(truth, reconstruction, masks, ceiling)
     return tile(torch.stack(list(columns.values()), 1), list(columns))

@@ -103,7 +103,7 @@ def _number(value: float | None) -> str:
 def panels_npz(truth: Tensor, reconstruction: Tensor, masks: Tensor, ceiling: Tensor | None) -> bytes:
     """`truth`, `reconstruction` and, if there is one, `dvae`: uint8 (B, H, W, 3); `masks`: uint8 (B, K, H, W).
 
-    Arguments as of `pictures.draw_panels`.
+    Arguments as of `pictures.panel_picture`.
     """
     images = {"truth": truth, "reconstruction": reconstruction, "dvae": ceiling}
     arrays = {name: of.permute(0, 2, 3, 1) for name, of in images.items() if of is not None} | {"masks": masks}

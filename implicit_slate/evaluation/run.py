@@ -23,7 +23,7 @@ from implicit_slate.evaluation.module import TRUTH, Evaluation, draw_slots, load
 from implicit_slate.evaluation.outputs import markdown, panels_npz, summarise, title
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.metrics.inception import Inception, WeightsMissing, find_weights
-from implicit_slate.pictures import draw_panels, to_png
+from implicit_slate.pictures import panel_picture, to_png
 from implicit_slate.provenance import revision, versions
 
 PANEL_ROWS = 6
@@ -133,7 +133,7 @@ class Evaluator:
         per_image = evaluation.measured.replace([torch.inf, -torch.inf], torch.nan).dropna(axis=1, how="all")
         for name, content in {
             ".csv": per_image.to_csv(index=False),
-            ".png": to_png(draw_panels(*panels)),
+            ".png": to_png(panel_picture(*panels)),
             "_panels.npz": panels_npz(*panels),
             ".md": markdown([result]),
             ".json": json.dumps(result, indent=1, allow_nan=False) + "\n",
