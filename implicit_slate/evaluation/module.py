@@ -15,7 +15,6 @@ from implicit_slate.errors import UserError
 from implicit_slate.evaluation.per_image import PerImage, likeness, segmentation
 from implicit_slate.metrics.inception import Inception, to_uint8
 from implicit_slate.models import SlotModel
-from implicit_slate.models.property_predictor import PropertyModel
 from implicit_slate.training.trained import Trained, load_trained
 
 TRUTH, CEILING = "truth", "ceiling"
@@ -102,7 +101,7 @@ class Evaluation(L.LightningModule):
 def load_image_model(path: Path) -> Trained:
     """As `load_trained`. `UserError` names a checkpoint of a model that makes no images."""
     trained = load_trained(path)
-    if isinstance(trained.model, PropertyModel):
+    if not trained.model.makes_images:
         kind = type(trained.model).__name__
         raise UserError(f"{path}: a {kind} makes no images; `implicit-slate validate` measures it")
     return trained

@@ -7,16 +7,13 @@ from benchmarks import training_step
 from benchmarks.common import in_turn
 from benchmarks.plain_slate import PlainSLATE
 from implicit_slate import SLATE
-
-TINY = dict(
-    image_size=16, vocab_size=12, d_model=16, num_slots=2, slot_size=16, slot_mlp_size=16, num_blocks=1, num_heads=2
-)
+from tests.tiny import SLATE_SIZES
 
 
 @pytest.mark.parametrize("model", [SLATE, PlainSLATE])
 def test_one_step_moves_every_trained_parameter(model):
     torch.manual_seed(0)
-    model = model(**TINY, gradient="unrolled")
+    model = model(**SLATE_SIZES, gradient="unrolled")
     before = [p.detach().clone() for p in model.parameters()]
     training_step.make_step(model, torch.rand(4, 3, 16, 16))()
     for (name, after), old in zip(model.named_parameters(), before, strict=True):
@@ -32,10 +29,10 @@ def test_measurements_take_turns_after_one_that_warms_up():
 
 
 def test_both_models_are_timed_and_their_peak_holds_the_maps_over_the_vocabulary():
-    sizes, batch = TINY | dict(image_size=32, vocab_size=4096), 16
+    sizes, batch = SLATE_SIZES | dict(image_size=32, vocab_size=4096), 16
     one_map = 4 * batch * 64 * 4096  # bytes of B×N×V numbers; logits, noise, samples, gradients: at least five at once
     assert 5 * one_map < training_step.peak_memory("plain", sizes, batch, "cpu") < 20 * one_map
-    seconds = training_step.time_steps(TINY, batch_size=4, rounds=2, device="cpu")
+    seconds = training_step.time_steps(SLATE_SIZES, batch_size=4, rounds=2, device="cpu")
     assert {name: len(values) for name, values in seconds.items()} == {"plain": 2, "ours": 2}
     assert all(0 < value < 5 for values in seconds.values() for value in values)
 

@@ -52,9 +52,6 @@ def test_a_size_that_is_no_multiple_of_four(size):
         model(image_size=size)
 
 
-# The loss.
-
-
 def test_the_loss_is_that_of_the_cheapest_matching():
     predictions, truth = torch.rand(3, 4, 19), F.pad(objects(), (0, 0, 0, 1))
     expected = 0.0
@@ -91,9 +88,6 @@ def test_predictions_that_are_not_finite_give_such_a_loss(bad):
     assert not set_loss(predictions, objects()).isfinite()
 
 
-# What callbacks use.
-
-
 def test_refinement_and_slot_loss_are_those_of_training():
     made, image, truth = model(), images(), objects()
     slots_init = made.sample_slots(3, torch.Generator().manual_seed(0)).detach()
@@ -120,8 +114,6 @@ def test_it_makes_no_images():
     with pytest.raises(UserError, match="makes no images"):
         model().views(images())
 
-
-# Reading out the slots of another model.
 
 SOURCES = {"slate": lambda **more: SLATE(**SLATE_SIZES | more),
            "broadcast": lambda **more: SpatialBroadcast(**BROADCAST_SIZES | more)}  # fmt: skip
