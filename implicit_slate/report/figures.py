@@ -203,25 +203,15 @@ def _draw(ax, run: Run, cells: pd.DataFrame, tag: str, median: bool) -> None:
 
 
 def _legend(figure: Figure, run: Run, methods: Sequence[str], diverged: bool) -> None:
-    """The methods above the figure, in as many lines as its width asks for. Where a grid compares solvers in one
-    setting, what a step of each costs stands behind it."""
+    """The methods above the figure, in as many lines as its width asks for."""
     colors, dashes = method_colors(run), method_dashes(run)
-    costs = run.cells.groupby("method", observed=True)["evaluations"].agg(["min", "max"]).dropna()
-    if len({method.solver for method in run.methods.values()}) < 2 or len(run.settings) > 1:
-        costs = costs.iloc[:0]
-    handles = []
-    for method in methods:
-        cost = "–".join(f"{count:g}" for count in dict.fromkeys(costs.loc[method])) if method in costs.index else ""
-        label = f"{method} ({cost})" if cost else method
-        handles.append(Line2D([], [], color=colors[method], ls=dashes[method], lw=2.5, label=label))
+    handles = [Line2D([], [], color=colors[method], ls=dashes[method], lw=2.5, label=method) for method in methods]
     if diverged:
         handles.append(Line2D([], [], **DIVERGED | {"mfc": "white"}, label="diverged"))
     if handles:
         width = sum(0.08 * len(handle.get_label()) + 0.65 for handle in handles)  # inches: letters, a line, its gaps
         columns = math.ceil(len(handles) / max(1, math.ceil(width / figure.get_figwidth())))
-        title = "in brackets: evaluations of f a step" if methods and len(costs) else None
-        place = {"loc": "outside upper center", "ncols": columns, "frameon": False, "handlelength": 2.6}
-        figure.legend(handles=handles, title=title, **place)
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, handlelength=2.6)
 
 
 def _diverged(run: Run, tag: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from implicit_slate.report.numbers import capitalised, short, span
+from implicit_slate.report.numbers import capitalised, span
 from implicit_slate.report.quantities import axes_over, values_of
 from implicit_slate.report.run import IMPLICIT, PAPER_NAMES, UNROLLED, Run
 from implicit_slate.yaml_files import load_yaml
@@ -112,18 +112,15 @@ def compare(
 
 
 def _judge(run: Run, claim: Mapping[str, Any]) -> Judgement:
-    methods = run.methods.values()
     if "eye" in claim:
         pictured = {run.methods[method] for method in run.cells.loc[run.pictured, "method"]}
-        if claim["eye"] in str(run.shared_settings.get("model.class_path")) and {UNROLLED, IMPLICIT} <= pictured:
-            text = "No number here measures it: compare the masks of both modes in the panels below."
-            return Judgement(claim["claim"], FOR_THE_EYE, text)
-        text = "This grid has no panels of a spatial broadcast decoder in both modes."
-        return Judgement(claim["claim"], NOT_MEASURED, text)
-    if "needs" in claim and not any(METHODS[name] in methods for name in claim["needs"]):
+        there = claim["eye"] in run.shared_settings.get("model.class_path", "") and {UNROLLED, IMPLICIT} <= pictured
+        return Judgement(claim["claim"], FOR_THE_EYE if there else NOT_MEASURED, claim["there" if there else "missing"])
+    if "needs" in claim and not any(METHODS[name] in run.methods.values() for name in claim["needs"]):
         return verdict(claim["claim"], [])
-    kinds = {"what": _higher, "count": _count, "alike": _alike}
-    return verdict(claim["claim"], [kinds[next(iter(part))](run, part) for part in claim["parts"]])
+    kinds = {"above": _higher, "every": _count, "alike": _alike}
+    parts = [next(judge(run, part) for key, judge in kinds.items() if key in part) for part in claim["parts"]]
+    return verdict(claim["claim"], parts)
 
 
 def _group(run: Run, group: Mapping[str, Any]) -> tuple[str, pd.Index]:
@@ -173,36 +170,32 @@ def _count(run: Run, part: Mapping[str, Any]) -> Outcome | None:
             outcomes.append("as claimed" if hits == len(values) else "opposite" if hits == 0 else "open")
             counts.append(f"{holds.sum()} of {len(values)} {words}")
             spans.append(span(list(values)))
-    return Outcome(outcomes, part["count"].format(loss=run.loss_name, counts=" and ".join(counts), span=spans[0]))
+    return Outcome(outcomes, part["what"].format(loss=run.loss_name, counts=" and ".join(counts), span=spans[0]))
 
 
 def _alike(run: Run, part: Mapping[str, Any]) -> Outcome | None:
     """The medians of every two methods are within a factor; apart are they where the ranges over seeds are so, too."""
-    values = values_of(run, part["of"])
-    of_cell = run.cells.loc[values.index]
-    groups = {name: values[of_cell["method"] == run.label(METHODS[name])] for name in part["methods"]}
-    outcomes, apart, ratios = [], [], []
+    values, factor, outcomes, apart = values_of(run, part["of"]), part["factor"], [], []
+    methods = run.cells.loc[values.index, "method"]
+    groups = {name: values[methods == run.label(METHODS[name])] for name in part["alike"]}
     for setting, (one, other) in itertools.product(run.settings, itertools.combinations(groups, 2)):
-        pair = [found[of_cell.loc[found.index, "setting"] == setting] for found in (groups[one], groups[other])]
-        if any(found.empty for found in pair):
+        here = run.cells.index[run.cells["setting"] == setting]
+        low, high = sorted((groups[name][groups[name].index.isin(here)] for name in (one, other)), key=pd.Series.median)
+        if low.empty or high.empty:
             continue
-        low, high = sorted(pair, key=pd.Series.median)
-        ratios.append(high.median() / low.median() if math.isfinite(low.median()) else math.inf)
-        if min(map(len, pair)) < 2:
+        if min(len(low), len(high)) < 2:
             outcomes.append("one seed")
-        elif ratios[-1] <= part["factor"]:
+        elif high.median() <= factor * low.median() < math.inf:
             outcomes.append("as claimed")
         else:
             outcomes.append("opposite" if low.max() < high.min() else "open")
             apart.append(f"{_variant(run, one, setting)} and {other}")
-    if not outcomes:
-        return None
     ranges = ", ".join(f"{span(list(found))} with {name}" for name, found in groups.items() if len(found))
-    text = f"{part['alike'].format(loss=run.loss_name)} {ranges}; "
-    text += f"the medians of two variants differ by a factor of {short(max(ratios))} at most"
-    if apart:
-        text += f", and by more than {part['factor']:g} between {'; '.join(apart)}"
-    return Outcome(outcomes, text + ("; there is one seed only" if "one seed" in outcomes else ""))
+    differ = f"the medians differ by more than {factor:g} times between {'; '.join(apart)}"
+    said = ["there is one seed only"] if "one seed" in outcomes else []
+    said.append(differ if apart else f"no medians differ by more than {factor:g} times")
+    text = f"{part['what'].format(loss=run.loss_name)} {ranges}; {'; '.join(said)}"
+    return Outcome(outcomes, text) if outcomes else None
 
 
 def _mostly(part: Outcome, *outcomes: str) -> bool:

@@ -1,24 +1,11 @@
-"""Numbers: read from JSON, and written as people read them."""
+"""Numbers as people read them."""
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from implicit_slate.errors import UserError
-
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def number(value: Any, path: Path, name: str) -> float:
-    """A number of a JSON file; NaN where it is null or not finite, `UserError` where it is something else."""
-    if value is None:
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UserError(f"{path}: {name!r}: expected a number, got {value!r}")
-    return float(value) if math.isfinite(value) else math.nan
 
 
 def short(value: float, digits: int = 3) -> str:

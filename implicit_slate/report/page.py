@@ -3,7 +3,6 @@
 import base64
 import math
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +10,6 @@ from urllib.parse import quote
 import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
 
 from implicit_slate.files import write_atomically
 from implicit_slate.measures import EVALUATED, LOGGED
@@ -58,9 +56,8 @@ def write(run: Run) -> Path:
     )
     markdown = re.sub(r"\n{3,}", "\n\n", markdown) + "\n"
     write_atomically(folder / "report.md", markdown)
-    parser = MarkdownIt("commonmark", renderer_cls=_Html).enable("table")
-    body = parser.render(markdown, {"folder": folder})
-    write_atomically(folder / "index.html", environment.get_template("page.html").render(body=body))
+    page = environment.get_template("page.html").render(body=_to_html(markdown, folder))
+    write_atomically(folder / "index.html", page)
     return folder / "index.html"
 
 
@@ -81,24 +78,18 @@ def markdown_table(table: pd.DataFrame, labels: int = 1) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
-class _Html(RendererHTML):
-    """HTML with the pictures inside it, each in a figure with what follows it in its paragraph, and verdicts marked."""
+def _to_html(markdown: str, folder: Path) -> str:
+    """The Markdown as HTML, with the pictures inside it and the verdicts marked by classes."""
 
-    def image(self, tokens: Sequence, idx: int, options: Mapping, env: Mapping) -> str:
-        data = base64.b64encode((env["folder"] / str(tokens[idx].attrs["src"])).read_bytes()).decode()
-        tokens[idx].attrs["src"] = f"data:image/png;base64,{data}"
-        return super().image(tokens, idx, options, env)
+    def embed(match: re.Match) -> str:
+        return f'src="data:image/png;base64,{base64.b64encode((folder / match[1]).read_bytes()).decode()}"'
 
-    def paragraph_open(self, tokens: Sequence, idx: int, options: Mapping, env: Mapping) -> str:
-        if tokens[idx + 1].children[:1] and tokens[idx + 1].children[0].type == "image":
-            tokens[idx].tag = tokens[idx + 2].tag = "figure"
-        return self.renderToken(tokens, idx, options, env)
+    def mark(match: re.Match) -> str:
+        return f'<strong class="verdict {match[1].lower().replace(" ", "-")}">{match[1]}</strong>'
 
-    def strong_open(self, tokens: Sequence, idx: int, options: Mapping, env: Mapping) -> str:
-        word = tokens[idx + 1].content.rstrip(".").lower()
-        if word in judging.VERDICTS:
-            tokens[idx].attrs["class"] = f"verdict {word.replace(' ', '-')}"
-        return self.renderToken(tokens, idx, options, env)
+    body = MarkdownIt("commonmark").enable("table").render(markdown)
+    body = re.sub(f"<strong>({'|'.join(map(capitalised, judging.VERDICTS))})\\.</strong>", mark, body)
+    return re.sub('src="([^"]+)"', embed, body)
 
 
 def _draw(run: Run, folder: Path) -> set[str]:

@@ -12,7 +12,6 @@ import pandas as pd
 from implicit_slate.errors import UserError
 from implicit_slate.measures import COLUMNS, LOGGED, LOSSES
 from implicit_slate.report.evaluations import read_evaluations
-from implicit_slate.report.numbers import number
 from implicit_slate.run_folder import DONE, RunFolder
 from implicit_slate.yaml_files import leaves, load_yaml
 
@@ -187,9 +186,12 @@ def load_run(path: str | Path) -> Run:
         UserError: `path` is not the folder of a grid, or one of these files is damaged.
     """
     folder = RunFolder(Path(path))
-    cells = pd.DataFrame([_row(folder, row) for row in folder.rows()]).set_index("cell")
+    cells = pd.DataFrame([_numbers(row, folder.cell(row["cell"]) / "result.json") for row in folder.rows()])
+    cells = cells.set_index("cell")
+    cells["error"] = [(folder.result(cell) or {}).get("error") for cell in cells.index]
     curves = [_read_curves(folder.cell(cell) / "curves.csv", cell) for cell in cells.index]
     evaluations = [row for cell in cells.index for row in read_evaluations(folder.cell(cell), cell)]
+    evaluations = pd.DataFrame(evaluations, columns=None if evaluations else ["cell", "split", "of"])
     facts = folder.facts()
     return Run(
         folder.path,
@@ -198,25 +200,28 @@ def load_run(path: str | Path) -> Run:
         list(dict.fromkeys(axis for axes in folder.cells.values() for axis in axes)),
         cells,
         pd.concat(curves, ignore_index=True),
-        pd.DataFrame(evaluations, columns=None if evaluations else ["cell", "split", "of"]),
+        evaluations.replace([np.inf, -np.inf], np.nan),
     )
 
 
-def _row(folder: RunFolder, row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `RunFolder.rows` with its numbers checked, and with what went wrong if it failed."""
-    path = folder.cell(row["cell"]) / "result.json"
-    numbers = {key: number(row[key], path, key) for key in ("step", *COLUMNS, "seconds", "steps_per_second")}
-    return row | numbers | {"error": (folder.result(row["cell"]) or {}).get("error")}
+def _numbers(row: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The row of a cell with its numbers as floats, NaN for null."""
+    columns = ("step", *COLUMNS, "seconds", "steps_per_second")
+    try:
+        return row | {column: np.nan if row[column] is None else float(row[column]) for column in columns}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _read_curves(path: Path, cell: str) -> pd.DataFrame:
-    if not path.exists():
-        return pd.DataFrame({"cell": [], "tag": [], "step": np.array([], int), "value": np.array([], float)})
+    columns = {"tag": str, "step": int, "value": float}
     try:
-        curves = pd.read_csv(path)[["tag", "step", "value"]].astype({"step": int, "value": float})
+        curves = pd.read_csv(path)[[*columns]] if path.exists() else pd.DataFrame(columns=[*columns])
+        curves = curves.astype(columns)
     except (OSError, ValueError, KeyError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path}: cannot be read as curves: {' '.join(str(error).split())}") from error
-    return curves[np.isfinite(curves["value"])].assign(cell=cell)[["cell", "tag", "step", "value"]]
+    curves.insert(0, "cell", cell)
+    return curves[np.isfinite(curves["value"])]
 
 
 def _method_label(method: Method, methods: Sequence[Method]) -> str:
