@@ -1,4 +1,4 @@
-"""One LightningDataModule a data set, and the renderer of CLEVR-Mirror-like scenes (`data_modules.rendering`)."""
+"""One LightningDataModule per data set, and the renderer of CLEVR-Mirror-like scenes (`data_modules.rendering`)."""
 
 import importlib
 
@@ -14,6 +14,16 @@ _HOMES = {
 }
 
 __all__ = list(_HOMES)
+
+KINDS = {
+    "clevr-mirror": "CLEVRMirror",
+    "shapestacks": "ShapeStacks",
+    "coco": "COCO",
+    "shapes3d": "Shapes3D",
+    "clevr": "CLEVR",
+    "folder": "ImageFolder",
+}
+"""What `implicit-slate data check` calls the data sets."""
 
 
 def __getattr__(name: str):

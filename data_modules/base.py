@@ -35,30 +35,32 @@ class ArrayImages:
     Args:
         images: uint8 (N, H, W, 3).
         masks: uint8 (N, H, W), or None.
+        properties: float32 (N, M, P), or None.
     """
 
-    def __init__(self, images: np.ndarray, masks: np.ndarray | None = None):
-        self.images = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        self.masks = None if masks is None else torch.from_numpy(np.ascontiguousarray(masks))
+    def __init__(self, images: np.ndarray, masks: np.ndarray | None = None, properties: Tensor | None = None):
+        self.arrays = {"image": torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))}
+        if masks is not None:
+            self.arrays["mask"] = torch.from_numpy(np.ascontiguousarray(masks))
+        if properties is not None:
+            self.arrays["properties"] = properties
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.arrays["image"])
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        index = torch.tensor(indices, dtype=torch.long, device=self.images.device)
-        batch = {"image": self.images.index_select(0, index).float().div_(255)}
-        if self.masks is not None:
-            batch["mask"] = self.masks.index_select(0, index).long()
-        return batch
+        index = torch.tensor(indices, dtype=torch.long, device=self.arrays["image"].device)
+        batch = {name: array.index_select(0, index) for name, array in self.arrays.items()}
+        batch["image"] = batch["image"].float().div_(255)
+        return batch if "mask" not in batch else batch | {"mask": batch["mask"].long()}
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in (self.images, self.masks) if array is not None)
+        return sum(array.nbytes for array in self.arrays.values())
 
     def move_to(self, device: torch.device) -> None:
         """From now on the bytes are there, and so are the batches made of them."""
-        self.images = self.images.to(device)
-        self.masks = None if self.masks is None else self.masks.to(device)
+        self.arrays = {name: array.to(device) for name, array in self.arrays.items()}
 
 
 class Splits(NamedTuple):

@@ -3,7 +3,8 @@
 An entry is a folder, `<split>-<size>-<what>-<files>/`, with `images.npy`, uint8 (N, 3, size, size), where there are
 masks `masks.npy`, uint8 (N, size, size), and, where a source counts them, `num_objects.npy`. Its name holds a hash of
 all that it was made of: names, sizes and times of the files, and how they are cropped and resized. So an entry is
-never changed: it is made in a folder of another name, and renamed when it is whole.
+never changed: it is made in a folder of another name, and renamed when it is whole. One that was damaged all the same
+is made anew.
 """
 
 import errno
@@ -11,19 +12,19 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.base import ArrayImages, Batch
+from data_modules.processes import in_threads, num_cores
 from data_modules.progress import meter
-from data_modules.sources import Decoded, Source
+from data_modules.sources import Source
 from implicit_slate.errors import UserError
 
 VERSION = 1  # of how images are decoded and kept; another one makes every entry anew
@@ -34,34 +35,40 @@ class CachedImages(ArrayImages):
 
     Args:
         rows: those of the entry that are used, int (n,); None: all.
+        properties: of the rows that are used, float32 (n, M, P); None: there are none.
     """
 
-    def __init__(self, entry: Path, rows: np.ndarray | None = None):
+    def __init__(self, entry: Path, rows: np.ndarray | None = None, properties: torch.Tensor | None = None):
         self.entry, self.rows = entry, rows
         images, masks, num_objects = (entry / f"{name}.npy" for name in ("images", "masks", "num_objects"))
-        self.images = _mapped(images)
-        self.masks = _mapped(masks) if masks.exists() else None
+        self.arrays = {"image": _mapped(images)}
+        if masks.exists():
+            self.arrays["mask"] = _mapped(masks)
         self.num_objects = np.load(num_objects) if num_objects.exists() else None
         """Of all images of the entry, int (N,)."""
+        self.properties = properties
 
     def select(self, rows: np.ndarray) -> "CachedImages":
         return CachedImages(self.entry, rows)
 
     def __len__(self) -> int:
-        return len(self.images) if self.rows is None else len(self.rows)
+        return super().__len__() if self.rows is None else len(self.rows)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        return super().__getitem__(indices if self.rows is None else self.rows[indices].tolist())
+        batch = super().__getitem__(indices if self.rows is None else self.rows[indices].tolist())
+        if self.properties is None:
+            return batch
+        return batch | {"properties": self.properties[torch.tensor(indices, device=self.properties.device)]}
 
     def move_to(self, device: torch.device) -> None:
         if self.rows is not None:
             rows, self.rows = torch.from_numpy(self.rows), None
-            self.images = self.images[rows]
-            self.masks = None if self.masks is None else self.masks[rows]
+            self.arrays = {name: array[rows] for name, array in self.arrays.items()}
         super().move_to(device)
+        self.properties = None if self.properties is None else self.properties.to(device)
 
     def __reduce__(self):
-        return CachedImages, (self.entry, self.rows)
+        return CachedImages, (self.entry, self.rows, self.properties)
 
 
 def open_cache(source: Source, split: str, root: Path, folder: Path, selection: object = None) -> CachedImages:
@@ -82,19 +89,45 @@ def open_cache(source: Source, split: str, root: Path, folder: Path, selection: 
     name = f"{made_of}-{_hash(_listing(source, root))[:16]}"
     entry = folder / name
     try:
-        if not entry.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder / "lock", f"{folder}: another process decodes images; waiting for it"):
-                if not entry.is_dir():
-                    _build(source, split, entry)
-                    for outdated in folder.glob(f"{made_of}-*"):
-                        if outdated != entry:
-                            shutil.rmtree(outdated)
+        if (kept := _kept(entry)) is not None:
+            return kept
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder / "lock", f"{folder}: another process decodes images; waiting for it"):
+            if (kept := _kept(entry)) is not None:
+                return kept
+            _build(source, split, entry)
+            for outdated in folder.glob(f"{made_of}-*"):
+                if outdated != entry:
+                    shutil.rmtree(outdated)
         return CachedImages(entry)
     except OSError as error:
         raise UserError(
             f"{folder}: decoded images cannot be kept there ({error.strerror or error}); cache_dir names another folder"
         ) from error
+
+
+def lock(path: Path, message: str) -> AcquireReturnProxy:
+    """Holds the lock of the file `path` for the length of a `with`. Says `message` if another process has it now."""
+    file_lock = FileLock(path)
+    try:
+        return file_lock.acquire(blocking=False)
+    except Timeout:
+        rank_zero_info(message)
+        return file_lock.acquire()
+
+
+def _kept(entry: Path) -> CachedImages | None:
+    """What the entry holds; None if it is not there, or damaged."""
+    if not entry.is_dir():
+        return None
+    try:
+        images = CachedImages(entry)
+        whole = len({len(array) for array in images.arrays.values()}) == 1
+    except (ValueError, EOFError, FileNotFoundError):
+        whole = False
+    if not whole:
+        rank_zero_info(f"{entry}: is damaged; its images are decoded anew")
+    return images if whole else None
 
 
 def _build(source: Source, split: str, entry: Path) -> None:
@@ -104,6 +137,7 @@ def _build(source: Source, split: str, entry: Path) -> None:
         made = Path(new, "entry")
         made.mkdir()
         converted = _write(source, split, made)
+        shutil.rmtree(entry, ignore_errors=True)  # a damaged one
         os.rename(made, entry)
     if converted:
         modes = Counter(mode for _, mode in converted)
@@ -122,7 +156,7 @@ def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:
     images, masks = _Appended(folder / "images.npy"), _Appended(folder / "masks.npy")
     num_objects, converted = [], []
     with images, masks, meter(f"decode {split}", total, unit="images") as advance:
-        for piece in _decoded(source):
+        for piece in in_threads(source.decode, source.pieces(source.PIECE), num_cores()):
             images.append(piece.images.transpose(0, 3, 1, 2))
             if piece.masks is not None:
                 masks.append(piece.masks)
@@ -133,21 +167,6 @@ def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:
     if num_objects:
         np.save(folder / "num_objects.npy", np.concatenate(num_objects))
     return converted
-
-
-def _decoded(source: Source) -> Iterator[Decoded]:
-    """The pieces in order. Threads, since Pillow, zlib and numpy let others run while they work."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool, waiting = ThreadPoolExecutor(workers), deque()
-    try:
-        for piece in source.pieces():
-            waiting.append(pool.submit(source.decode, piece))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _Appended:
@@ -162,7 +181,8 @@ class _Appended:
 
     def append(self, values: np.ndarray) -> None:
         if self.file is None:
-            self.file, self.shape = open(self.path, "wb"), (0, *values.shape[1:])
+            self.file = open(self.path, "wb")  # noqa: SIM115 (closed by __exit__)
+            self.shape = (0, *values.shape[1:])
             self._write_header()
         self.shape = (self.shape[0] + len(values), *self.shape[1:])
         self.file.write(np.ascontiguousarray(values, dtype=np.uint8))
@@ -181,21 +201,6 @@ class _Appended:
         # numpy leaves room in it for the first dimension to grow
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(self.file, header)
-
-
-class _locked:
-    def __init__(self, path: Path, message: str):
-        self.lock, self.message = FileLock(path), message
-
-    def __enter__(self) -> None:
-        try:
-            self.lock.acquire(blocking=False)
-        except Timeout:
-            rank_zero_info(self.message)
-            self.lock.acquire()
-
-    def __exit__(self, *_) -> None:
-        self.lock.release()
 
 
 def _listing(source: Source, root: Path) -> Iterator[str]:

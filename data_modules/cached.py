@@ -1,21 +1,37 @@
-"""What the data modules of data sets on disk share: a cache of decoded images, and where it is kept."""
+"""What the data modules of data sets on disk share: a cache of decoded images, and how a check reads what they read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from data_modules.base import ArrayImages, ImageDataModule, Splits
+from data_modules.base import ArrayImages, ImageDataModule, Splits, split_70_15_15
 from data_modules.cache import open_cache
-from data_modules.image_files import SQUARE, Crop, Item, open_mask
+from data_modules.image_files import SQUARE, Crop, Item, Size, open_image, open_mask
 from data_modules.sampling import SequentialShard, StepBatchSampler
 from data_modules.sources import FileSource, Source
 from implicit_slate.errors import UserError
 
 CACHE = ".decoded"
 """The folder of the cache in the folder of the data."""
+
+T = TypeVar("T")
+
+
+class Examined(NamedTuple):
+    """What a check sees of an image, or of a few that are read together."""
+
+    problems: list[str]
+    """Each one line: which file, what was expected, what was found."""
+    size: Size | None = None
+    """Of the image in its file, where that can be read."""
+    mode: str = "RGB"
+    """Pillow's mode in which the image is stored."""
+    labels: Sequence[int] | None = None
+    """The objects in its mask, where there is one that can be read."""
 
 
 class CachedDataModule(ImageDataModule):
@@ -36,6 +52,10 @@ class CachedDataModule(ImageDataModule):
     open_mask: Callable = staticmethod(open_mask)
     selection: object = None
     """Where an option says which part of the data is used, that option: the caches of different parts stay."""
+    unit, unit_size = "images", 1
+    """What a check counts, and how many images that is."""
+    problems: list[str] | None = None
+    """During a check: what it has found wrong in folders and lists."""
 
     def __init__(
         self,
@@ -72,6 +92,55 @@ class CachedDataModule(ImageDataModule):
 
     def load(self) -> Splits:
         return Splits(**{split: self._open(source, split) for split, source in self.sources().items()})
+
+    def wrong(self, problem: str) -> None:
+        """Something in a folder or list because of which the data cannot be loaded: a UserError, but a check notes it
+        and goes on, so whoever calls this must be able to go on, too."""
+        if self.problems is None:
+            raise UserError(problem)
+        self.problems.append(problem)
+
+    def suspect(self, problem: str) -> None:
+        """Something in a folder or list that loading does not mind, and a check tells."""
+        if self.problems is not None:
+            self.problems.append(problem)
+
+    def split_by_order(self, items: Sequence[T], place: object) -> dict[str, Sequence[T]]:
+        """`split_70_15_15`, of which an empty part is `wrong`."""
+        try:
+            parts = split_70_15_15(items, place)
+        except UserError as error:
+            self.wrong(str(error))
+            parts = items, [], []
+        return dict(zip(Splits._fields, parts, strict=True))
+
+    def sources_to_check(self) -> dict[str, Source]:
+        """What a check reads, by split; other than `sources` where making those takes more than reading."""
+        return self.sources()
+
+    def sample_name(self, piece: Any) -> str:
+        """What the list of what is good calls a piece of `unit_size` images."""
+        return piece[0].image.name
+
+    def examine(self, source: Source, piece: Any) -> Examined:
+        """A piece of `unit_size` images, as a check reads it: what decoding complains of, and what else is not as the
+        data set has it. May raise UserError instead, which is then the problem."""
+        problems, size, mode, labels = [], None, "RGB", None
+        [item] = piece
+        try:
+            whole, _ = open_image(item.image, source.crop)
+            size, mode = whole.size, whole.mode
+        except UserError as error:
+            problems.append(str(error))
+        if item.mask is not None:
+            try:
+                labels = [label for label in np.unique(source.open_mask(item.mask, size)).tolist() if label]
+            except UserError as error:
+                problems.append(str(error))
+        return Examined(problems, size, mode, labels)
+
+    def conclude(self, examined: list[Examined]) -> None:
+        """At the end of a check: what is `wrong` with all that was read."""
 
     def _open(self, source: Source, split: str) -> ArrayImages:
         if isinstance(source, FileSource) and not source.items:

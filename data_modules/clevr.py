@@ -1,7 +1,9 @@
 """CLEVR with masks (multi-object data sets; Locatello et al. 2020), from TFRecords or HDF5."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,7 @@ from PIL import Image
 
 from data_modules import tfrecords
 from data_modules.base import Splits
-from data_modules.cached import CachedDataModule
+from data_modules.cached import CachedDataModule, Examined
 from data_modules.hdf5 import bytes_dataset, open_hdf5
 from data_modules.image_files import Crop, resize_image, resize_mask
 from data_modules.sources import Decoded, Source
@@ -19,6 +21,7 @@ from implicit_slate.errors import UserError
 SIZE = (320, 240)
 CROP = Crop(SIZE, (64, 29, 256, 221))
 """Columns 64:256 and rows 29:221, as the source has it."""
+NUM_OBJECTS = range(3, 11)
 SUFFIXES = (".tfrecords", ".tfrecord", ".h5", ".hdf5")
 
 
@@ -52,6 +55,8 @@ class CLEVR(CachedDataModule):
         if self.root.suffix in SUFFIXES and not options.get("cache_dir"):
             self.cache_dir = self.root.parent / self.cache_dir.name
 
+    unit = "scenes"
+
     def sources(self) -> dict[str, Source]:
         """All scenes of the file, whatever split they are of."""
         path = self._file()
@@ -61,17 +66,35 @@ class CLEVR(CachedDataModule):
     def load(self) -> Splits:
         [(name, source)] = self.sources().items()
         scenes = self._open(source, name)
-        fits = scenes.num_objects <= (self.max_objects or np.inf)
-        rows = np.arange(len(scenes))
+        train, val, test = self._split(scenes.num_objects)
+        return Splits(scenes.select(train), scenes.select(val), scenes.select(test))
+
+    def sample_name(self, piece: list) -> str:
+        [(number, _)] = piece
+        return f"{number}"
+
+    def examine(self, source: Source, piece: list) -> Examined:
+        problems, num_objects = [], int(source.decode(piece).num_objects[0])
+        if num_objects not in NUM_OBJECTS:
+            wanted = f"{NUM_OBJECTS[0]} to {NUM_OBJECTS[-1]}"
+            problems.append(f"{source.path}: scene {piece[0][0]}: expected {wanted} objects, found {num_objects}")
+        return Examined(problems, SIZE, labels=range(1, num_objects + 1))
+
+    def conclude(self, examined: list[Examined]) -> None:
+        self._split(np.array([len(each.labels or ()) for each in examined], int))
+
+    def _split(self, num_objects: np.ndarray) -> Splits:
+        """The numbers of the scenes of each split, from the numbers of objects of all scenes, int (N,)."""
+        fits, rows = num_objects <= (self.max_objects or np.inf), np.arange(len(num_objects))
         train, rest = rows[fits & (rows < self.num_train)], rows[fits & (rows >= self.num_train)]
         test, val = rest[: self.num_eval], rest[self.num_eval : 2 * self.num_eval]
         if not len(train) or len(val) < self.num_eval:
             few = f" of at most {self.max_objects} objects" if self.max_objects else ""
-            raise UserError(
+            self.wrong(
                 f"{self._file()}: expected {self.num_train} scenes and {2 * self.num_eval}{few} after them, "
-                f"found {len(scenes)} scenes, {len(train)}{few} and {len(rest)} after them"
+                f"found {len(rows)} scenes, {len(train)}{few} and {len(rest)} after them"
             )
-        return Splits(scenes.select(train), scenes.select(val), scenes.select(test))
+        return Splits(train, val, test)
 
     def _file(self) -> Path:
         if self.root.is_file():
@@ -99,7 +122,7 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True)
 class Scenes:
-    """All scenes of a file; a subclass says how they are stored."""
+    """All scenes of a file; a subclass says how they are stored. A piece is a list of numbers and what is there."""
 
     path: Path
     size: int
@@ -115,12 +138,23 @@ class Scenes:
     def files(self) -> list[Path]:
         return [self.path]
 
-    def scenes(self, piece: Any) -> Iterator[Scene]:
+    def pieces(self, length: int) -> Iterator[list[tuple[int, Any]]]:
+        stored = enumerate(self.stored())
+        while piece := list(islice(stored, length)):
+            yield piece
+
+    def stored(self) -> Iterator[Any]:
+        """What `scene` makes a scene of, for each in its order."""
         raise NotImplementedError
 
-    def decode(self, piece: Any) -> Decoded:
+    def scene(self, number: int, stored: Any) -> Scene:
+        """UserError names the file and the scene's number."""
+        raise NotImplementedError
+
+    def decode(self, piece: list[tuple[int, Any]]) -> Decoded:
         images, masks, num_objects = [], [], []
-        for scene in self.scenes(piece):
+        for number, stored in piece:
+            scene = self.scene(number, stored)
             image, mask = Image.fromarray(scene.image), Image.fromarray(scene.layers.argmax(0).astype(np.uint8))
             images.append(resize_image(CROP.apply(image, self.path), self.size))
             masks.append(resize_mask(CROP.apply(mask, self.path), self.size))
@@ -130,52 +164,46 @@ class Scenes:
 
 
 class TFRecordScenes(Scenes):
-    """The scenes of a TFRecord file."""
+    """The scenes of a TFRecord file, stored as records."""
 
-    def pieces(self) -> Iterator[list[tuple[int, bytes]]]:
-        piece = []
-        for entry in enumerate(tfrecords.read_records(self.path)):
-            piece.append(entry)
-            if len(piece) == self.PIECE:
-                yield piece
-                piece = []
-        if piece:
-            yield piece
+    def stored(self) -> Iterator[bytes]:
+        return tfrecords.read_records(self.path)
 
-    def scenes(self, piece: list[tuple[int, bytes]]) -> Iterator[Scene]:
+    def scene(self, number: int, stored: bytes) -> Scene:
         width, height = SIZE
-        for number, record in piece:
-            try:
-                features = tfrecords.features(record)
-                image = tfrecords.joined_bytes(features["image"]).reshape(height, width, 3)
-                layers = tfrecords.joined_bytes(features["mask"]).reshape(-1, height, width)
-                visibility = tfrecords.floats(features["visibility"])
-            except KeyError as error:
-                raise UserError(f"{self.path}: record {number}: expected the feature {error}, found none") from None
-            except (ValueError, IndexError) as error:
-                raise UserError(
-                    f"{self.path}: record {number}: expected image (240, 320, 3) and mask (K, 240, 320, 1) as bytes, "
-                    f"visibility (K) as floats ({error})"
-                ) from None
-            yield Scene(image, layers, visibility)
+        try:
+            features = tfrecords.features(stored)
+            return Scene(
+                tfrecords.joined_bytes(features["image"]).reshape(height, width, 3),
+                tfrecords.joined_bytes(features["mask"]).reshape(-1, height, width),
+                tfrecords.floats(features["visibility"]),
+            )
+        except KeyError as error:
+            raise UserError(f"{self.path}: record {number}: expected the feature {error}, found none") from None
+        except (ValueError, IndexError) as error:
+            raise UserError(
+                f"{self.path}: record {number}: expected image (240, 320, 3) and mask (K, 240, 320, 1) as bytes, "
+                f"visibility (K) as floats ({error})"
+            ) from None
 
 
 class HDF5Scenes(Scenes):
-    """The scenes of an HDF5 file."""
+    """The scenes of an HDF5 file, read by their numbers."""
 
     def __len__(self) -> int:
-        with open_hdf5(self.path) as file:
-            return len(bytes_dataset(file, self.path, "image", (None, SIZE[1], SIZE[0], 3)))
+        with self._opened() as (images, _, _):
+            return len(images)
 
-    def pieces(self) -> Iterator[list[Scene]]:
+    def stored(self) -> range:
+        return range(len(self))
+
+    def scene(self, number: int, stored: int) -> Scene:
+        with self._opened() as (images, masks, visibility):
+            return Scene(images[stored], masks[stored, ..., 0], None if visibility is None else visibility[stored])
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple]:
         with open_hdf5(self.path) as file:
             images = bytes_dataset(file, self.path, "image", (None, SIZE[1], SIZE[0], 3))
             masks = bytes_dataset(file, self.path, "mask", (len(images), None, SIZE[1], SIZE[0], 1))
-            visibility = file.get("visibility")
-            for start in range(0, len(images), self.PIECE):
-                part = slice(start, start + self.PIECE)
-                counts = [None] * self.PIECE if visibility is None else visibility[part]
-                yield [Scene(*scene) for scene in zip(images[part], masks[part][..., 0], counts)]
-
-    def scenes(self, piece: list[Scene]) -> list[Scene]:
-        return piece
+            yield images, masks, file.get("visibility")

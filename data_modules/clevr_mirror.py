@@ -1,13 +1,19 @@
 """CLEVR-Mirror in the layout of SLATE's authors, also as `implicit-slate data render` writes it."""
 
-import itertools
+import re
 from pathlib import Path
 
-from data_modules.base import Splits, split_70_15_15
-from data_modules.cached import CachedDataModule
+from data_modules.base import Splits
+from data_modules.cached import CachedDataModule, Examined
 from data_modules.image_files import Item
-from data_modules.scene_properties import read_properties, with_properties
+from data_modules.progress import track
+from data_modules.rendering.scenes import read_scene
+from data_modules.scene_properties import padded_properties
+from data_modules.sources import FileSource
 from implicit_slate.errors import UserError
+
+NAME = re.compile(r"CLEVR_new_\d{10}")
+SUFFIXES = {"images": ".png", "masks": ".png", "scenes": ".json"}
 
 
 class CLEVRMirror(CachedDataModule):
@@ -28,19 +34,55 @@ class CLEVRMirror(CachedDataModule):
 
     def load(self) -> Splits:
         splits = super().load()
-        if not self.properties:
-            return splits
-        items = itertools.chain.from_iterable(self.list_items().values())
-        scenes = [self.root / "scenes" / f"{item.image.stem}.json" for item in items]
-        return with_properties(splits, read_properties(scenes))
+        if self.properties:
+            items = [item for part in self.list_items().values() for item in part]
+            scenes = [read_scene(self._scene(item)) for item in track(items, "read scenes", len(items), unit="files")]
+            parts = padded_properties(scenes).split([len(part) for part in splits])
+            for images, properties in zip(splits, parts):
+                images.properties = properties
+        return splits
 
     def list_items(self) -> dict[str, list[Item]]:
-        folder = self.root / "images"
+        folder, masks = self.root / "images", self.root / "masks"
         if not folder.is_dir():
             raise UserError(f"{folder}: expected the folder of CLEVR-Mirror's images (CLEVR_new_*.png), found none")
         images = sorted(folder.glob("*.png"))
         if not images:
             raise UserError(f"{folder}: expected images (CLEVR_new_*.png), found no PNG file")
-        masks = self.root / "masks"
+        self._suspect_strays({path.stem for path in images})
         items = [Item(image, masks / image.name if masks.is_dir() else None) for image in images]
-        return dict(zip(("train", "val", "test"), split_70_15_15(items, folder), strict=True))
+        return self.split_by_order(items, folder)
+
+    def _suspect_strays(self, stems: set[str]) -> None:
+        for kind, suffix in SUFFIXES.items() if self.problems is not None else ():
+            folder = self.root / kind
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if path.suffix != suffix and not path.name.startswith("."):
+                    self.suspect(f"{path}: expected only {suffix[1:].upper()} files in {folder}")
+                elif path.suffix == suffix and path.stem not in stems:
+                    self.suspect(f"{path}: expected an image of the same name, images/{path.stem}.png, found none")
+                elif kind == "images" and path.suffix == suffix and not NAME.fullmatch(path.stem):
+                    self.suspect(f"{path}: expected a name like CLEVR_new_0000000000.png")
+
+    def examine(self, source: FileSource, piece: list[Item]) -> Examined:
+        examined, [item] = super().examine(source, piece), piece
+        if not (self.root / "scenes").is_dir():
+            return examined
+        path = self._scene(item)
+        try:
+            scene = read_scene(path)
+        except UserError as error:
+            examined.problems.append(str(error))
+            return examined
+        if scene.get("image_filename") != item.image.name:
+            found = scene.get("image_filename")
+            examined.problems.append(f"{path}: expected image_filename {item.image.name}, found {found}")
+        elif examined.labels not in (None, [*range(1, len(scene["objects"]) + 1)]):
+            examined.problems.append(
+                f"{item.mask}: expected the values 1 to {len(scene['objects'])}, the objects of {path}, "
+                f"found {examined.labels}"
+            )
+        return examined
+
+    def _scene(self, item: Item) -> Path:
+        return self.root / "scenes" / f"{item.image.stem}.json"

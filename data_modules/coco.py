@@ -6,18 +6,29 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from data_modules.cached import CachedDataModule
-from data_modules.coco_database import Index, Split, import_splits, read_index
+from data_modules.cache import lock
+from data_modules.cached import CachedDataModule, Examined
+from data_modules.coco_annotations import (
+    MAX_INSTANCES,
+    Split,
+    check_mask,
+    draw_masks,
+    list_images,
+    read_annotations,
+    read_index,
+)
 from data_modules.image_files import CENTRE, Item
+from data_modules.sources import FileSource
 from implicit_slate.errors import UserError
 
 VERSION = 1  # of the masks; another one makes them anew
-SIZES = {"train": 118_287, "validation": 5_000}  # images of COCO-2017
-SHORT = {"train": "train", "validation": "val", "test": "test"}  # what COCO calls FiftyOne's splits
+ZOO_NAMES = {"train": "train", "val": "validation", "test": "test"}
+"""What FiftyOne calls the splits."""
+SIZES = {"train": 118_287, "val": 5_000}
+"""Images of COCO-2017."""
 
 
 class COCO(CachedDataModule):
@@ -28,128 +39,163 @@ class COCO(CachedDataModule):
     `train2017/`, `val2017/` and `test2017/`. The test images may be missing as long as nobody tests.
 
     A mask has a number for each instance of an image; where two overlap, the smaller one is on top. Crowds are left
-    out, so their pixels are background; `num_crowds` counts them, by split. FiftyOne reads the annotations once, with
-    a database server that runs only then; what it read is kept in `coco_masks` of the cache.
+    out, so their pixels are background; `num_crowds` counts them, by split. FiftyOne reads the annotations once; what
+    it read is kept in `coco_masks` of the cache.
 
     Args:
         root: the folder of the copy.
         max_samples: use the first so many images of each split, by id. A partial copy in the zoo needs it.
-        database_dir: where FiftyOne's database server has its files while it works; None: in the cache.
     """
 
     crop = CENTRE
 
-    def __init__(
-        self,
-        root: str | Path,
-        image_size: int = 96,
-        batch_size: int = 50,
-        num_workers: int = 0,
-        seed: int | None = None,
-        cache_dir: str | Path | None = None,
-        on_device: bool = False,
-        max_samples: int | None = None,
-        database_dir: str | Path | None = None,
-    ):
-        super().__init__(root, image_size, batch_size, num_workers, seed, cache_dir, on_device)
+    def __init__(self, root: str | Path, image_size: int = 96, max_samples: int | None = None, **options):
+        super().__init__(root, image_size, **options)
         if max_samples is not None and max_samples < 1:
             raise UserError(f"max_samples {max_samples}: must be at least 1, or null for all images")
         self.max_samples = self.selection = max_samples
-        self.database_dir = Path(database_dir).absolute() if database_dir else None
         self.num_crowds: dict[str, int] = {}
+        self._annotated: dict[Path, tuple[Split, dict]] = {}
 
     def list_items(self) -> dict[str, list[Item]]:
         items = {}
-        for key, (split, folder) in zip(("train", "val"), self._masks().items(), strict=True):
-            index = read_index(folder)
-            masks = folder / "masks"
-            items[key] = [Item(split.images / name, (masks / name).with_suffix(".png")) for name in index.images]
+        for key, folder in self._masks().items():
+            index, images, masks = read_index(folder), self._split(key).images, folder / "masks"
+            items[key] = [Item(images / name, (masks / name).with_suffix(".png")) for name in index.images]
             self.num_crowds[key] = index.num_crowds
-        test = self._images("test")
-        names = _list_images(test)[: self.max_samples] if test.is_dir() else []
-        return items | {"test": [Item(test / name) for name in names]}
+        return items | {"test": self._test_items()}
 
     def test_dataloader(self) -> DataLoader:
         if not len(self.splits.test):
-            raise UserError(f"{self._images('test')}: expected the test images of COCO-2017, found none")
+            raise UserError(f"{self._split('test').images}: expected the test images of COCO-2017, found none")
         return super().test_dataloader()
 
-    @property
-    def _zoo(self) -> Path | None:
-        return self.root if (self.root / "coco-2017").is_dir() else None
-
-    def _images(self, split: str) -> Path:
-        return self.root / "coco-2017" / split / "data" if self._zoo else self.root / f"{SHORT[split]}2017"
-
-    def _split(self, name: str) -> Split:
-        images = self._images(name)
-        folder = self.root / ("coco-2017/raw" if self._zoo else "annotations")
-        annotations = folder / f"instances_{SHORT[name]}2017.json"
-        if not images.is_dir():
-            raise UserError(f"{images}: expected the folder of COCO-2017's {name} images, found none")
-        if not annotations.is_file():
-            raise UserError(f"{annotations}: expected COCO-2017's annotations of the {name} split, found no file")
-        count = len(_list_images(images))
-        if not count:
-            raise UserError(f"{images}: the {name} split is empty; expected *.jpg")
-        if self._zoo and self.max_samples is None and count < SIZES[name]:
-            raise UserError(
-                f"{images}: holds {count} of {SIZES[name]} images; max_samples must be given for a partial copy, "
-                f"because FiftyOne would download the rest"
-            )
-        return Split(name, images, annotations, min(self.max_samples or count, count))
-
-    def _masks(self) -> dict[Split, Path]:
-        """The folder of the masks of the training and of the validation split, made now if it is not there."""
-        if not self._zoo and not (self.root / "annotations").is_dir():
-            raise UserError(
-                f"{self.root}: expected COCO-2017, either coco-2017/ of FiftyOne's zoo or annotations/ beside "
-                f"train2017/ and val2017/; found neither"
-            )
-        kept = self.cache_dir / "coco_masks"
-        splits = [self._split(name) for name in ("train", "validation")]
-        folders = {split: kept / f"{split.name}-{_fingerprint(split)}" for split in splits}
-        if all(folder.is_dir() for folder in folders.values()):
-            return folders
+    def sources_to_check(self) -> dict[str, FileSource]:
+        """The images, and in `examine` their annotations: FiftyOne has no part in a check."""
         try:
-            kept.mkdir(parents=True, exist_ok=True)
-            with FileLock(kept / "lock"):  # of several processes one works, and the others wait for it
-                missing = {split: folder for split, folder in folders.items() if not folder.is_dir()}
-                if missing:
-                    self._import(missing, kept)
+            import pycocotools.mask  # noqa: F401
+        except ImportError as error:
+            raise UserError(f"checking COCO needs the extra 'coco': make setup EXTRAS=coco ({error})") from None
+        items: dict[str, list[Item]] = {}
+        for key in ZOO_NAMES:
+            split = self._split(key)
+            if key == "test":
+                items[key] = self._test_items()
+            elif self._is_there(split):
+                images = read_annotations(split, self.wrong, self.suspect)
+                self._annotated |= {split.images / image["file_name"]: (split, image) for image in images}
+                items[key] = [Item(split.images / image["file_name"]) for image in images]
+        return {key: FileSource(listed, self.image_size, self.crop) for key, listed in items.items()}
+
+    def sample_name(self, piece: list[Item]) -> str:
+        return piece[0].image.relative_to(self.root).as_posix()
+
+    def examine(self, source: FileSource, piece: list[Item]) -> Examined:
+        examined, [item] = super().examine(source, piece), piece
+        if item.image not in self._annotated:
+            return examined
+        split, image = self._annotated[item.image]
+        size, problems = (image["width"], image["height"]), examined.problems
+        if examined.size not in (None, size):
+            found = "{} × {}".format(*examined.size)
+            problems.append(
+                f"{item.image}: expected {size[0]} × {size[1]} pixels by {split.annotations}, found {found}"
+            )
+        for thing in image["things"]:
+            try:
+                check_mask(thing["segmentation"], *size)
+            except (ValueError, KeyError, TypeError) as error:
+                problems.append(
+                    f"{split.annotations}: annotation {thing.get('id')} of {item.image.name}: expected a mask of "
+                    f"{size[0]} × {size[1]} pixels ({error})"
+                )
+        num_instances = sum(not thing.get("iscrowd") for thing in image["things"])
+        if num_instances > MAX_INSTANCES:
+            problems.append(f"{item.image}: expected at most {MAX_INSTANCES} instances, found {num_instances}")
+        return examined._replace(labels=range(1, num_instances + 1))
+
+    def _test_items(self) -> list[Item]:
+        folder = self._split("test").images
+        names = list_images(folder)[: self.max_samples] if folder.is_dir() else []
+        return [Item(folder / name) for name in names]
+
+    def _split(self, key: str) -> Split:
+        """Where the split of that name must be. UserError if `root` is nothing like COCO-2017."""
+        zoo, plain, file = self.root / "coco-2017", self.root / "annotations", f"instances_{key}2017.json"
+        if zoo.is_dir():
+            return Split(key, zoo / ZOO_NAMES[key] / "data", zoo / "raw" / file, True, self.max_samples)
+        if plain.is_dir():
+            return Split(key, self.root / f"{key}2017", plain / file, False, self.max_samples)
+        raise UserError(
+            f"{self.root}: expected COCO-2017, either coco-2017/ of FiftyOne's zoo or annotations/ beside "
+            f"train2017/ and val2017/; found neither"
+        )
+
+    def _is_there(self, split: Split) -> bool:
+        if not split.images.is_dir():
+            self.wrong(f"{split.images}: expected the folder of COCO-2017's {split.name} images, found none")
+        elif not split.annotations.is_file():
+            self.wrong(
+                f"{split.annotations}: expected COCO-2017's annotations of the {split.name} split, found no file"
+            )
+        elif not list_images(split.images):
+            self.wrong(f"{split.images}: the {split.name} split is empty; expected *.jpg")
+        else:
+            return True
+        return False
+
+    def _masks(self) -> dict[str, Path]:
+        """The folders of the masks of the training and of the validation split, made now if they are not there."""
+        kept = self.cache_dir / "coco_masks"
+        splits = {key: self._split(key) for key in SIZES}
+        for key, split in splits.items():
+            self._is_there(split)
+            count = len(list_images(split.images))
+            if split.partial and self.max_samples is None and count < SIZES[key]:
+                needed = "max_samples must be given for a partial copy"
+                raise UserError(f"{split.images}: holds {count} of {SIZES[key]} images; {needed}")
+        folders = {key: kept / f"{ZOO_NAMES[key]}-{_fingerprint(split)}" for key, split in splits.items()}
+        try:
+            if not all(map(_is_whole, folders.values())):
+                kept.mkdir(parents=True, exist_ok=True)
+                with lock(kept / "lock", f"{kept}: another process reads the annotations; waiting for it"):
+                    missing = {key: folder for key, folder in folders.items() if not _is_whole(folder)}
+                    if missing:
+                        _draw([splits[key] for key in missing], missing, kept)
         except OSError as error:
             raise UserError(f"{error.filename or kept}: {error.strerror or error}") from error
         return folders
 
-    def _import(self, folders: dict[Split, Path], kept: Path) -> None:
-        for left in (*kept.glob(".new-*"), *kept.glob(".database-*")):
-            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: we have the lock, so it is gone
-        with (
-            tempfile.TemporaryDirectory(dir=kept, prefix=".new-") as new,
-            tempfile.TemporaryDirectory(dir=self.database_dir or kept, prefix=".database-") as database,
-        ):
-            try:
-                import_splits(list(folders), self._zoo, Path(new), Path(database))
-            finally:
-                for split, folder in folders.items():  # a split that is whole is kept, whatever became of the other
-                    if (Path(new) / split.name / "index.json").exists():
-                        os.replace(Path(new) / split.name, folder)
-                        _say(split, read_index(folder))
+
+def _draw(splits: list[Split], folders: dict[str, Path], kept: Path) -> None:
+    for left in kept.glob(".new-*"):  # by a process that was killed: we have the lock
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=kept, prefix=".new-") as new:
+        try:
+            draw_masks(splits, Path(new))
+        finally:
+            for key, folder in folders.items():  # a split that is whole is kept, whatever became of the other
+                if _is_whole(made := Path(new, key)):
+                    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+                    os.replace(made, folder)
+                    index = read_index(folder)
+                    rank_zero_info(
+                        f"COCO {key}: {len(index.images)} images, {index.num_instances} instances; "
+                        f"{index.num_crowds} annotations of crowds left out"
+                    )
 
 
-def _say(split: Split, index: Index) -> None:
-    rank_zero_info(
-        f"COCO {split.name}: {len(index.images)} images, {index.num_instances} instances; "
-        f"{index.num_crowds} annotations of crowds left out"
-    )
-
-
-def _list_images(folder: Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.endswith(".jpg"))
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_index(folder)
+    except (FileNotFoundError, ValueError, TypeError):
+        return False
+    return True
 
 
 def _fingerprint(split: Split) -> str:
     """Of all that the masks of a split depend on: another one when annotations or images change."""
-    status = split.annotations.stat()
-    parts = [VERSION, status.st_size, status.st_mtime_ns, split.max_samples, *_list_images(split.images)]
+    status, names = split.annotations.stat(), list_images(split.images)
+    count = min(split.max_samples or len(names), len(names))
+    parts = [VERSION, status.st_size, status.st_mtime_ns, count, *names]
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]

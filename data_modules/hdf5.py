@@ -1,5 +1,6 @@
 """HDF5 files, with errors that say which file and what was expected."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,14 +9,19 @@ import h5py
 
 from implicit_slate.errors import UserError
 
+_reading = threading.Lock()
+
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """The file, for reading. UserError if it is not there, no HDF5 file, or damaged where it is read."""
+    """The file, for reading, by one thread at a time: who closes a file closes it for all threads of a process.
+
+    UserError if it is not there, no HDF5 file, or damaged where it is read.
+    """
     if not path.is_file():
         raise UserError(f"{path}: expected an HDF5 file there, found {'a folder' if path.is_dir() else 'nothing'}")
     try:
-        with h5py.File(path, "r") as file:
+        with _reading, h5py.File(path, "r") as file:
             yield file
     except OSError as error:
         raise UserError(f"{path}: expected an HDF5 file that can be read ({' '.join(str(error).split())})") from None

@@ -1,14 +1,20 @@
 """Images and masks in files: decoded, checked, cropped and resized; errors say which file and what was expected."""
 
+import io
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from implicit_slate.errors import UserError
+
+File = Path | zipfile.Path
+Size = tuple[int, int]
+"""Width and height in pixels, as Pillow has them."""
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of more than 8 bits, which it would clip
 
@@ -18,21 +24,21 @@ class Crop:
     """The square part of an image that is used, and the sizes that the image may have.
 
     Args:
-        expected: (width, height) in pixels; or "square", or "any".
+        expected: width and height; or "square", or "any".
         box: left, top, right, bottom in pixels; None: the largest square in the middle.
     """
 
-    expected: tuple[int, int] | Literal["square", "any"] = "any"
+    expected: Size | Literal["square", "any"] = "any"
     box: tuple[int, int, int, int] | None = None
 
-    def apply(self, image: Image.Image, name: object) -> Image.Image:
-        """UserError, which calls the image `name`, if its size is not the expected one."""
+    def apply(self, image: Image.Image, file: File) -> Image.Image:
+        """UserError naming `file` if the image is not of the expected size."""
         width, height = image.size
         if self.expected == "square" and width != height:
-            raise UserError(f"{name}: expected a square image, found {width} × {height} pixels")
+            raise UserError(f"{file}: expected a square image, found {width} × {height} pixels")
         if isinstance(self.expected, tuple) and image.size != self.expected:
             wanted = f"{self.expected[0]} × {self.expected[1]}"
-            raise UserError(f"{name}: expected an image of {wanted} pixels, found {width} × {height}")
+            raise UserError(f"{file}: expected an image of {wanted} pixels, found {width} × {height}")
         if self.box is None:
             side = min(width, height)
             left, top = (width - side) // 2, (height - side) // 2
@@ -48,8 +54,8 @@ SQUARE, CENTRE = Crop("square"), Crop("any")
 class Item(NamedTuple):
     """An image of a data set and, where there is one, its mask."""
 
-    image: Path
-    mask: Path | None = None
+    image: File
+    mask: File | None = None
 
 
 class Example(NamedTuple):
@@ -63,26 +69,30 @@ class Example(NamedTuple):
     """Pillow's name of the file's colours, RGB if nothing had to be converted."""
 
 
-def open_image(file: Path | BinaryIO, name: object) -> Image.Image:
-    """The square image in `file` in RGB. UserError calls the file `name`."""
-    return SQUARE.apply(_in_colour(decode(file, name), name), name)
+def open_image(file: File, crop: Crop = SQUARE) -> tuple[Image.Image, Image.Image]:
+    """The image in `file` as it is there, and cropped in RGB. UserError as for `read_item`."""
+    whole = decode(file)
+    if whole.mode in DEEP:
+        raise UserError(f"{file}: expected 8 bits a channel, found more (mode {whole.mode})")
+    return whole, crop.apply(whole.convert("RGB"), file)
 
 
-def open_mask(file: Path | BinaryIO, name: object, image_size: tuple[int, int]) -> Image.Image:
-    """The one-channel mask in `file`, of an image of `image_size` (width, height). UserError calls the file `name`."""
-    mask = decode(file, name)
+def open_mask(file: File, image_size: Size | None) -> Image.Image:
+    """The one-channel mask in `file`, of an image of `image_size`; None: of any size. UserError names the file."""
+    mask = decode(file)
     if mask.mode not in ("L", "P"):
-        raise UserError(f"{name}: expected a mask of one 8-bit channel, found mode {mask.mode}")
-    check_mask_size(mask, name, image_size)
-    return mask
+        raise UserError(f"{file}: expected a mask of one 8-bit channel, found mode {mask.mode}")
+    return check_mask_size(mask, file, image_size)
 
 
-def check_mask_size(mask: Image.Image, name: object, image_size: tuple[int, int]) -> None:
-    if mask.size != image_size:
+def check_mask_size(mask: Image.Image, file: File, image_size: Size | None) -> Image.Image:
+    """The mask. UserError naming `file` if it is not as large as its image."""
+    if image_size not in (None, mask.size):
         raise UserError(
-            f"{name}: expected a mask as large as its image, {image_size[0]} × {image_size[1]} pixels, "
+            f"{file}: expected a mask as large as its image, {image_size[0]} × {image_size[1]} pixels, "
             f"found {mask.width} × {mask.height}"
         )
+    return mask
 
 
 def read_item(item: Item, size: int, crop: Crop = SQUARE, open_mask: Callable = open_mask) -> Example:
@@ -94,12 +104,11 @@ def read_item(item: Item, size: int, crop: Crop = SQUARE, open_mask: Callable = 
     Raises:
         UserError: names the file that is missing, damaged, or of another size than expected.
     """
-    whole = decode(item.image, item.image)
-    image = resize_image(crop.apply(_in_colour(whole, item.image), item.image), size)
-    if item.mask is None:
-        return Example(image, None, whole.mode)
-    mask = open_mask(item.mask, item.mask, whole.size)
-    return Example(image, resize_mask(crop.apply(mask, item.mask), size), whole.mode)
+    whole, cropped = open_image(item.image, crop)
+    mask = None
+    if item.mask is not None:
+        mask = resize_mask(crop.apply(open_mask(item.mask, whole.size), item.mask), size)
+    return Example(resize_image(cropped, size), mask, whole.mode)
 
 
 def resize_image(image: Image.Image, size: int) -> np.ndarray:
@@ -114,20 +123,16 @@ def resize_mask(mask: Image.Image, size: int) -> np.ndarray:
     return np.asarray(mask.resize((size, size), Image.NEAREST))
 
 
-def decode(file: Path | BinaryIO, name: object) -> Image.Image:
-    """What Pillow makes of `file`. UserError calls it `name`."""
+def decode(file: File) -> Image.Image:
+    """What Pillow makes of `file`. UserError names it."""
     try:
-        with Image.open(file) as image:
-            image.load()
-            return image
+        image = Image.open(io.BytesIO(file.read_bytes()))
+        image.load()
+        return image
     except FileNotFoundError:
-        raise UserError(f"{name}: expected an image file there, found nothing") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # foreign, truncated or damaged
-        reason = str(error).replace(str(file), "it")
-        raise UserError(f"{name}: expected an image file that can be decoded ({reason})") from None
-
-
-def _in_colour(image: Image.Image, name: object) -> Image.Image:
-    if image.mode in DEEP:
-        raise UserError(f"{name}: expected 8 bits a channel, found more (mode {image.mode})")
-    return image.convert("RGB")
+        raise UserError(f"{file}: expected an image file there, found nothing") from None
+    except UnidentifiedImageError:
+        reason = "it is of no known format"
+    except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+    raise UserError(f"{file}: expected an image file that can be decoded ({reason})")

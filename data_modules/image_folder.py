@@ -1,11 +1,13 @@
 """Any folder of images, with masks or without."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
-from data_modules.base import split_70_15_15
 from data_modules.cached import CachedDataModule
 from data_modules.image_files import CENTRE, Item
+from data_modules.lists import compare_lists, read_list
+from data_modules.sources import Source
 from implicit_slate.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -20,7 +22,7 @@ class ImageFolder(CachedDataModule):
     Args:
         root: the folder of the images.
         masks: the folder of their masks, PNG files of the same stem; None: `root/masks`, if it is there.
-        lists: a folder with `train.txt`, `val.txt` and `test.txt`, the names of images, one a line; or one such file,
+        lists: a folder with `train.txt`, `val.txt` and `test.txt`, the names of images, one per line; or one such file,
             whose images are split by sorted name.
     """
 
@@ -42,10 +44,20 @@ class ImageFolder(CachedDataModule):
     def list_items(self) -> dict[str, list[Item]]:
         names = self._names()
         if self.lists is None:
-            return self._split(sorted(names), self.root)
-        if self.lists.is_dir():
-            return {split: self._items(self._listed(self.lists / f"{split}.txt", names)) for split in SPLITS}
-        return self._split(sorted(self._listed(self.lists, names)), self.lists)
+            splits = self.split_by_order(sorted(names), self.root)
+        elif self.lists.is_dir():
+            files = {split: self.lists / f"{split}.txt" for split in SPLITS}
+            splits = {split: read_list(file, names, self.wrong, self.suspect) for split, file in files.items()}
+            compare_lists({files[split]: listed for split, listed in splits.items()}, self.suspect)
+        else:
+            splits = self.split_by_order(sorted(read_list(self.lists, names, self.wrong, self.suspect)), self.lists)
+        masks = self._masks(names)
+        return {split: [self._item(name, masks) for name in listed] for split, listed in splits.items()}
+
+    def sources_to_check(self) -> dict[str, Source]:
+        if any((self.root / f"{split}.txt").is_file() for split in SPLITS):  # where somebody put them, they are meant
+            self.lists = self.root
+        return self.sources()
 
     def _names(self) -> set[str]:
         if not self.root.is_dir():
@@ -55,27 +67,26 @@ class ImageFolder(CachedDataModule):
             raise UserError(f"{self.root}: expected images ({', '.join(SUFFIXES)}), found none")
         return names
 
-    def _listed(self, file: Path, names: set[str]) -> list[str]:
-        try:
-            lines = [line.strip() for line in file.read_text().splitlines()]
-        except FileNotFoundError:
-            raise UserError(f"{file}: expected a list of images there, found nothing") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{file}: expected a list of images, one name a line; it is no text") from None
-        for number, line in enumerate(lines, 1):
-            if line and line not in names:
-                raise UserError(f"{file}, line {number}: {self.root / line}: expected this image, found nothing")
-        if not any(lines):
-            raise UserError(f"{file}: expected names of images, one a line; the split is empty")
-        return list(filter(None, lines))
-
-    def _split(self, names: list[str], place: Path) -> dict[str, list[Item]]:
-        return dict(zip(SPLITS, map(self._items, split_70_15_15(names, place)), strict=True))
-
-    def _items(self, names: list[str]) -> list[Item]:
+    def _masks(self, names: set[str]) -> Path | None:
+        """The folder of the masks."""
         folder = self.masks or self.root / "masks"
         if not folder.is_dir():
             if self.masks:
                 raise UserError(f"{folder}: expected the folder of masks, found none")
-            return [Item(self.root / name) for name in names]
-        return [Item(self.root / name, folder / f"{os.path.splitext(name)[0]}.png") for name in names]
+            return None
+        stems = Counter(os.path.splitext(name)[0] for name in names)
+        for name in sorted(names):
+            if stems[stem := os.path.splitext(name)[0]] > 1:
+                self.suspect(
+                    f"{self.root / name}: expected a stem of its own, as the mask {folder / stem}.png is shared"
+                )
+        for name in sorted(os.listdir(folder)):
+            stem, suffix = os.path.splitext(name)
+            if suffix != ".png" and name[0] != ".":
+                self.suspect(f"{folder / name}: expected only PNG files in {folder}")
+            elif stem not in stems and name[0] != ".":
+                self.suspect(f"{folder / name}: expected an image of the same stem in {self.root}, found none")
+        return folder
+
+    def _item(self, name: str, masks: Path | None) -> Item:
+        return Item(self.root / name, masks and masks / f"{os.path.splitext(name)[0]}.png")

@@ -1,14 +1,13 @@
 """The embedded data set: small mirror scenes with instance masks. `embedded/CARD.md` says how they were made."""
 
-import io
 import zipfile
-from pathlib import Path, PurePosixPath
-
-import numpy as np
+from pathlib import Path
 
 from data_modules.base import ArrayImages, ImageDataModule, Splits, split_70_15_15
-from data_modules.image_files import open_image, open_mask, resize_image, resize_mask
-from data_modules.scene_properties import parse_properties, with_properties
+from data_modules.image_files import SQUARE, Item
+from data_modules.rendering.scenes import read_scene
+from data_modules.scene_properties import padded_properties
+from data_modules.sources import FileSource
 from implicit_slate.errors import UserError
 
 EMBEDDED = Path(__file__).parent / "embedded" / "mirror_scenes.zip"
@@ -35,45 +34,25 @@ class MirrorScenes(ImageDataModule):
         self.properties = properties
 
     def load(self) -> Splits:
-        images, masks = read_zip(EMBEDDED, self.image_size)
-        parts = split_70_15_15(range(len(images)), EMBEDDED)
-        splits = Splits(*(ArrayImages(images[part.start : part.stop], masks[part.start : part.stop]) for part in parts))
-        return with_properties(splits, read_zipped_properties(EMBEDDED)) if self.properties else splits
-
-
-def read_zip(file: Path, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """All images and masks of a zip file in the authors' layout, sorted by name.
-
-    Returns:
-        uint8 (N, image_size, image_size, 3) and uint8 (N, image_size, image_size).
-    """
-    images, masks = [], []
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = sorted(name for name in archive.namelist() if name.startswith("images/"))
-            for name in names:
-                mask_name = f"masks/{PurePosixPath(name).name}"
-                image = open_image(io.BytesIO(archive.read(name)), f"{file}: {name}")
-                mask = open_mask(io.BytesIO(archive.read(mask_name)), f"{file}: {mask_name}", image.size)
-                images.append(resize_image(image, image_size))
-                masks.append(resize_mask(mask, image_size))
-    except FileNotFoundError:
-        raise UserError(f"{file}: expected the embedded scenes there, found nothing") from None
-    except (OSError, zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise UserError(f"{file}: expected a zip file of scenes, but it cannot be read ({error})") from None
-    if not images:
-        raise UserError(f"{file}: expected images/*.png in it, found none")
-    return np.stack(images), np.stack(masks)
-
-
-def read_zipped_properties(file: Path) -> list[np.ndarray]:
-    """Of each image of a zip file in the authors' layout, sorted by name, the properties of its objects.
-
-    UserError names the scene file that is missing, and what is wrong in one.
-    """
-    with zipfile.ZipFile(file) as archive:
-        images = sorted(name for name in archive.namelist() if name.startswith("images/"))
-        names = [f"scenes/{PurePosixPath(name).stem}.json" for name in images]
-        if missing := sorted(set(names) - set(archive.namelist())):
-            raise UserError(f"{file}: expected {missing[0]} in it, found none")
-        return [parse_properties(archive.read(name), f"{file}: {name}") for name in names]
+        properties = None
+        try:
+            with zipfile.ZipFile(EMBEDDED) as archive:
+                root = zipfile.Path(archive)
+                images = sorted((root / "images").iterdir(), key=lambda image: image.name)
+                if not images:
+                    raise UserError(f"{EMBEDDED}: expected images/*.png in it, found none")
+                items = [Item(image, root / "masks" / image.name) for image in images]
+                decoded = FileSource(items, self.image_size, SQUARE).decode(items)
+                if self.properties:
+                    scenes = [root / "scenes" / f"{Path(image.name).stem}.json" for image in images]
+                    properties = padded_properties([read_scene(scene) for scene in scenes])
+        except FileNotFoundError:
+            raise UserError(f"{EMBEDDED}: expected the embedded scenes there, found nothing") from None
+        except (OSError, zipfile.BadZipFile, EOFError) as error:
+            raise UserError(f"{EMBEDDED}: expected a zip file of scenes, but it cannot be read ({error})") from None
+        return Splits(
+            *(
+                ArrayImages(decoded.images[part], decoded.masks[part], None if properties is None else properties[part])
+                for part in (slice(part.start, part.stop) for part in split_70_15_15(range(len(images)), EMBEDDED))
+            )
+        )

@@ -1,12 +1,36 @@
-"""Processes that share out work on data."""
+"""Work on data that threads or processes share out."""
 
 import multiprocessing
 import os
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeVar
+
+from implicit_slate.processes import end_with_parent
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_threads(function: Callable[[T], R], pieces: Iterable[T], workers: int) -> Iterator[R]:
+    """The function's results in the order of the pieces, of which no more are read ahead than keep `workers` threads
+    busy. Threads, since Pillow, zlib and numpy let others run while they work."""
+    pool, waiting = ThreadPoolExecutor(workers), deque()
+    try:
+        for piece in pieces:
+            waiting.append(pool.submit(function, piece))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -18,20 +42,10 @@ def process_pool(workers: int, method: Literal["fork", "spawn"]) -> Iterator[Pro
             them holds at that moment is never released in the copy; so all processes are forked here and now.
     """
     context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
         pool.submit(abs, 0).result()
         try:
             yield pool
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    """Lets a worker end when the process that started it is killed, rather than wait for work for ever."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_modules.cached import CachedDataModule
+from data_modules.cached import CachedDataModule, Examined
 from data_modules.hdf5 import bytes_dataset, open_hdf5
 from data_modules.image_files import resize_image
 from data_modules.sources import Decoded, Source
+from implicit_slate.errors import UserError
 
 SHAPE = (480_000, 64, 64, 3)
 SPLITS = {"train": range(400_000), "val": range(400_001, 430_000), "test": range(430_001, 460_000)}
@@ -24,11 +25,38 @@ class Shapes3D(CachedDataModule):
         root: the folder that holds `3dshapes.h5`.
     """
 
+    unit, unit_size = "ranges of images", 1000
+
     def sources(self) -> dict[str, Source]:
         path = self.root / "3dshapes.h5"
-        with open_hdf5(path) as file:
-            bytes_dataset(file, path, "images", SHAPE)
+        if not path.is_file():
+            raise UserError(f"{path}: expected the HDF5 file of 3D Shapes there, found nothing")
+        try:
+            with open_hdf5(path) as file:
+                bytes_dataset(file, path, "images", SHAPE)
+                labels = getattr(file.get("labels"), "shape", "nothing")
+        except UserError as error:
+            self.wrong(str(error))
+            return {}
+        if labels != (SHAPE[0], 6):
+            self.suspect(f"{path}: expected `labels`, {(SHAPE[0], 6)}, found {labels}")
         return {split: Shapes3DSource(path, part, self.image_size) for split, part in SPLITS.items()}
+
+    def sample_name(self, piece: range) -> str:
+        return f"{piece.start}:{piece.stop}"
+
+    def examine(self, source: Source, piece: range) -> Examined:
+        where = f"{source.path}: images {piece.start} to {piece.stop - 1}"
+        try:
+            images = source.read(piece)
+        except UserError as error:
+            return Examined([f"{where}: {str(error).removeprefix(f'{source.path}: ')}"])
+        flat = images.reshape(len(images), -1)
+        blank = (flat.min(axis=1) == flat.max(axis=1)).nonzero()[0]  # HDF5 reads what was never written as zeros
+        if not len(blank):
+            return Examined([])
+        first = f"image {piece.start + blank[0]}: all {flat[blank[0], 0]}"
+        return Examined([f"{where}: expected pictures, found {len(blank)} without one ({first})"])
 
 
 @dataclass(frozen=True)
@@ -50,13 +78,17 @@ class Shapes3DSource:
     def files(self) -> list[Path]:
         return [self.path]
 
-    def pieces(self) -> Iterator[np.ndarray]:
-        with open_hdf5(self.path) as file:
-            images = file["images"]
-            for start in range(self.part.start, self.part.stop, self.PIECE):
-                yield images[start : min(start + self.PIECE, self.part.stop)]
+    def pieces(self, length: int) -> Iterator[range]:
+        for start in range(self.part.start, self.part.stop, length):
+            yield range(start, min(start + length, self.part.stop))
 
-    def decode(self, piece: np.ndarray) -> Decoded:
-        if piece.shape[1] == self.size:
-            return Decoded(piece)
-        return Decoded(np.stack([resize_image(Image.fromarray(image), self.size) for image in piece]))
+    def read(self, piece: range) -> np.ndarray:
+        """uint8 (B, 64, 64, 3). UserError if the file is damaged there."""
+        with open_hdf5(self.path) as file:
+            return file["images"][piece.start : piece.stop]
+
+    def decode(self, piece: range) -> Decoded:
+        images = self.read(piece)
+        if images.shape[1] == self.size:
+            return Decoded(images)
+        return Decoded(np.stack([resize_image(Image.fromarray(image), self.size) for image in images]))

@@ -1,28 +1,34 @@
 """ShapeStacks (Groth et al. 2018) in its authors' layout."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data_modules.cached import CachedDataModule
-from data_modules.image_files import Crop, Item, check_mask_size, decode
+from data_modules.cached import CachedDataModule, Examined
+from data_modules.image_files import Crop, Item, Size, check_mask_size, decode
+from data_modules.lists import compare_lists, read_list
+from data_modules.sources import FileSource
 from implicit_slate.errors import UserError
 
 LISTS = {"train": "train.txt", "val": "eval.txt", "test": "test.txt"}
+SUBSETS = ("default", "blocks_all", "ccs_all")
+NAME = re.compile(r"env_(blocks|ccs)-(easy|hard)-h=\d+-vcom=\d+-vpsf=\d+-v=\d+")
+EXAMPLE = "env_blocks-easy-h=2-vcom=0-vpsf=0-v=1"
+MAX_OBJECTS = 6
 
 
-def open_segmentation(file: Path, name: object, image_size: tuple[int, int]) -> Image.Image:
+def open_segmentation(file: Path, image_size: Size | None) -> Image.Image:
     """The labels in a `.map` file, a PNG whose first channel is 32 · label, as an image of one channel.
 
-    UserError calls the file `name`; it must be of `image_size` (width, height).
+    UserError names the file; it must be of `image_size`, unless that is None.
     """
-    picture = decode(file, name)
+    picture = decode(file)
     if picture.mode not in ("RGBA", "RGB", "L"):
-        raise UserError(f"{name}: expected a segmentation of RGBA pixels, found mode {picture.mode}")
-    check_mask_size(picture, name, image_size)
-    return Image.fromarray(np.asarray(picture.getchannel(0)) // 32)
+        raise UserError(f"{file}: expected a segmentation of RGBA pixels, found mode {picture.mode}")
+    return Image.fromarray(np.asarray(check_mask_size(picture, file, image_size).getchannel(0)) // 32)
 
 
 class ShapeStacks(CachedDataModule):
@@ -48,46 +54,66 @@ class ShapeStacks(CachedDataModule):
         for folder in (self.root / "recordings", self.root / "splits" / self.subset):
             if not folder.is_dir():
                 raise UserError(f"{folder}: expected this folder of ShapeStacks, found none")
-        return {split: self._items(self.root / "splits" / self.subset / name) for split, name in LISTS.items()}
+        known = set(os.listdir(self.root / "recordings"))
+        files = {split: self.root / "splits" / self.subset / name for split, name in LISTS.items()}
+        names = {split: read_list(file, known, self.wrong, self.suspect) for split, file in files.items()}
+        compare_lists({files[split]: listed for split, listed in names.items()}, self.suspect)
+        return {split: self._items(listed) for split, listed in names.items()}
 
-    def _items(self, scenarios: Path) -> list[Item]:
-        try:
-            lines = scenarios.read_text().splitlines()
-        except FileNotFoundError:
-            raise UserError(f"{scenarios}: expected ShapeStacks' list of scenarios, found nothing") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{scenarios}: expected a list of scenarios, one a line; it is no text") from None
+    def sources_to_check(self) -> dict[str, FileSource]:
+        """Of all subsets; an image that several have is read once."""
+        items: dict[str, dict[Item, None]] = {split: {} for split in LISTS}
+        folder, default = self.root / "splits", self.subset
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        for missing in sorted(set(SUBSETS) - set(found)) if default in found else ():
+            self.wrong(f"{folder / missing}: expected this folder with the lists of a split, found none")
+        checked = set()
+        for self.subset in sorted(found, key=lambda name: name != default) or [default]:
+            for split, listed in self.list_items().items():
+                items[split] |= dict.fromkeys(item for item in listed if item not in checked)
+            checked.update(*items.values())
+        for name in sorted({item.image.parent.name for item in checked}):
+            if not NAME.fullmatch(name):
+                self.suspect(f"{self.root / 'recordings' / name}: expected a name like {EXAMPLE}")
+        return {
+            split: FileSource(list(listed), self.image_size, self.crop, self.open_mask)
+            for split, listed in items.items()
+        }
+
+    def sample_name(self, piece: list[Item]) -> str:
+        return piece[0].image.parent.name
+
+    def examine(self, source: FileSource, piece: list[Item]) -> Examined:
+        examined = super().examine(source, piece)
+        if len(examined.labels or ()) > MAX_OBJECTS:
+            found = len(examined.labels)
+            examined.problems.append(f"{piece[0].mask}: expected at most {MAX_OBJECTS} shapes, found {found}")
+        return examined
+
+    def _items(self, scenarios: list[str]) -> list[Item]:
+        """The images of all cameras of the scenarios, and their segmentations."""
         items: list[Item] = []
-        for number, line in enumerate(lines, 1):
-            if scenario := line.strip():
-                try:
-                    items += self.scenario(scenario)
-                except UserError as error:
-                    raise UserError(f"{scenarios}, line {number}: {error}") from None
-                if bool(items[-1].mask) != bool(items[0].mask):
-                    with_masks, without = (items[0], items[-1]) if items[0].mask else (items[-1], items[0])
-                    raise UserError(
-                        f"{scenarios}, line {number}: {without.image.parent}: expected segmentations of all scenarios "
-                        f"or of none; {with_masks.image.parent} has them"
-                    )
-        if not items:
-            raise UserError(f"{scenarios}: expected scenarios, one a line; the split is empty")
+        for scenario in scenarios:
+            found = self._scenario(scenario)
+            if found and items and bool(found[0].mask) != bool(items[0].mask):
+                with_masks, without = (items, found) if items[0].mask else (found, items)
+                self.wrong(
+                    f"{without[0].image.parent}: expected segmentations of all scenarios or of none; "
+                    f"{with_masks[0].image.parent} has them"
+                )
+            items += found
         return items
 
-    def scenario(self, scenario: str) -> list[Item]:
-        """The images of a scenario, of all cameras, and their segmentations. UserError if some are missing."""
+    def _scenario(self, scenario: str) -> list[Item]:
         folder = self.root / "recordings" / scenario
-        try:
-            names = sorted(os.listdir(folder))
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{folder}: expected the recording of this scenario, found no folder") from None
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
         images = [folder / name for name in names if name.startswith("rgb-") and name.endswith(".png")]
         if not images:
-            raise UserError(f"{folder}: expected images rgb-*.png, found none")
+            self.wrong(f"{folder}: expected images rgb-*.png, found none")
         maps = self._segmentations(scenario, names)
         for image in images:
             if maps and _camera(image.name) not in maps:
-                raise UserError(f"{image}: expected a segmentation of {_camera(image.name)}, too, found none")
+                self.wrong(f"{image}: expected a segmentation of {_camera(image.name)}, too, found none")
         return [Item(image, maps.get(_camera(image.name))) for image in images]
 
     def _segmentations(self, scenario: str, names: list[str]) -> dict[str, Path]:

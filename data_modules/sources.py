@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from data_modules.image_files import Crop, Item, open_mask, read_item
+from data_modules.image_files import Crop, File, Item, open_mask, read_item
 
 
 class Decoded(NamedTuple):
@@ -19,7 +19,7 @@ class Decoded(NamedTuple):
     """uint8 (B, size, size), 0 = background"""
     num_objects: np.ndarray | None = None
     """int (B,): of the whole scene, some of which a crop may hide"""
-    converted: Sequence[tuple[Path, str]] = ()
+    converted: Sequence[tuple[File, str]] = ()
     """The files whose colours were not RGB, and Pillow's name of what they were."""
 
 
@@ -28,6 +28,8 @@ class Source(Protocol):
 
     size: int
     """Side in pixels of the decoded images."""
+    PIECE: int
+    """How many images are best decoded together."""
 
     def __len__(self) -> int:
         """How many images; NotImplementedError where only reading tells."""
@@ -35,8 +37,8 @@ class Source(Protocol):
     def files(self) -> Iterable[Path]:
         """What the images are read from."""
 
-    def pieces(self) -> Iterator[Any]:
-        """Parts, in order, for `decode`."""
+    def pieces(self, length: int) -> Iterator[Any]:
+        """Parts of `length` images, in order, for `decode`. UserError where the source ends in damage."""
 
     def decode(self, piece: Any) -> Decoded:
         """Called in threads. UserError names the file that is missing or damaged."""
@@ -60,13 +62,13 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.items)
 
-    def files(self) -> Iterator[Path]:
+    def files(self) -> Iterator[File]:
         for item in self.items:
             yield from filter(None, item)
 
-    def pieces(self) -> Iterator[Sequence[Item]]:
-        for start in range(0, len(self.items), self.PIECE):
-            yield self.items[start : start + self.PIECE]
+    def pieces(self, length: int = PIECE) -> Iterator[Sequence[Item]]:
+        for start in range(0, len(self.items), length):
+            yield self.items[start : start + length]
 
     def decode(self, piece: Sequence[Item]) -> Decoded:
         examples = [read_item(item, self.size, self.crop, self.open_mask) for item in piece]

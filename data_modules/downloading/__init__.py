@@ -1,8 +1,5 @@
-"""Fetches data sets that have a stable public address: the command `implicit-slate data download`.
+"""Fetches data sets that have a stable public address.
 
-`catalog` says what can be fetched and from where; `transfer` fetches a file; `fid_weights` has two sources for one.
+`command` is `implicit-slate data download`; `catalog` says what can be fetched and from where; `transfer` fetches a
+file; `fid_weights` has two sources for one.
 """
-
-from data_modules.downloading.command import main
-
-__all__ = ["main"]

@@ -16,10 +16,10 @@ class Remote:
     address: str
     size: int | None = None
     sha256: str | None = None
-    md5_address: str | None = None
-    """Of a text file whose first word of 32 hexadecimal digits is the MD5 sum."""
     on_request: bool = False
     """Fetched only when --only names it."""
+    md5_address: str | None = None
+    """Of a text file whose first word of 32 hexadecimal digits is the MD5 sum."""
 
     @property
     def name(self) -> str:
@@ -27,48 +27,25 @@ class Remote:
 
 
 FID_WEIGHTS = "fid-weights"
-COCO_ADDRESS = "http://images.cocodataset.org"
+COCO, GOOGLE = "http://images.cocodataset.org", "https://storage.googleapis.com"
+COCO_ANNOTATIONS_SHA256 = "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268"
+COCO_VAL_SHA256 = "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"
+COCO_TRAIN_SHA256 = "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"
+COCO_TEST_SHA256 = "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba"
+SHAPES3D_SHA256 = "0a0f6ed98baff276a50f3a081a7434d788da63cb135a98189b2a5b5769be1785"
+CLEVR_SHA256 = "5cd61cf1096ed20944df93c9adb31e74d189b8459a94f54ba00090e5c59936d1"
 KINDS: dict[str, list[Remote]] = {
-    "shapes3d": [
-        Remote(
-            "https://storage.googleapis.com/3d-shapes/3dshapes.h5",
-            267573662,
-            "0a0f6ed98baff276a50f3a081a7434d788da63cb135a98189b2a5b5769be1785",
-        ),
-    ],
+    "shapes3d": [Remote(f"{GOOGLE}/3d-shapes/3dshapes.h5", 267573662, SHAPES3D_SHA256)],
     "coco": [
-        Remote(
-            f"{COCO_ADDRESS}/annotations/annotations_trainval2017.zip",
-            252907541,
-            "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
-        ),
-        Remote(
-            f"{COCO_ADDRESS}/zips/val2017.zip",
-            815585330,
-            "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
-        ),
-        Remote(
-            f"{COCO_ADDRESS}/zips/train2017.zip",
-            19336861798,
-            "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
-        ),
-        Remote(
-            f"{COCO_ADDRESS}/zips/test2017.zip",
-            6646970404,
-            "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba",
-            on_request=True,
-        ),
+        Remote(f"{COCO}/annotations/annotations_trainval2017.zip", 252907541, COCO_ANNOTATIONS_SHA256),
+        Remote(f"{COCO}/zips/val2017.zip", 815585330, COCO_VAL_SHA256),
+        Remote(f"{COCO}/zips/train2017.zip", 19336861798, COCO_TRAIN_SHA256),
+        Remote(f"{COCO}/zips/test2017.zip", 6646970404, COCO_TEST_SHA256, on_request=True),
     ],
     "clevr": [
-        Remote(
-            "https://storage.googleapis.com/multi-object-datasets/clevr_with_masks/clevr_with_masks_train.tfrecords"
-        ),
-        Remote(
-            "https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip",
-            19021600724,  # the original, without masks
-            "5cd61cf1096ed20944df93c9adb31e74d189b8459a94f54ba00090e5c59936d1",
-            on_request=True,
-        ),
+        Remote(f"{GOOGLE}/multi-object-datasets/clevr_with_masks/clevr_with_masks_train.tfrecords"),
+        # the original, without masks
+        Remote("https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip", 19021600724, CLEVR_SHA256, on_request=True),
     ],
     "shapestacks": [],  # below --base-address
     FID_WEIGHTS: [],  # fid_weights.py: from the first of two sources

@@ -1,10 +1,6 @@
 """Renders scenes in the manner of CLEVR-Mirror, with instance masks, by Mitsuba (extra `render`).
 
 `scenes` draws what stands where; `geometry` and `mitsuba_scene` turn that into a Mitsuba scene; `render` makes picture
-and mask; `generate` writes whole folders and is the command `implicit-slate data render`; `pack` puts a folder into
-one file; `compare` holds one folder against another.
+and mask; `generate` writes whole folders and is the command `implicit-slate data render`; `card` describes a folder
+and puts it into one file; `compare` holds one folder against another.
 """
-
-from data_modules.rendering.generate import main
-
-__all__ = ["main"]

@@ -12,7 +12,6 @@ stopped goes on where it was.
 import argparse
 import io
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
@@ -22,55 +21,45 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_modules.processes import process_pool
+from data_modules.processes import num_cores, process_pool
 from data_modules.progress import track
 from data_modules.rendering import render
 from data_modules.rendering.mitsuba_scene import load_mitsuba
-from data_modules.rendering.scenes import Scene, check_scene, name_scene
-from implicit_slate.errors import ArgumentParser, UserError
-from implicit_slate.files import write_atomically
+from data_modules.rendering.scenes import Scene, check_can_be_rendered, name_scene, read_scene
+from implicit_slate.errors import ArgumentParser, UserError, positive
+from implicit_slate.files import read_json, write_atomically
 
 DEFAULT_SAMPLES = 96
+MIN_SIZE = 16  # below it objects would be smaller than a pixel
 
 
 def main(argv: list[str] | None = None) -> int:
     """`implicit-slate data render`: exit status 0, or UserError on bad input."""
     parser = ArgumentParser(prog="implicit-slate data render", description="Render CLEVR-Mirror-like scenes.")
-    parser.add_argument("--scenes", type=int, metavar="N", help="how many scenes to make")
-    parser.add_argument("--from-scenes", type=Path, metavar="DIR", help="render the scene files in DIR instead")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--scenes", type=positive, metavar="N", help="how many scenes to make")
+    what.add_argument("--from-scenes", type=Path, metavar="DIR", help="render the scene files in DIR instead")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, or to go on with")
-    parser.add_argument("--size", type=int, default=64, help="side of the pictures in pixels (64)")
+    parser.add_argument("--size", type=positive, default=64, help="side of the pictures in pixels (64)")
     parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=True, help="with the mirror (yes)")
-    parser.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help=f"paths a pixel ({DEFAULT_SAMPLES})")
+    parser.add_argument("--samples", type=positive, default=DEFAULT_SAMPLES, help=f"paths a pixel ({DEFAULT_SAMPLES})")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (one a core)")
+    parser.add_argument("--workers", type=positive, default=num_cores(), help="processes (one per core)")
     args = parser.parse_args(argv)
-    if (args.scenes is None) == (args.from_scenes is None):
-        raise UserError("give either --scenes N or --from-scenes DIR")
-    for option in ("scenes", "size", "samples", "workers"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            raise UserError(f"--{option} {value}: must be at least 1")
-    if args.size < 16:
-        raise UserError(f"--size {args.size}: objects would be smaller than a pixel; at least 16")
+    if args.size < MIN_SIZE:
+        raise UserError(f"--size {args.size}: objects would be smaller than a pixel; at least {MIN_SIZE}")
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: must not be negative")
 
     if args.from_scenes is not None:
-        given = read_scenes(args.from_scenes)
-        source = "given"
+        given, source = read_scenes(args.from_scenes), "given"
     else:
-        given = {f"CLEVR_new_{index:010d}": index for index in range(args.scenes)}
-        source = "sampled"
+        given, source = {f"CLEVR_new_{index:010d}": index for index in range(args.scenes)}, "sampled"
     load_mitsuba()  # a missing one is reported here, and once
-    _claim_folder(
-        args.out,
-        {"scenes": source, "seed": args.seed, "size": args.size, "samples": args.samples, "mirror": args.mirror},
-    )
+    settings = {"seed": args.seed, "size": args.size, "samples": args.samples, "mirror": args.mirror}
+    _claim_folder(args.out, {"scenes": source} | settings)
     waiting = {stem: scene for stem, scene in given.items() if not _is_whole(args.out, stem)}
-    work = partial(
-        render_to_files, out=args.out, size=args.size, mirror=args.mirror, samples=args.samples, seed=args.seed
-    )
+    work = partial(render_to_files, out=args.out, **settings)
     for _ in track(_results(work, waiting, args.workers), "render", len(given), len(given) - len(waiting), "scenes"):
         pass
     print(f"{len(given)} scenes in {args.out}")
@@ -105,16 +94,11 @@ def to_png(pixels: np.ndarray) -> bytes:
 
 def read_scenes(folder: Path) -> dict[str, Scene]:
     """The scene files in `folder`, by stem. UserError names the file and what is wrong with it."""
-    paths = sorted(folder.glob("*.json"))
-    if not paths:
+    found = {path.stem: read_scene(path) for path in sorted(folder.glob("*.json"))}
+    if not found:
         raise UserError(f"{folder}: expected scene files (*.json), found none")
-    found = {}
-    for path in paths:
-        try:
-            found[path.stem] = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a readable scene file ({error})") from None
-        check_scene(found[path.stem], path)
+    for stem, scene in found.items():
+        check_can_be_rendered(scene, folder / f"{stem}.json")
     return found
 
 
@@ -122,10 +106,9 @@ def _claim_folder(out: Path, settings: dict) -> None:
     """Notes the settings in a new folder; refuses one that was made with others, or by something else."""
     note = out / "render.json"
     if note.exists():
-        try:
-            before = json.loads(note.read_text())["settings"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{note}: expected the settings of an earlier run; give another --out") from None
+        before = (read_json(note) or {}).get("settings")
+        if not isinstance(before, dict):
+            raise UserError(f"{note}: expected the settings of an earlier run; give another --out")
         for key, value in settings.items():
             if before.get(key) != value:
                 raise UserError(f"{out}: was made with {key} = {before.get(key)}, not {value}; give another --out")

@@ -6,7 +6,10 @@ A scene is the dictionary that is written as `scenes/<stem>.json`: the keys of C
 the generator's: 360 times a uniform number, which Blender then took as *radians*.
 """
 
+import json
 import math
+import zipfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +31,9 @@ COLORS = {
     "cyan": (41, 208, 208),
     "yellow": (255, 238, 51),
 }
+
+ATTRIBUTES = {"shape": SHAPES, "size": tuple(RADII), "material": MATERIALS, "color": tuple(COLORS)}
+"""The values that each attribute of an object may have."""
 
 MIN_OBJECTS, MAX_OBJECTS = 3, 6
 MIN_GAP = 0.25  # between the circles around two objects
@@ -91,25 +97,42 @@ def name_scene(scene: Scene, index: int, size: int) -> Scene:
     }
 
 
-def check_scene(scene: Any, path) -> None:
-    """UserError naming `path` and the key when a scene that was read lacks what it takes to render it."""
+def read_scene(path: Path | zipfile.Path) -> Scene:
+    """The scene in a file, with objects that have all attributes and coordinates; see `check_can_be_rendered`.
+
+    Raises:
+        UserError: names the file, and the key that is missing or has no known value.
+    """
     try:
-        for thing in scene["objects"]:
-            RADII[thing["size"]], COLORS[thing["color"]]
-            if thing["shape"] not in SHAPES or thing["material"] not in MATERIALS:
-                raise ValueError(f"shape {thing['shape']!r} of {thing['material']!r}")
-            _check_point(thing["3d_coords"])
-            float(thing["rotation"])
-        _check_point(scene["directions"]["behind"])
-        _check_point(scene["camera"]["location"])
-        for name in LAMPS:
-            _check_point(scene["lamps"][name])
-        if scene["mirror_x"] is not None:
-            float(scene["mirror_x"])
-    except KeyError as error:
-        raise UserError(f"{path}: expected a scene with all of its keys and known names; {error} is not") from None
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: not a scene that can be rendered ({error})") from None
+        scene = json.loads(path.read_bytes())
+        objects = scene["objects"]
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        found = "found nothing" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: expected a scene in JSON with the key 'objects' ({found})") from None
+    except OSError as error:
+        raise UserError(f"{path}: expected a scene file that can be read ({error.strerror or error})") from None
+    if not isinstance(objects, list) or not objects:
+        raise UserError(f"{path}: objects: expected a list of at least one object")
+    for index, thing in enumerate(objects):
+        where = f"{path}: objects[{index}]"
+        if not isinstance(thing, dict):
+            raise UserError(f"{where}: expected an object with its attributes, found {thing!r}")
+        _check_point(thing, "3d_coords", where)
+        for key, values in ATTRIBUTES.items():
+            if _value(thing, key, where) not in values:
+                raise UserError(f"{where}: {key}: expected one of {', '.join(values)}; found {thing[key]!r}")
+    return scene
+
+
+def check_can_be_rendered(scene: Scene, path: Path) -> None:
+    """UserError naming `path` and the key where a scene that was read lacks what it takes to render it."""
+    for index, thing in enumerate(scene["objects"]):
+        _check_number(_value(thing, "rotation", f"{path}: objects[{index}]"), f"{path}: objects[{index}]: rotation")
+    for key, inner in (("directions", ["behind"]), ("camera", ["location"]), ("lamps", LAMPS)):
+        for name in inner:
+            _check_point(_value(scene, key, path), name, f"{path}: {key}")
+    if (mirror_x := _value(scene, "mirror_x", path)) is not None:
+        _check_number(mirror_x, f"{path}: mirror_x")
 
 
 def ground_directions(camera: np.ndarray) -> dict[str, np.ndarray]:
@@ -163,9 +186,23 @@ def _apart(center: np.ndarray, size: str, older: dict, directions: dict) -> bool
     return not any(0 < offset[:2] @ direction[:2] < MIN_MARGIN for direction in directions.values())
 
 
-def _check_point(values) -> None:
-    if np.asarray(values, dtype=float).shape != (3,):
-        raise ValueError(f"expected three coordinates, found {values}")
+def _value(mapping: Any, key: str, where: object) -> Any:
+    if not isinstance(mapping, dict) or key not in mapping:
+        raise UserError(f"{where}: expected the key {key!r}, found none")
+    return mapping[key]
+
+
+def _check_point(mapping: Any, key: str, where: object) -> None:
+    point = _value(mapping, key, where)
+    if not isinstance(point, list) or len(point) != 3:
+        raise UserError(f"{where}: {key}: expected three numbers, found {point!r}")
+    for value in point:
+        _check_number(value, f"{where}: {key}")
+
+
+def _check_number(value: Any, where: object) -> None:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"{where}: expected a number, found {value!r}")
 
 
 def _camera_euler(camera: np.ndarray) -> list[float]:

@@ -1,6 +1,7 @@
 """Small data sets in the exact layouts of their authors."""
 
 import gzip
+import json
 import struct
 from pathlib import Path
 
@@ -64,6 +65,21 @@ def shapestacks(root: Path, cameras: int = 2, iseg: str | None = "recordings/{}"
     return root
 
 
+THING = {"shape": "sphere", "size": "small", "material": "rubber", "color": "yellow", "3d_coords": [-3.0, 0.0, 1.5]}
+
+
+def scenes(root: Path, counts: list[int]) -> Path:
+    """Scene i has counts[i] objects, all alike, but for the first coordinate of the last one: it is i / 10."""
+    (root / "scenes").mkdir(parents=True)
+    for i, count in enumerate(counts):
+        objects = [dict(THING) for _ in range(count)]
+        objects[-1]["3d_coords"] = [i / 10, *THING["3d_coords"][1:]]
+        name = f"CLEVR_new_{i:010d}"
+        text = json.dumps({"image_filename": f"{name}.png", "objects": objects})
+        (root / "scenes" / f"{name}.json").write_text(text)
+    return root
+
+
 def shapes3d(root: Path, values: np.ndarray, shape: tuple[int, ...] = (480_000, 64, 64, 3)) -> Path:
     """The first images are of the grey values given, the rest, which takes no room, black."""
     root.mkdir(parents=True, exist_ok=True)
@@ -105,6 +121,101 @@ def clevr_tfrecords(root: Path, count: int = 12, compress: bool = True) -> Path:
         for number in range(count):
             file.write(framed(example(clevr_scene(number))))
     return path
+
+
+WIDTH, HEIGHT = 64, 48
+
+
+def rectangle(left, top, right, bottom) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def annotation(image_id: int, segmentation, box, **more) -> dict:
+    left, top, right, bottom = box
+    return {
+        "image_id": image_id,
+        "category_id": 18,
+        "iscrowd": 0,
+        "area": (right - left) * (bottom - top),
+        "bbox": [left, top, right - left, bottom - top],
+        "segmentation": segmentation,
+    } | more
+
+
+def crowd(image_id: int) -> dict:
+    """The upper left 10 × 12 pixels, as an uncompressed run-length code down the columns."""
+    counts = [0] + [12, HEIGHT - 12] * 10
+    counts[-1] += HEIGHT * (WIDTH - 10)
+    return annotation(image_id, {"size": [HEIGHT, WIDTH], "counts": counts}, (0, 0, 10, 12), iscrowd=1)
+
+
+TRIANGLE = [(20.0, 4.0), (50.0, 10.0), (28.0, 40.0)]
+
+
+def annotations() -> list[dict]:
+    """Of the images 1 to 6, of which 5 has none."""
+    made = [
+        # 1: a small rectangle that a large one would hide, which comes later; and a crowd before them
+        crowd(1),
+        annotation(1, [rectangle(20, 10, 30, 20)], (20, 10, 30, 20)),
+        annotation(1, [rectangle(15, 5, 45, 40)], (15, 5, 45, 40)),
+        # 2: an instance of two parts; one whose corner lies between pixels
+        annotation(2, [rectangle(5, 5, 10, 10), rectangle(30, 5, 40, 12)], (5, 5, 40, 12)),
+        annotation(2, [rectangle(10.5, 20.5, 30.5, 40.5)], (10.5, 20.5, 30.5, 40.5)),
+        # 3: a triangle
+        annotation(3, [[c for point in TRIANGLE for c in point]], (20, 4, 50, 40)),
+        # 4: an instance cut by the right and lower edge of the image
+        annotation(4, [rectangle(50, 30, 64, 48)], (50, 30, 64, 48)),
+        # 6: nothing but a crowd
+        crowd(6),
+    ]
+    return [entry | {"id": 100 + i} for i, entry in enumerate(made)]
+
+
+def write_split(images: Path, file: Path, count: int, annotated: list[dict]) -> None:
+    """`count` images, image i of grey 30 i, listed in an order that is not theirs, and their annotations."""
+    images.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for i in range(1, count + 1):
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 30 * i, np.uint8)).save(images / f"{i:012d}.jpg")
+        entries.append(
+            {
+                "id": i,
+                "file_name": f"{i:012d}.jpg",
+                "width": WIDTH,
+                "height": HEIGHT,
+                "license": 1,
+                "coco_url": f"http://localhost:9/{i:012d}.jpg",
+            }
+        )
+    file.write_text(
+        json.dumps(
+            {
+                "info": {"year": 2017},
+                "licenses": [{"id": 1, "name": "none", "url": ""}],
+                "images": entries[::-1],
+                "annotations": annotated,
+                "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
+            }
+        )
+    )
+
+
+def coco_zoo(root: Path) -> Path:
+    copy = root / "coco-2017"
+    write_split(copy / "train" / "data", copy / "raw" / "instances_train2017.json", 6, annotations())
+    write_split(copy / "validation" / "data", copy / "raw" / "instances_val2017.json", 3, annotations()[:3])
+    (copy / "test" / "data").mkdir(parents=True)
+    for i in range(4):
+        Image.fromarray(np.full((HEIGHT, WIDTH), 9 * i, np.uint8)).save(copy / "test" / "data" / f"{i:012d}.jpg")
+    return root
+
+
+def coco_plain(root: Path) -> Path:
+    write_split(root / "train2017", root / "annotations" / "instances_train2017.json", 6, annotations())
+    write_split(root / "val2017", root / "annotations" / "instances_val2017.json", 3, annotations()[:3])
+    return root
 
 
 def framed(message: bytes) -> bytes:

@@ -189,6 +189,27 @@ def test_what_a_killed_process_left_is_removed(folder):
     assert not left.exists() and len(entries(folder)) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("images.npy", None),
+        *((name, content) for name in ("images.npy", "masks.npy") for content in (b"", b"x", "half")),
+    ],
+)
+def test_a_damaged_entry_is_made_anew(folder, decoded, caplog, name, content):
+    module(folder)
+    (path,) = (folder / ".decoded").glob(f"val-*/{name}")
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "half" else content)
+    with caplog.at_level(logging.INFO):
+        data = module(folder)
+    assert f"{path.parent}: is damaged; its images are decoded anew" in caplog.text
+    assert len(decoded) == 20 + 3 and len(entries(folder)) == 3
+    assert data.splits.val[[0, 1, 2]]["mask"].max() == 1
+
+
 def test_of_several_processes_one_decodes(folder, tmp_path):
     """All begin at once and are slow; every file is decoded by one of them only."""
     notes = tmp_path / "notes"

@@ -1,5 +1,6 @@
 """CLEVR with masks, in TFRecords as distributed and in HDF5, on made scenes."""
 
+import functools
 import gzip
 import re
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import data_modules
 from data_modules import CLEVR
 from implicit_slate.errors import UserError
 from tests.data_modules import made
@@ -113,26 +115,30 @@ def test_objects_are_counted_where_nothing_says_how_many(hdf5):
     assert numbers(module(hdf5, max_objects=3)) == [[0, 1, 3, 4], [9, 10], [6, 7]]
 
 
-def test_too_few_scenes(file):
-    fails(
-        file,
-        f"{file}: expected 70000 scenes and 640 after them, found 12 scenes, 12 and 0 after them",
-        num_train=70_000,
-        num_eval=320,
-    )
+def test_too_few_scenes(file, check):
+    message = f"{file}: expected 70000 scenes and 640 after them, found 12 scenes, 12 and 0 after them"
+    fails(file, message, num_train=70_000, num_eval=320)
+    status, lines = check("clevr", file.parent)
+    assert status == 1 and message in lines
 
 
-def test_missing_file(tmp_path):
-    for name in ("no.tfrecords", "no.h5", "no"):
-        fails(tmp_path / name, f"{tmp_path}/{name}: expected CLEVR with masks, a file (.tfrecords")
+def test_a_check(file, check, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_modules, "CLEVR", functools.partial(CLEVR, num_train=8, num_eval=2))
+    status, lines = check("clevr", file.parent, "--fix-list", tmp_path / "list" / "good.txt")
+    assert status == 1 and lines == [
+        "scenes 12 scenes",
+        "12 of 320 × 240 pixels",
+        "objects in a mask: 2 to 4, 3.00 in the mean",
+        *(f"{file}: scene {i}: expected 3 to 10 objects, found 2" for i in (0, 3, 6, 9)),
+        "wrong: 4 (above); 4 of 12 scenes are bad",
+        f"8 good names listed in {tmp_path}/list/good.txt",
+    ]
+    assert (tmp_path / "list" / "good.txt").read_text().split() == ["1", "2", "4", "5", "7", "8", "10", "11"]
 
 
-def test_a_folder_without_a_file_or_with_two(file):
+def test_a_folder_with_two_files(file):
     (file.parent / "b.hdf5").touch()
     fails(file.parent, f"{file.parent}: expected one file (")
-    (file.parent / "b.hdf5").unlink()
-    file.unlink()
-    fails(file.parent, "found none; root may name it")
 
 
 @pytest.mark.parametrize("name", ["image", "mask"])
@@ -156,10 +162,12 @@ def test_masks_of_another_size(hdf5):
     fails(hdf5, f"{hdf5}: expected `mask` to be uint8 (12, N, 240, 320, 1), found uint8 (12, 5, 120, 160, 1)")
 
 
-def test_truncated_tfrecords(tfrecords):
+def test_truncated_tfrecords(tfrecords, check):
     whole = tfrecords.read_bytes()
     tfrecords.write_bytes(whole[: len(whole) // 2])
-    fails(tfrecords, f"{tfrecords}: expected a file that can be read, record ")
+    fails(tfrecords, message := f"{tfrecords}: expected a file that can be read, record ")
+    status, lines = check("clevr", tfrecords.parent)
+    assert status == 1 and any(line.startswith(message) for line in lines), lines
 
 
 @pytest.mark.parametrize("keep", [5, 12, 2000])

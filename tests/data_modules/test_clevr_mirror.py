@@ -1,27 +1,28 @@
-"""CLEVR-Mirror in its authors' layout, on tiny made folders."""
+"""CLEVR-Mirror in its authors' layout, on tiny made folders: order, resizing, and what a check holds against it."""
+
+import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_modules import CLEVRMirror
-from implicit_slate.errors import UserError
-from tests.data_modules.made import clevr_mirror
+from data_modules import CLEVRMirror, ImageFolder
+from implicit_slate.cli import main
+from tests.data_modules.made import clevr_mirror, scenes
+
+STEM = "CLEVR_new_0000000015"
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return clevr_mirror(tmp_path)
+    """Every scene has one object, as its mask says."""
+    return scenes(clevr_mirror(tmp_path / "data"), [1] * 20)
 
 
 def module(folder, **options) -> CLEVRMirror:
     made = CLEVRMirror(folder, image_size=16, batch_size=4, **options)
     made.setup()
     return made
-
-
-def everything(loader):
-    return [batch for batch in loader]
 
 
 def test_splits_by_sorted_name(folder):
@@ -33,10 +34,9 @@ def test_splits_by_sorted_name(folder):
     assert greys == {"train": [*range(14)], "val": [14, 15, 16], "test": [17, 18, 19]}
 
 
-def test_images_and_masks_are_resized(folder):
-    batch = everything(module(folder).val_dataloader())[0]
-    assert batch["image"].shape == (3, 3, 16, 16)
-    assert batch["mask"].shape == (3, 16, 16) and batch["mask"][:, :8, :8].eq(1).all() and batch["mask"].sum() == 3 * 64
+def test_masks_are_resized(folder):
+    mask = module(folder).splits.val[[0, 1, 2]]["mask"]
+    assert mask[:, :8, :8].eq(1).all() and mask.sum() == 3 * 64
 
 
 def test_shrinking_averages(folder):
@@ -47,64 +47,81 @@ def test_shrinking_averages(folder):
     assert (module(folder).probe(1)["image"] * 255).round().unique().tolist() == [100]
 
 
-def test_masks_are_optional(folder):
-    for path in (folder / "masks").iterdir():
-        path.unlink()
-    (folder / "masks").rmdir()
-    assert set(everything(module(folder).val_dataloader())[0]) == {"image"}
+def test_masks_are_optional(tmp_path):
+    assert set(module(clevr_mirror(tmp_path, masks=False)).probe(1)) == {"image"}
 
 
-def test_missing_folder(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path}/nowhere/images: expected the folder"):
-        module(tmp_path / "nowhere")
+def edit_scene(folder, **change):
+    path = folder / "scenes" / f"{STEM}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
-def test_no_images(tmp_path):
-    (tmp_path / "images").mkdir()
-    with pytest.raises(UserError, match="images: expected images"):
-        module(tmp_path)
+FAULTS = {
+    "missing image": (
+        lambda d: (d / "images" / f"{STEM}.png").unlink(),
+        f"masks/{STEM}.png: expected an image of the same name",
+    ),
+    "missing scene": (
+        lambda d: (d / "scenes" / f"{STEM}.json").unlink(),
+        f"scenes/{STEM}.json: expected a scene in JSON with the key 'objects' (found nothing)",
+    ),
+    "half a scene": (
+        lambda d: (d / "scenes" / f"{STEM}.json").write_text("{"),
+        f"scenes/{STEM}.json: expected a scene in JSON with the key 'objects' (JSONDecodeError",
+    ),
+    "a scene of another image": (
+        lambda d: edit_scene(d, image_filename="other.png"),
+        f"scenes/{STEM}.json: expected image_filename {STEM}.png, found other.png",
+    ),
+    "objects that the mask does not show": (
+        lambda d: Image.new("L", (32, 32)).save(d / "masks" / f"{STEM}.png"),
+        f"masks/{STEM}.png: expected the values 1 to 1, the objects of ",
+    ),
+    "an oblong image": (
+        lambda d: Image.new("RGB", (48, 32)).save(d / "images" / f"{STEM}.png"),
+        f"images/{STEM}.png: expected a square image, found 48 × 32",
+    ),
+    "another kind of file": (
+        lambda d: (d / "images" / "notes.txt").write_text("words"),
+        "images/notes.txt: expected only PNG files in ",
+    ),
+    "another name": (
+        lambda d: [
+            (d / kind / STEM).with_suffix(suffix).rename(d / kind / f"x{suffix}")
+            for kind, suffix in (("images", ".png"), ("masks", ".png"), ("scenes", ".json"))
+        ],
+        "images/x.png: expected a name like CLEVR_new_0000000000.png",
+    ),
+    "too few for a split": (
+        lambda d: [path.unlink() for path in d.glob("*/CLEVR*") if path.stem != STEM],
+        "images: the training split is empty, with 1 images in all (70/15/15 by sorted name)",
+    ),
+}
 
 
-def test_empty_split(folder):
-    for path in sorted((folder / "images").iterdir())[1:]:
-        path.unlink()
-    with pytest.raises(UserError, match="images: the training split is empty"):
-        module(folder)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_is_named(folder, check, fault):
+    make, expected = FAULTS[fault]
+    make(folder)
+    status, lines = check("clevr-mirror", folder)
+    assert status == 1
+    assert any(line.startswith(f"{folder}/{expected}") for line in lines), lines
+    assert lines[-1].startswith("wrong: ")
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_truncated_image(folder, num_workers):
-    path = folder / "images" / "CLEVR_new_0000000015.png"
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError) as error:
-        everything(module(folder, num_workers=num_workers).val_dataloader())
-    assert str(error.value).startswith(f"{path}: expected an image file that can be decoded")
-    assert "\n" not in str(error.value)
+def test_the_list_of_the_good_ones_can_be_loaded(folder, tmp_path, check):
+    (folder / "images" / "CLEVR_new_0000000007.png").write_text("words")
+    (folder / "masks" / "CLEVR_new_0000000009.png").unlink()
+    file = tmp_path / "good.txt"
+    status, lines = check("clevr-mirror", folder, "--fix-list", str(file))
+    assert status == 1 and lines[-1] == f"18 good names listed in {file}"
+    assert file.read_text() == "".join(f"CLEVR_new_{i:010d}.png\n" for i in range(20) if i not in (7, 9))
+    items = ImageFolder(folder / "images", masks=folder / "masks", lists=file).list_items()
+    assert [len(part) for part in items.values()] == [12, 3, 3] and items["val"][0].mask.is_file()
 
 
-def test_mask_of_another_size(folder):
-    path = folder / "masks" / "CLEVR_new_0000000015.png"
-    Image.fromarray(np.zeros((16, 16), np.uint8)).save(path)
-    with pytest.raises(UserError, match=f"{path}: expected a mask as large as its image, 32 × 32 pixels"):
-        everything(module(folder).val_dataloader())
-
-
-def test_missing_mask(folder):
-    path = folder / "masks" / "CLEVR_new_0000000015.png"
-    path.unlink()
-    with pytest.raises(UserError, match=f"{path}: expected a file there, found nothing"):
-        everything(module(folder).val_dataloader())
-
-
-def test_coloured_mask(folder):
-    path = folder / "masks" / "CLEVR_new_0000000015.png"
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
-    with pytest.raises(UserError, match=f"{path}: expected a mask of one 8-bit channel"):
-        everything(module(folder).val_dataloader())
-
-
-def test_oblong_image(folder):
-    path = folder / "images" / "CLEVR_new_0000000015.png"
-    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(path)
-    with pytest.raises(UserError, match=f"{path}: expected a square image, found 48 × 32"):
-        everything(module(folder).val_dataloader())
+def test_a_rendered_folder_is_clean(tmp_path, check):
+    out = tmp_path / "out"
+    main(["data", "render", "--scenes", "7", "--size", "16", "--samples", "4", "--workers", "1", "--out", str(out)])
+    status, lines = check("clevr-mirror", out)
+    assert status == 0 and lines[-1] == "nothing is wrong with 7 images"

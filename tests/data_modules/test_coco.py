@@ -1,12 +1,8 @@
-"""COCO-2017 through the real FiftyOne and a real database server, on small made copies in the original layouts."""
+"""COCO-2017 through the real FiftyOne and its database server, on small made copies in the original layouts."""
 
-import importlib.machinery
-import importlib.util
 import json
 import logging
 import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,108 +16,27 @@ import torch
 from PIL import Image
 
 from data_modules import COCO, coco
-from data_modules.coco_database import Index, database_server, label_map, read_index, server_binary
+from data_modules.coco_annotations import Index, label_map, read_index
 from implicit_slate.errors import UserError
+from implicit_slate.files import write_atomically
+from tests.data_modules import made
+from tests.data_modules.made import HEIGHT, TRIANGLE, WIDTH
 
-WIDTH, HEIGHT = 64, 48
-
-
-def rectangle(left, top, right, bottom) -> list[float]:
-    return [left, top, right, top, right, bottom, left, bottom]
-
-
-def annotation(image_id: int, segmentation, box, **more) -> dict:
-    left, top, right, bottom = box
-    return {
-        "image_id": image_id,
-        "category_id": 18,
-        "iscrowd": 0,
-        "area": (right - left) * (bottom - top),
-        "bbox": [left, top, right - left, bottom - top],
-        "segmentation": segmentation,
-    } | more
-
-
-def crowd(image_id: int) -> dict:
-    """The upper left 10 × 12 pixels, as an uncompressed run-length code down the columns."""
-    counts = [0] + [12, HEIGHT - 12] * 10
-    counts[-1] += HEIGHT * (WIDTH - 10)
-    return annotation(image_id, {"size": [HEIGHT, WIDTH], "counts": counts}, (0, 0, 10, 12), iscrowd=1)
-
-
-TRIANGLE = [(20.0, 4.0), (50.0, 10.0), (28.0, 40.0)]
-
-
-def annotations() -> list[dict]:
-    """Of the images 1 to 6, of which 5 has none."""
-    made = [
-        # 1: a small rectangle that a large one would hide, which comes later; and a crowd before them
-        crowd(1),
-        annotation(1, [rectangle(20, 10, 30, 20)], (20, 10, 30, 20)),
-        annotation(1, [rectangle(15, 5, 45, 40)], (15, 5, 45, 40)),
-        # 2: an instance of two parts; one whose corner lies between pixels
-        annotation(2, [rectangle(5, 5, 10, 10), rectangle(30, 5, 40, 12)], (5, 5, 40, 12)),
-        annotation(2, [rectangle(10.5, 20.5, 30.5, 40.5)], (10.5, 20.5, 30.5, 40.5)),
-        # 3: a triangle
-        annotation(3, [[c for point in TRIANGLE for c in point]], (20, 4, 50, 40)),
-        # 4: an instance cut by the right and lower edge of the image
-        annotation(4, [rectangle(50, 30, 64, 48)], (50, 30, 64, 48)),
-        # 6: nothing but a crowd
-        crowd(6),
-    ]
-    return [entry | {"id": 100 + i} for i, entry in enumerate(made)]
-
-
-def write_split(images: Path, file: Path, count: int, annotated: list[dict]) -> None:
-    """`count` images, image i of grey 30 i, listed in an order that is not theirs, and their annotations."""
-    images.mkdir(parents=True)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    entries = []
-    for i in range(1, count + 1):
-        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 30 * i, np.uint8)).save(images / f"{i:012d}.jpg")
-        entries.append(
-            {
-                "id": i,
-                "file_name": f"{i:012d}.jpg",
-                "width": WIDTH,
-                "height": HEIGHT,
-                "license": 1,
-                "coco_url": f"http://localhost:9/{i:012d}.jpg",
-            }
-        )
-    file.write_text(
-        json.dumps(
-            {
-                "info": {"year": 2017},
-                "licenses": [{"id": 1, "name": "none", "url": ""}],
-                "images": entries[::-1],
-                "annotations": annotated,
-                "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
-            }
-        )
-    )
-
-
-def make_zoo(root: Path) -> Path:
-    copy = root / "coco-2017"
-    write_split(copy / "train" / "data", copy / "raw" / "instances_train2017.json", 6, annotations())
-    write_split(copy / "validation" / "data", copy / "raw" / "instances_val2017.json", 3, annotations()[:3])
-    (copy / "test" / "data").mkdir(parents=True)
-    for i in range(4):
-        Image.fromarray(np.full((HEIGHT, WIDTH), 9 * i, np.uint8)).save(copy / "test" / "data" / f"{i:012d}.jpg")
-    return root
-
-
-def make_plain(root: Path) -> Path:
-    write_split(root / "train2017", root / "annotations" / "instances_train2017.json", 6, annotations())
-    write_split(root / "val2017", root / "annotations" / "instances_val2017.json", 3, annotations()[:3])
-    return root
+FIRST = f"{1:012d}.jpg"
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory):
-    """A copy in the zoo's layout; and what was said as FiftyOne read it, with a server of our own."""
-    root = make_zoo(tmp_path_factory.mktemp("zoo"))
+def database(tmp_path_factory):
+    """Where FiftyOne keeps its database: not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FIFTYONE_DATABASE_DIR", str(folder := tmp_path_factory.mktemp("database")))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory, database):
+    """A copy in the zoo's layout that FiftyOne has read; and what was said then."""
+    root = made.coco_zoo(tmp_path_factory.mktemp("zoo"))
     messages: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -133,22 +48,11 @@ def zoo(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    """A plain COCO folder that FiftyOne has read with the user's own server; and the names of data sets left there."""
-    import pymongo
-
-    root = make_plain(tmp_path_factory.mktemp("plain"))
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        database_server(server_binary(), tmp_path_factory.mktemp("database")) as address,
-    ):
-        patch.setenv("FIFTYONE_DATABASE_URI", address)
-        COCO(root).prepare_data()
-        with pymongo.MongoClient(address) as client:
-            left = [document["name"] for document in client["fiftyone"]["datasets"].find()]
-            names = client.list_database_names()
-    assert "fiftyone" in names  # it was this server that FiftyOne used
-    return root, left
+def plain(tmp_path_factory, database):
+    """A plain COCO folder that FiftyOne has read."""
+    root = made.coco_plain(tmp_path_factory.mktemp("plain"))
+    COCO(root).prepare_data()
+    return root, []
 
 
 @pytest.fixture(params=["zoo", "plain"])
@@ -220,7 +124,7 @@ def test_crowds_are_said_once(zoo, caplog):
     root, messages = zoo
     assert [message for message in messages if message.startswith("COCO")] == [
         "COCO train: 6 images, 6 instances; 2 annotations of crowds left out",
-        "COCO validation: 3 images, 2 instances; 1 annotations of crowds left out",
+        "COCO val: 3 images, 2 instances; 1 annotations of crowds left out",
     ]
     with caplog.at_level("INFO"):
         module(root)
@@ -301,37 +205,9 @@ def test_nothing_is_left_behind(root):
     ]
 
 
-def test_the_users_own_server_keeps_no_data_set(plain):
-    assert plain[1] == []
-
-
 def test_fiftyone_stays_out_of_this_process(root):
     module(root)
     assert not [name for name in sys.modules if name.split(".")[0] == "fiftyone"]
-
-
-def test_the_server_ends_with_the_process_that_started_it(tmp_path):
-    """Even if that is killed."""
-    command = (
-        "import sys, time, pathlib; from data_modules.coco_database import database_server, server_binary\n"
-        "with database_server(server_binary(), pathlib.Path(sys.argv[1])) as address:\n"
-        "    print(address, flush=True)\n    time.sleep(600)"
-    )
-    owner = subprocess.Popen([sys.executable, "-c", command, tmp_path], stdout=subprocess.PIPE, text=True)
-    assert owner.stdout.readline().startswith("mongodb://127.0.0.1:")
-    (server,) = [child for child in psutil.Process(owner.pid).children(recursive=True) if child.name() == "mongod"]
-    owner.send_signal(signal.SIGKILL)
-    owner.wait()
-    assert psutil.wait_procs([server], timeout=20)[1] == []
-
-
-def test_a_server_that_does_not_start(tmp_path):
-    (tmp_path / "journal").write_text("in the way")
-    with (
-        pytest.raises(UserError, match=f"{tmp_path}: FiftyOne's database server does not start there"),
-        database_server(server_binary(), tmp_path),
-    ):
-        pass
 
 
 def test_of_two_instances_of_one_area_the_later_is_on_top():
@@ -341,72 +217,74 @@ def test_of_two_instances_of_one_area_the_later_is_on_top():
 
 
 @pytest.fixture
-def fake_import(monkeypatch):
+def drawn_splits(monkeypatch):
     """Instead of FiftyOne, for what happens around it: empty masks, after a while; and whose splits were asked for."""
     calls: list[list[str]] = []
 
-    def import_splits(splits, zoo, out, database_dir):
+    def draw_masks(splits, out):
         calls.append([split.name for split in splits])
         time.sleep(0.2)
         for split in splits:
             names = sorted(os.listdir(split.images))[: split.max_samples]
-            (out / split.name / "masks").mkdir(parents=True)
             for name in names:
-                mask = Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8))
-                mask.save((out / split.name / "masks" / name).with_suffix(".png"))
-            (out / split.name / "index.json").write_text(json.dumps(Index(names, 0, 0)._asdict()))
+                mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+                made.save((out / split.name / "masks" / name).with_suffix(".png"), mask)
+            write_atomically(out / split.name / "index.json", json.dumps(Index(names, 0, 0)._asdict()))
 
-    monkeypatch.setattr(coco, "import_splits", import_splits)
+    monkeypatch.setattr(coco, "draw_masks", draw_masks)
     return calls
 
 
-def test_of_several_processes_one_reads_the_annotations(tmp_path, fake_import):
-    make_plain(tmp_path)
+def test_of_several_processes_one_reads_the_annotations(tmp_path, drawn_splits):
+    made.coco_plain(tmp_path)
     threads = [threading.Thread(target=COCO(tmp_path).prepare_data) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert fake_import == [["train", "validation"]]
+    assert drawn_splits == [["train", "val"]]
 
 
-def test_what_has_changed_is_read_again(tmp_path, fake_import):
-    make_plain(tmp_path)
+def test_what_has_changed_or_is_damaged_is_read_again(tmp_path, drawn_splits):
+    made.coco_plain(tmp_path)
     module(tmp_path)
     file = tmp_path / "annotations" / "instances_val2017.json"
     file.write_text(file.read_text() + " ")
     module(tmp_path)
     module(tmp_path)
-    assert fake_import == [["train", "validation"], ["validation"]]
+    assert drawn_splits == [["train", "val"], ["val"]]
+    (index,) = (tmp_path / ".decoded" / "coco_masks").glob("train-*/index.json")
+    index.write_text("{")
+    module(tmp_path)
+    assert drawn_splits == [["train", "val"], ["val"], ["train"]]
 
 
-def test_a_split_that_is_whole_is_kept_when_the_other_fails(tmp_path, fake_import, monkeypatch):
-    make_plain(tmp_path)
-    whole = coco.import_splits
+def test_a_split_that_is_whole_is_kept_when_the_other_fails(tmp_path, drawn_splits, monkeypatch):
+    made.coco_plain(tmp_path)
+    whole = coco.draw_masks
 
-    def failing(splits, *args):
-        whole(splits[:1], *args)
+    def failing(splits, out):
+        whole(splits[:1], out)
         raise UserError("the database: no space left")
 
-    monkeypatch.setattr(coco, "import_splits", failing)
+    monkeypatch.setattr(coco, "draw_masks", failing)
     with pytest.raises(UserError, match="no space left"):
         module(tmp_path)
-    monkeypatch.setattr(coco, "import_splits", whole)
+    monkeypatch.setattr(coco, "draw_masks", whole)
     module(tmp_path)
-    assert fake_import == [["train"], ["validation"]]
+    assert drawn_splits == [["train"], ["val"]]
     assert not list((tmp_path / ".decoded" / "coco_masks").glob(".*"))
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path, fake_import):
-    make_plain(tmp_path)
+def test_what_a_killed_process_left_is_removed(tmp_path, drawn_splits):
+    made.coco_plain(tmp_path)
     (tmp_path / ".decoded" / "coco_masks" / ".new-abc" / "train").mkdir(parents=True)
-    (tmp_path / ".decoded" / "coco_masks" / ".database-abc").mkdir()
     module(tmp_path)
     assert not list((tmp_path / ".decoded" / "coco_masks").glob(".*"))
 
 
-def test_max_samples(tmp_path, fake_import):
-    make_zoo(tmp_path)
+def test_max_samples(tmp_path, drawn_splits):
+    made.coco_zoo(tmp_path)
     assert [len(split) for split in module(tmp_path, max_samples=2).splits] == [2, 2, 2]
     assert [len(split) for split in module(tmp_path, max_samples=5).splits] == [5, 3, 4]
 
@@ -419,33 +297,14 @@ def fails(root: Path, message: str, **options) -> None:
     assert not list(root.glob(".decoded/coco_masks/*-*")) and not list(root.glob(".decoded/coco_masks/.*"))
 
 
-def test_missing_folder(tmp_path):
-    fails(tmp_path / "nowhere", f"{tmp_path}/nowhere: expected COCO-2017, either coco-2017/")
+def test_another_folder(tmp_path, check):
+    fails(tmp_path, message := f"{tmp_path}: expected COCO-2017, either coco-2017/")
+    status, (line,) = check("coco", tmp_path)
+    assert status == 2 and message in line
 
 
-def test_missing_images(tmp_path):
-    make_plain(tmp_path)
-    os.rename(tmp_path / "val2017", tmp_path / "val")
-    fails(tmp_path, f"{tmp_path}/val2017: expected the folder of COCO-2017's validation images")
-
-
-def test_missing_annotations(tmp_path):
-    make_zoo(tmp_path)
-    file = tmp_path / "coco-2017" / "raw" / "instances_train2017.json"
-    file.unlink()
-    fails(tmp_path, f"{file}: expected COCO-2017's annotations of the train split")
-
-
-def test_empty_split(tmp_path):
-    make_zoo(tmp_path)
-    folder = tmp_path / "coco-2017" / "validation" / "data"
-    for path in folder.iterdir():
-        path.unlink()
-    fails(tmp_path, f"{folder}: the validation split is empty")
-
-
-def test_a_partial_copy_in_the_zoo_needs_max_samples(tmp_path):
-    make_zoo(tmp_path)
+def test_a_partial_copy_in_the_zoo_needs_max_samples(tmp_path, check):
+    made.coco_zoo(tmp_path)
     fails(tmp_path, f"{tmp_path}/coco-2017/train/data: holds 6 of 118287 images; max_samples must", max_samples=None)
 
 
@@ -454,64 +313,115 @@ def test_max_samples_must_be_positive(tmp_path, max_samples):
     fails(tmp_path, f"max_samples {max_samples}: must be at least 1", max_samples=max_samples)
 
 
-def test_missing_image(tmp_path):
-    make_plain(tmp_path)
-    missing = tmp_path / "train2017" / "000000000004.jpg"
-    missing.unlink()
-    fails(tmp_path, f"{missing}: expected the image that {tmp_path}/annotations/instances_train2017.json lists")
+def edit(folder, change) -> None:
+    """Lets `change` change the training split's annotations."""
+    file = folder / "annotations" / "instances_train2017.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
 
 
-def test_an_image_that_the_zoo_does_not_know(tmp_path):
-    make_zoo(tmp_path)
-    stray = tmp_path / "coco-2017" / "validation" / "data" / "holiday.jpg"
-    Image.new("RGB", (8, 8)).save(stray)
-    fails(tmp_path, f"{stray}: expected only images that")
+def segmentation(value):
+    return lambda content: content["annotations"][1].update(segmentation=value)
 
 
-def test_images_that_came_after_the_zoo_made_its_list(tmp_path):
-    make_zoo(tmp_path)
-    folder = tmp_path / "coco-2017" / "validation"
-    known = json.loads((tmp_path / "coco-2017" / "raw" / "instances_val2017.json").read_text())
-    (folder / "labels.json").write_text(json.dumps(known | {"images": known["images"][:2]}))
-    fails(tmp_path, f"{folder}/labels.json: lists 2 of the 3 images there now; delete it")
+TRAIN = "annotations/instances_train2017.json"
+FAULTS = {
+    "a missing image": (lambda d: (d / "train2017" / FIRST).unlink(), f"train2017/{FIRST}: expected the image that "),
+    "no JSON": (lambda d: (d / TRAIN).write_text("{"), f"{TRAIN}: expected COCO's annotations, JSON"),
+    "a list": (lambda d: (d / TRAIN).write_text("[]"), f"{TRAIN}: expected COCO's annotations, JSON"),
+    "no images in it": (lambda d: edit(d, lambda c: c.pop("images")), f"{TRAIN}: expected COCO's annotations, JSON"),
+    "no annotations": (lambda d: (d / TRAIN).unlink(), f"{TRAIN}: expected COCO-2017's annotations of the train split"),
+    "no folder": (
+        lambda d: (d / "val2017").rename(d / "elsewhere"),
+        "val2017: expected the folder of COCO-2017's val images",
+    ),
+    "no images": (
+        lambda d: [path.unlink() for path in (d / "train2017").iterdir()],
+        "train2017: the train split is empty; expected *.jpg",
+    ),
+}
+SUSPICIONS = {
+    "a truncated image": (
+        lambda d: (d / "train2017" / FIRST).write_bytes((d / "train2017" / FIRST).read_bytes()[:300]),
+        f"train2017/{FIRST}: expected an image file that can be decoded",
+    ),
+    "a stray image": (
+        lambda d: Image.new("RGB", (4, 4)).save(d / "train2017" / "mine.jpg"),
+        "train2017/mine.jpg: expected only images that ",
+    ),
+    "another size": (
+        lambda d: Image.new("RGB", (48, 64)).save(d / "train2017" / FIRST),
+        f"train2017/{FIRST}: expected 64 × 48 pixels by ",
+    ),
+    "an annotation of no image": (
+        lambda d: edit(d, lambda content: content["annotations"][0].update(image_id=77)),
+        f"{TRAIN}: annotation 100: expected an image with the id 77, found none",
+    ),
+    "a line for a polygon": (
+        lambda d: edit(d, segmentation([[1, 1, 5, 5]])),
+        f"{TRAIN}: annotation 101 of {FIRST}: expected a mask",
+    ),
+    "a code that is too short": (
+        lambda d: edit(d, segmentation({"size": [HEIGHT, WIDTH], "counts": [5, 5]})),
+        f"{TRAIN}: annotation 101 of {FIRST}: expected a mask",
+    ),
+    "a code of another size": (
+        lambda d: edit(d, segmentation({"size": [9, 9], "counts": [81]})),
+        f"{TRAIN}: annotation 101 of {FIRST}: expected a mask",
+    ),
+}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"annotations": []}', '{"images": [{"id": 1}]}'])
-def test_annotations_that_are_none(tmp_path, content):
-    make_plain(tmp_path)
-    file = tmp_path / "annotations" / "instances_train2017.json"
-    file.write_text(content)
-    fails(tmp_path, f"{file}: expected COCO's annotations, JSON with `images`")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_by_loader_and_check(tmp_path, check, fault):
+    make, expected = FAULTS[fault]
+    make(made.coco_plain(tmp_path))
+    fails(tmp_path, f"{tmp_path}/{expected}", max_samples=None)
+    status, lines = check("coco", tmp_path)
+    assert status == 1 and sum(line.startswith(f"{tmp_path}/{expected}") for line in lines) == 1, lines
 
 
-def test_missing_database_dir(tmp_path):
-    make_plain(tmp_path)
-    fails(tmp_path, f"{tmp_path}/no/", database_dir=tmp_path / "no")
+@pytest.mark.parametrize("fault", SUSPICIONS)
+def test_a_fault_is_named_by_the_check(tmp_path, check, fault):
+    make, expected = SUSPICIONS[fault]
+    make(made.coco_plain(tmp_path))
+    status, lines = check("coco", tmp_path)
+    assert status == 1 and sum(line.startswith(f"{tmp_path}/{expected}") for line in lines) == 1, lines
 
 
-def test_without_fiftyone(tmp_path, monkeypatch):
-    make_plain(tmp_path)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    fails(tmp_path, "COCO is read through FiftyOne, which is not installed; `make setup EXTRAS=coco`")
+def test_a_check_of_a_plain_copy(tmp_path, check):
+    status, lines = check("coco", made.coco_plain(tmp_path), "--fix-list", tmp_path / "good.txt")
+    assert status == 0 and lines[:-1] == [
+        "train 6, val 3 images",
+        "9 of 64 × 48 pixels",
+        "objects in a mask: 0 to 2, 0.89 in the mean",
+        "nothing is wrong with 9 images",
+    ]
+    expected = [f"{split}2017/{i:012d}.jpg" for split, count in (("train", 6), ("val", 3)) for i in range(1, count + 1)]
+    assert (tmp_path / "good.txt").read_text().split() == expected
+    assert not (tmp_path / ".decoded").exists()
 
 
-@pytest.fixture
-def fiftyone_elsewhere(tmp_path, monkeypatch):
-    """A FiftyOne whose database server the test may make as it likes."""
-    (tmp_path / "fiftyone" / "db" / "bin").mkdir(parents=True)
-    spec = importlib.machinery.ModuleSpec("fiftyone", None, is_package=True)
-    spec.submodule_search_locations = [str(tmp_path / "fiftyone")]
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    return tmp_path / "fiftyone" / "db" / "bin" / "mongod"
+def test_a_check_of_a_part_of_the_zoo(tmp_path, check):
+    (made.coco_zoo(tmp_path) / "coco-2017" / "train" / "data" / FIRST).unlink()
+    status, lines = check("coco", tmp_path)
+    assert status == 0 and lines[0] == "train 5, val 3, test 4 images" and "4 stored as L, converted to RGB" in lines
 
 
-def test_without_a_database_server(tmp_path, fiftyone_elsewhere):
-    make_plain(tmp_path)
-    fails(tmp_path, f"{fiftyone_elsewhere}: FiftyOne has no database server there; `make setup EXTRAS=coco` sets it up")
+@pytest.mark.parametrize("missing", ["fiftyone", "pycocotools"])
+def test_a_missing_extra_is_named(tmp_path, check, monkeypatch, missing):
+    made.coco_plain(tmp_path)
+    (tmp_path / "path" / missing).mkdir(parents=True)
+    (tmp_path / "path" / missing / "__init__.py").write_text("raise ImportError('there is none')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    fails(tmp_path, "COCO is read through FiftyOne, which needs the extra 'coco': make setup EXTRAS=coco")
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    status, (line,) = check("coco", tmp_path)
+    assert status == 2 and "make setup EXTRAS=coco" in line
 
 
-def test_a_database_server_that_does_not_run_here(tmp_path, fiftyone_elsewhere):
-    make_plain(tmp_path)
-    fiftyone_elsewhere.write_text("#!/bin/sh\necho 'libcurl.so.4: cannot open shared object file' >&2\nexit 127\n")
-    fiftyone_elsewhere.chmod(0o755)
-    fails(tmp_path, f"{fiftyone_elsewhere}: FiftyOne's database server does not run here (libcurl.so.4: cannot open")
+def test_a_database_that_does_not_answer(tmp_path, monkeypatch):
+    made.coco_plain(tmp_path)
+    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300")
+    fails(tmp_path, "FiftyOne's database does not start or answer (")

@@ -68,35 +68,50 @@ def test_a_list_of_good_images(folder, tmp_path):
     assert greys(module(folder, lists=good)) == [[i for i in range(14) if i != 7], [14, 15, 16], [17, 18, 19]]
 
 
-def test_missing_folder(tmp_path):
-    fails(tmp_path / "no", f"{tmp_path}/no: expected a folder of images, found none")
-
-
-def test_no_images(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    fails(tmp_path, f"{tmp_path}: expected images (.png, .jpg, .jpeg), found none")
-
-
 def test_missing_masks(folder, tmp_path):
     fails(folder, f"{tmp_path}/no: expected the folder of masks, found none", masks=tmp_path / "no")
-    (folder / "masks" / "07.png").unlink()
-    fails(folder, f"{folder}/masks/07.png: expected a file there, found nothing")
 
 
-def test_missing_list(folder, tmp_path):
-    fails(folder, f"{tmp_path}/no.txt: expected a list of images there, found nothing", lists=tmp_path / "no.txt")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "good.txt: expected a list there, one name per line, found nothing"),
+        ("00.png\n77.png\n", "good.txt, line 2: expected a name that is there, found nothing at 77.png"),
+        ("\n", "good.txt: expected names, one per line; the split is empty"),
+        ("00.png\n01.png\n", "good.txt: the validation split is empty"),
+    ],
+)
+def test_a_list_with_a_fault(folder, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "good.txt").write_text(content)
+    fails(folder, f"{tmp_path}/{message}", lists=tmp_path / "good.txt")
 
 
-def test_a_line_without_its_image(folder, tmp_path):
-    (tmp_path / "good.txt").write_text("00.png\n77.png\n")
-    fails(folder, f"{tmp_path}/good.txt, line 2: {folder}/77.png: expected this image", lists=tmp_path / "good.txt")
+def test_a_check_of_masks(folder, check):
+    save(folder / "04.jpg", grey(0, 32, 48))
+    save(folder / "masks" / "z.png", np.zeros((4, 4), np.uint8))
+    (folder / "masks" / "notes.txt").write_text("words")
+    status, lines = check("folder", folder)
+    assert status == 1
+    for expected in (
+        "04.png: expected a stem of its own",
+        "04.jpg: expected a stem of its own",
+        "masks/z.png: expected an image of the same stem",
+        "masks/notes.txt: expected only PNG files",
+    ):
+        assert sum(line.startswith(f"{folder}/{expected}") for line in lines) == 1, expected
+    assert lines[-1] == "wrong: 4 (above); 0 of 21 images are bad"
 
 
-def test_empty_list(folder, tmp_path):
-    (tmp_path / "good.txt").write_text("\n")
-    fails(folder, f"{tmp_path}/good.txt: expected names of images, one a line", lists=tmp_path / "good.txt")
-
-
-def test_empty_split(folder, tmp_path):
-    (tmp_path / "good.txt").write_text("00.png\n01.png\n")
-    fails(folder, f"{tmp_path}/good.txt: the validation split is empty", lists=tmp_path / "good.txt")
+def test_a_check_of_lists(folder, check):
+    (folder / "train.txt").write_text("".join(f"{i:02d}.png\n" for i in range(15) if i != 7))
+    (folder / "val.txt").write_text("15.png\n15.png\nnone.png\n00.png\n")
+    status, lines = check("folder", folder)
+    assert status == 1
+    for expected in (
+        f"{folder}/val.txt, line 2: expected every name once, found 15.png again",
+        f"{folder}/val.txt, line 3: expected a name that is there, found nothing at none.png",
+        f"{folder}/test.txt: expected a list there, one name per line, found nothing",
+        f"{folder}/val.txt: expected names that are not in {folder}/train.txt, found 00.png",
+    ):
+        assert expected in lines

@@ -1,6 +1,5 @@
 """Properties of objects out of scene files, and how they travel with the images."""
 
-import copy
 import json
 import pickle
 import re
@@ -11,29 +10,18 @@ import pytest
 import torch
 
 from data_modules import CLEVRMirror, MirrorScenes, mirror_scenes
-from data_modules.rendering.scenes import MAX_OBJECTS
-from data_modules.scene_properties import ATTRIBUTES, WIDTH, parse_properties
+from data_modules.rendering.scenes import ATTRIBUTES, MAX_OBJECTS, read_scene
+from data_modules.scene_properties import WIDTH, scene_properties
 from implicit_slate.errors import UserError
 from implicit_slate.models.property_predictor import ATTRIBUTE_SIZES, NUM_PROPERTIES
-from tests.data_modules.made import clevr_mirror
+from tests.data_modules.made import THING, clevr_mirror, scenes
 
-THING = {"shape": "sphere", "size": "small", "material": "rubber", "color": "yellow", "3d_coords": [-3.0, 0.0, 1.5]}
 ROW = [0, 0.5, 0.75, 0, 1, 0, 0, 1, 1, 0, *[0] * 7, 1, 1]
-
-
-def write_scenes(root, counts):
-    """Scene i has counts[i] objects, all alike, but for the first coordinate of the last one: it is i / 10."""
-    (root / "scenes").mkdir()
-    for i, count in enumerate(counts):
-        objects = [copy.deepcopy(THING) for _ in range(count)]
-        objects[-1]["3d_coords"][0] = i / 10
-        (root / "scenes" / f"CLEVR_new_{i:010d}.json").write_text(json.dumps({"objects": objects}))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write_scenes(clevr_mirror(tmp_path), [2] * 10 + [1] * 10)
-    return tmp_path
+    return scenes(clevr_mirror(tmp_path), [2] * 10 + [1] * 10)
 
 
 def module(folder, **options) -> CLEVRMirror:
@@ -43,7 +31,7 @@ def module(folder, **options) -> CLEVRMirror:
 
 
 def test_a_row_is_coordinates_attributes_and_a_one():
-    rows = parse_properties(json.dumps({"objects": [THING, THING | {"shape": "cube", "color": "gray"}]}).encode(), "x")
+    rows = scene_properties({"objects": [THING, THING | {"shape": "cube", "color": "gray"}]})
     assert rows.dtype == np.float32 and rows[0].tolist() == ROW
     assert rows[1, 3:6].tolist() == [1, 0, 0] and rows[1, 10:18].argmax() == 0
 
@@ -100,7 +88,7 @@ def test_without_the_option_no_scene_file_is_read(tmp_path):
 def test_a_missing_scene_file(folder):
     path = folder / "scenes" / "CLEVR_new_0000000015.json"
     path.unlink()
-    with pytest.raises(UserError, match=f"{path}: expected a scene file there, it cannot be read"):
+    with pytest.raises(UserError, match=f"{path}: expected a scene in JSON with the key 'objects' .found nothing"):
         module(folder)
 
 
@@ -123,13 +111,14 @@ def test_a_missing_key(folder, key):
         (json.dumps({"objects": [THING | {"shape": "cone"}]}), "shape: expected one of cube, sphere, cylinder"),
         (json.dumps({"objects": [THING | {"color": ["red"]}]}), "color: expected one of gray, red"),
         (json.dumps({"objects": [THING | {"3d_coords": [0, 1]}]}), "3d_coords: expected three numbers"),
-        (json.dumps({"objects": [THING | {"3d_coords": [0, 1, float("nan")]}]}), "3d_coords: expected three numbers"),
+        (json.dumps({"objects": [THING | {"3d_coords": [0, 1, float("nan")]}]}), "3d_coords: expected a number"),
     ],
 )
-def test_a_bad_scene_is_one_line(text, message):
+def test_a_bad_scene_is_one_line(tmp_path, text, message):
+    (path := tmp_path / "a.json").write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        parse_properties(text.encode(), "a.json")
-    assert str(error.value).startswith("a.json: ") and "\n" not in str(error.value)
+        read_scene(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
 def test_a_zip_file_without_a_scene(tmp_path, monkeypatch):
@@ -138,5 +127,5 @@ def test_a_zip_file_without_a_scene(tmp_path, monkeypatch):
             for name in (f"images/CLEVR_new_{i:010d}.png", f"masks/CLEVR_new_{i:010d}.png"):
                 part.writestr(name, whole.read(name))
     monkeypatch.setattr(mirror_scenes, "EMBEDDED", tmp_path / "part.zip")
-    with pytest.raises(UserError, match="part.zip: expected scenes/CLEVR_new_0000000000.json in it, found none"):
+    with pytest.raises(UserError, match="part.zip/scenes/CLEVR_new_0000000000.json: expected a scene in JSON"):
         MirrorScenes(image_size=16, properties=True).setup()

@@ -38,11 +38,6 @@ def test_splits_and_sizes(folder, image_size):
     assert greys == [[*range(40)], [*range(41, 70)], [*range(70, 100)]]
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path}/3dshapes.h5: expected an HDF5 file there, found nothing"):
-        module(tmp_path)
-
-
 def test_without_images(tmp_path):
     with h5py.File(tmp_path / "3dshapes.h5", "w") as file:
         file["labels"] = np.zeros((4, 6))
@@ -57,22 +52,44 @@ def test_of_another_shape(tmp_path):
         module(tmp_path)
 
 
-@pytest.mark.parametrize("keep", [0, 10, 3000])
-def test_truncated_file(folder, keep):
-    path = folder / "3dshapes.h5"
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=f"{path}: expected an HDF5 file that can be read") as error:
-        module(folder)
-    assert "\n" not in str(error.value)
-
-
-def test_damaged_images(folder):
+def damage_first_chunk(path) -> None:
     """A block that zlib cannot read."""
-    path = folder / "3dshapes.h5"
     with h5py.File(path) as file:
         block = file["images"].id.get_chunk_info(0)
     data = bytearray(path.read_bytes())
     data[block.byte_offset : block.byte_offset + block.size] = b"\xff" * block.size
     path.write_bytes(data)
-    with pytest.raises(UserError, match=f"{path}: expected an HDF5 file that can be read"):
+
+
+@pytest.mark.parametrize(
+    ("spoil", "bad"),
+    [
+        (lambda path: path.write_bytes(b""), ""),
+        (lambda path: path.write_bytes(path.read_bytes()[:3000]), ""),
+        (damage_first_chunk, " images 0 to 39:"),
+    ],
+    ids=["empty", "truncated", "damaged"],
+)
+def test_damage_is_named_by_loader_and_check(folder, check, spoil, bad):
+    spoil(path := folder / "3dshapes.h5")
+    with pytest.raises(UserError, match=f"{path}: expected an HDF5 file that can be read") as error:
         module(folder)
+    assert "\n" not in str(error.value)
+    status, lines = check("shapes3d", folder)
+    assert status == 1 and any(line.startswith(f"{path}:{bad} expected an HDF5 file") for line in lines), lines
+
+
+def test_a_check_finds_images_that_were_never_written(folder, check, tmp_path, monkeypatch):
+    monkeypatch.setattr(Shapes3D, "unit_size", 20)
+    file = folder / "3dshapes.h5"
+    with h5py.File(file, "r+") as opened:
+        opened["images"][:100] = np.arange(64, dtype=np.uint8)[:, None]
+    assert check("shapes3d", folder)[0] == 0
+    with h5py.File(file, "r+") as opened:
+        opened["images"][30:35] = 0
+        opened.move("labels", "factors")
+    status, lines = check("shapes3d", folder, "--fix-list", tmp_path / "good.txt")
+    assert status == 1 and lines[0] == "train 2, val 2, test 2 ranges of images"
+    assert f"{file}: images 20 to 39: expected pictures, found 5 without one (image 30: all 0)" in lines
+    assert f"{file}: expected `labels`, (480000, 6), found nothing" in lines
+    assert (tmp_path / "good.txt").read_text().split() == ["0:20", "41:61", "61:70", "70:90", "90:100"]

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from data_modules import ShapeStacks
 from implicit_slate.errors import UserError
@@ -68,13 +67,11 @@ def test_without_segmentations_there_are_no_masks(tmp_path):
 
 
 def test_another_subset(folder):
-    items = ShapeStacks(folder, subset="ccs_all")._items(folder / "splits" / "ccs_all" / "train.txt")
-    assert {item.image.parent.name for item in items} == {TRAIN[1]}
-    fails(
-        folder,
-        f"{folder}/splits/blocks_all/eval.txt: expected scenarios, one a line; the split is empty",
-        subset="blocks_all",
-    )
+    (folder / "splits" / "ccs_all" / "test.txt").write_text(f"{SCENARIOS['test'][0]}\n")
+    items = ShapeStacks(folder, subset="ccs_all").list_items()
+    assert {item.image.parent.name for item in items["train"]} == {TRAIN[1]}
+    message = f"{folder}/splits/blocks_all/eval.txt: expected names, one per line; the split is empty"
+    fails(folder, message, subset="blocks_all")
 
 
 def test_subsets_are_kept_beside_one_another(folder):
@@ -85,65 +82,92 @@ def test_subsets_are_kept_beside_one_another(folder):
     assert len(list((folder / ".decoded").glob("train-*"))) == 2
 
 
-@pytest.mark.parametrize("missing", ["recordings", "splits/default"])
-def test_missing_folder(folder, missing):
-    shutil.rmtree(folder / missing)
-    fails(folder, f"{folder}/{missing}: expected this folder of ShapeStacks, found none")
-
-
-def test_missing_list(folder):
-    (folder / "splits" / "default" / "eval.txt").unlink()
-    fails(folder, f"{folder}/splits/default/eval.txt: expected ShapeStacks' list of scenarios, found nothing")
-
-
-@pytest.mark.parametrize("content", ["", "\n\n"])
-def test_empty_list(folder, content):
-    (folder / "splits" / "default" / "test.txt").write_text(content)
-    fails(folder, f"{folder}/splits/default/test.txt: expected scenarios, one a line; the split is empty")
-
-
-def test_a_line_without_its_recording(folder):
-    shutil.rmtree(folder / "recordings" / TRAIN[1])
-    fails(folder, f"{folder}/splits/default/train.txt, line 2: {folder}/recordings/{TRAIN[1]}: expected the recording")
-
-
-def test_a_recording_without_images(folder):
-    for path in (folder / "recordings" / TRAIN[0]).glob("rgb-*"):
+def remove(folder, pattern: str) -> None:
+    for path in (folder / "recordings" / TRAIN[1]).glob(pattern):
         path.unlink()
-    fails(folder, f"train.txt, line 1: {folder}/recordings/{TRAIN[0]}: expected images rgb-*.png, found none")
 
 
-def test_an_image_of_another_size(folder):
-    path = next((folder / "recordings" / TRAIN[0]).glob("rgb-*"))
-    save(path, np.zeros((128, 128, 3), np.uint8))
-    fails(folder, f"{path}: expected an image of 224 × 224 pixels, found 128 × 128")
+RGB, ISEG = "rgb-w=2-f=0-l=2-c=original-cam_2-mono-0.png", "iseg-w=0-f=0-l=0-c=original-cam_2-mono-0.map"
+FAULTS = {
+    "a missing list": (
+        lambda d: (d / "splits" / "default" / "eval.txt").unlink(),
+        "splits/default/eval.txt: expected a list there, one name per line, found nothing",
+    ),
+    "an empty list": (
+        lambda d: (d / "splits" / "default" / "test.txt").write_text("\n\n"),
+        "splits/default/test.txt: expected names, one per line; the split is empty",
+    ),
+    "a line without its recording": (
+        lambda d: shutil.rmtree(d / "recordings" / TRAIN[1]),
+        f"splits/default/train.txt, line 2: expected a name that is there, found nothing at {TRAIN[1]}",
+    ),
+    "a recording without images": (
+        lambda d: remove(d, "rgb-*"),
+        f"recordings/{TRAIN[1]}: expected images rgb-*.png, found none",
+    ),
+    "an image of another size": (
+        lambda d: save(d / "recordings" / TRAIN[1] / RGB, np.zeros((128, 128, 3), np.uint8)),
+        f"recordings/{TRAIN[1]}/{RGB}: expected an image of 224 × 224 pixels, found 128 × 128",
+    ),
+    "a segmentation of another size": (
+        lambda d: save(d / "recordings" / TRAIN[1] / ISEG, np.zeros((112, 112, 4), np.uint8)),
+        f"recordings/{TRAIN[1]}/{ISEG}: expected a mask as large as its image, 224 × 224 pixels, found 112 × 112",
+    ),
+    "a camera without a segmentation": (
+        lambda d: remove(d, "iseg-*cam_2*"),
+        f"recordings/{TRAIN[1]}/{RGB}: expected a segmentation of cam_2, too, found none",
+    ),
+    "a scenario without segmentations": (
+        lambda d: remove(d, "iseg-*"),
+        f"recordings/{TRAIN[1]}: expected segmentations of all scenarios or of none; ",
+    ),
+}
 
 
-def test_a_segmentation_of_another_size(folder):
-    path = next((folder / "recordings" / TRAIN[0]).glob("iseg-*"))
-    save(path, np.zeros((112, 112, 4), np.uint8))
-    fails(folder, f"{path}: expected a mask as large as its image, 224 × 224 pixels, found 112 × 112")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_by_loader_and_check(folder, check, fault):
+    make, expected = FAULTS[fault]
+    make(folder)
+    fails(folder, f"{folder}/{expected}")
+    status, lines = check("shapestacks", folder)
+    assert status == 1 and sum(line.startswith(f"{folder}/{expected}") for line in lines) == 1, lines
 
 
-def test_a_damaged_segmentation(folder):
-    path = next((folder / "recordings" / TRAIN[0]).glob("iseg-*"))
-    path.write_bytes(b"no image")
-    fails(folder, f"{path}: expected an image file that can be decoded")
+SUSPICIONS = {
+    "splits that share a scenario": (
+        lambda d: (d / "splits" / "default" / "test.txt").write_text(f"{TRAIN[0]}\n"),
+        "splits/default/test.txt: expected names that are not in ",
+    ),
+    "more shapes than there can be": (
+        lambda d: save(
+            d / "recordings" / TRAIN[1] / ISEG, np.repeat(np.arange(224, dtype=np.uint8)[:, None], 224, 1) + 32
+        ),
+        f"recordings/{TRAIN[1]}/{ISEG}: expected at most 6 shapes, found 7",
+    ),
+    "another name": (
+        lambda d: [
+            (d / "recordings" / TRAIN[1]).rename(d / "recordings" / "mine"),
+            (d / "splits" / "default" / "train.txt").write_text("mine\n"),
+        ],
+        "recordings/mine: expected a name like env_",
+    ),
+    "a missing subset": (
+        lambda d: shutil.rmtree(d / "splits" / "ccs_all"),
+        "splits/ccs_all: expected this folder with the lists of a split, found none",
+    ),
+}
 
 
-def test_a_segmentation_in_another_mode(folder):
-    path = next((folder / "recordings" / TRAIN[0]).glob("iseg-*"))
-    Image.new("1", (224, 224)).save(path, format="PNG")
-    fails(folder, f"{path}: expected a segmentation of RGBA pixels, found mode 1")
+@pytest.mark.parametrize("fault", SUSPICIONS)
+def test_what_only_a_check_minds(folder, check, fault):
+    make, expected = SUSPICIONS[fault]
+    make(folder)
+    module(folder)
+    status, lines = check("shapestacks", folder)
+    assert status == 1 and any(line.startswith(f"{folder}/{expected}") for line in lines), lines
 
 
-def test_a_camera_without_a_segmentation(folder):
-    path = next((folder / "recordings" / TRAIN[1]).glob("iseg-*cam_2*"))
-    path.unlink()
-    fails(folder, f"{folder}/splits/default/train.txt, line 2: {folder}/recordings/{TRAIN[1]}/rgb-w=2-f=0-l=2-")
-
-
-def test_a_scenario_without_segmentations(folder):
-    for path in (folder / "recordings" / TRAIN[1]).glob("iseg-*"):
-        path.unlink()
-    fails(folder, f"line 2: {folder}/recordings/{TRAIN[1]}: expected segmentations of all scenarios or of none")
+def test_the_list_of_the_good_ones_is_a_split_list(folder, tmp_path, check):
+    (folder / "recordings" / TRAIN[1] / RGB).write_text("words")
+    check("shapestacks", folder, "--fix-list", tmp_path / "good.txt")
+    assert (tmp_path / "good.txt").read_text().split() == [TRAIN[0], *SCENARIOS["eval"], *SCENARIOS["test"]]

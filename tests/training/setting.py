@@ -5,7 +5,6 @@ import torch
 
 from data_modules import MirrorScenes
 from data_modules.base import ArrayImages, Splits
-from data_modules.scene_properties import WithProperties
 from implicit_slate.training import Optimization, PropertyModule, SLATEModule, SpatialBroadcastModule
 from tests.tiny import BROADCAST_SIZES, SLATE_SIZES
 
@@ -32,8 +31,7 @@ class Squares(MirrorScenes):
                 images[i, y : y + 4, x : x + 4] = torch.tensor([[255, 0, 0], [0, 0, 255]][color], dtype=torch.uint8)
                 rows[i, j, :3] = torch.tensor([x / 16, y / 16, 0.5])
                 rows[i, j, [3, 6, 8, 10 + color, 18]] = 1
-        part = ArrayImages(images.numpy())
-        return Splits(*[WithProperties(part, rows) if self.properties else part] * 3)
+        return Splits(*[ArrayImages(images.numpy(), properties=rows if self.properties else None)] * 3)
 
 
 def module(kind, seed=0, **options):

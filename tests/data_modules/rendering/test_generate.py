@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_modules import CLEVRMirror
-from data_modules.rendering import main
+from data_modules.rendering.generate import main
 from data_modules.rendering.pack import pack
 from implicit_slate.errors import UserError
 
@@ -139,9 +139,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "either --scenes N or --from-scenes DIR"),
-        (["--scenes", "1", "--from-scenes", "x"], "either --scenes N or --from-scenes DIR"),
-        (["--scenes", "0"], "--scenes 0: must be at least 1"),
+        ([], "one of the arguments --scenes --from-scenes is required"),
+        (["--scenes", "1", "--from-scenes", "x"], "--from-scenes: not allowed with argument --scenes"),
+        (["--scenes", "0"], "--scenes: expected a positive number, got '0'"),
         (["--scenes", "1", "--size", "8"], "--size 8: .*at least 16"),
         (["--scenes", "1", "--seed", "-1"], "--seed -1"),
         (["--from-scenes", "nowhere"], "nowhere: expected scene files"),
@@ -155,7 +155,7 @@ def test_bad_arguments(tmp_path, arguments, message):
 
 def test_unreadable_scene_file(tmp_path):
     (tmp_path / "a.json").write_text('{"objects": ')
-    with pytest.raises(UserError, match="a.json: not a readable scene file"):
+    with pytest.raises(UserError, match="a.json: expected a scene in JSON"):
         main(["--from-scenes", str(tmp_path), "--out", str(tmp_path / "out")])
 
 

@@ -1,12 +1,14 @@
 """Sampled scenes keep the generator's rules."""
 
 import itertools
+import json
 import math
 
 import numpy as np
 import pytest
 
 from data_modules.rendering import scenes
+from data_modules.rendering.generate import read_scenes
 from implicit_slate.errors import UserError
 
 
@@ -88,19 +90,21 @@ def test_visible_pixels_scale_with_the_area():
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("objects", 0, "shape"), "cone", "shape 'cone'"),
-        (("objects", 0, "color"), "pink", "'pink'"),
-        (("objects", 0, "3d_coords"), [1, 2], "three coordinates"),
-        (("camera",), {}, "'location'"),
-        (("lamps",), {}, "'Lamp_Key'"),
-        (("mirror_x",), "left", "left"),
+        (("objects", 0, "shape"), "cone", r"objects\[0\]: shape: expected one of cube, sphere, cylinder; found 'cone'"),
+        (("objects", 0, "color"), "pink", r"objects\[0\]: color: expected one of gray"),
+        (("objects", 0, "3d_coords"), [1, 2], r"objects\[0\]: 3d_coords: expected three numbers, found \[1, 2\]"),
+        (("objects", 0, "rotation"), "left", r"objects\[0\]: rotation: expected a number, found 'left'"),
+        (("camera",), {}, "camera: expected the key 'location', found none"),
+        (("lamps",), {}, "lamps: expected the key 'Lamp_Key', found none"),
+        (("mirror_x",), "left", "mirror_x: expected a number, found 'left'"),
     ],
 )
-def test_faulty_scene_files_are_named(path, value, message):
+def test_faulty_scene_files_are_named(tmp_path, path, value, message):
     scene = scenes.sample_scene(np.random.default_rng(0), 3, mirror=True)
     place = scene
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    with pytest.raises(UserError, match=f"some.json: .*{message}"):
-        scenes.check_scene(scene, "some.json")
+    (tmp_path / "some.json").write_text(json.dumps(scene))
+    with pytest.raises(UserError, match=f"some.json: {message}"):
+        read_scenes(tmp_path)

@@ -1,4 +1,4 @@
-"""What the tests of all checks share."""
+"""What the tests of several data sets share."""
 
 import pytest
 
@@ -10,13 +10,10 @@ def check(capsys):
     """check(kind, folder, …): the exit status, and the lines on stdout; of bad usage, the one line on stderr."""
 
     def run(kind, folder, *options) -> tuple[int, list[str]]:
+        capsys.readouterr()
         status = main(["data", "check", kind, str(folder), *map(str, options)])
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
         return status, (printed.err if status == 2 else printed.out).splitlines()
 
     return run
-
-
-def truncate(path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

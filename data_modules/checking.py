@@ -1,0 +1,123 @@
+"""`implicit-slate data check KIND DIR`: holds a folder against the format of its data set.
+
+All that the data module would read is read and decoded. What is wrong is printed line by line: path, what was expected,
+what was found. Exit status: 0 all is well, 1 something is wrong in the data, 2 bad usage, such as a folder that is not
+there.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import data_modules
+from data_modules.cached import CachedDataModule, Examined
+from data_modules.processes import in_threads, num_cores
+from data_modules.progress import meter
+from data_modules.sources import Source
+from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
+from implicit_slate.files import write_atomically
+
+
+class Sample(NamedTuple):
+    """A piece of a data set that was read."""
+
+    name: str
+    """What the list of what is good calls it."""
+    split: str
+    examined: Examined
+
+
+def check(module: CachedDataModule, workers: int) -> tuple[list[Sample], list[str]]:
+    """Walks what `module` would read, in `workers` threads, with a progress bar on stderr.
+
+    Returns:
+        What was read, and what is wrong with folders and lists; the problems of a sample are with it.
+
+    Raises:
+        UserError: there is nothing like the module's data.
+    """
+    problems = module.problems = []
+    samples = []
+
+    def pieces(source: Source) -> Iterator[Any]:
+        try:
+            yield from source.pieces(module.unit_size)
+        except UserError as error:  # damage, after which nothing can be read
+            problems.append(str(error))
+
+    def examine(source: Source, piece: Any) -> Examined:
+        try:
+            return module.examine(source, piece)
+        except UserError as error:
+            return Examined([str(error)])
+
+    sources = module.sources_to_check()
+    with meter("check", _total(module, sources), unit=module.unit) as advance:
+        for split, source in sources.items():
+
+            def read(piece: Any, split: str = split, source: Source = source) -> Sample:
+                return Sample(module.sample_name(piece), split, examine(source, piece))
+
+            for sample in in_threads(read, pieces(source), workers):
+                samples.append(sample)
+                advance(1)
+    module.conclude([sample.examined for sample in samples])
+    return samples, problems
+
+
+def _total(module: CachedDataModule, sources: dict[str, Source]) -> int | None:
+    try:
+        return sum(-(-len(source) // module.unit_size) for source in sources.values())
+    except (NotImplementedError, UserError):  # only reading tells
+        return None
+
+
+def _counts(samples: list[Sample], unit: str) -> Iterator[str]:
+    """Lines about how many there are of what."""
+    splits = Counter(sample.split for sample in samples)
+    yield ", ".join(f"{split} {count}" for split, count in splits.items()) + f" {unit}"
+    examined = [sample.examined for sample in samples]
+    sizes = Counter(seen.size for seen in examined if seen.size)
+    for (width, height), count in sizes.most_common(3):
+        yield f"{count} of {width} × {height} pixels"
+    if len(sizes) > 3:
+        yield f"{len(sizes) - 3} other sizes"
+    modes = Counter(seen.mode for seen in examined if seen.size)
+    for mode in sorted(modes.keys() - {"RGB"}):
+        yield f"{modes[mode]} stored as {mode}, converted to RGB"
+    numbers = [len(seen.labels) for seen in examined if seen.labels is not None]
+    if numbers:
+        yield f"objects in a mask: {min(numbers)} to {max(numbers)}, {sum(numbers) / len(numbers):.2f} in the mean"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = ArgumentParser(prog="implicit-slate data check", description=__doc__)
+    parser.add_argument("kind", metavar="KIND", help=", ".join(data_modules.KINDS))
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the data set's folder")
+    parser.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good ones to this file")
+    parser.add_argument("--workers", type=positive, default=num_cores(), help="threads (one per core)")
+    args = parser.parse_args(argv)
+    if args.kind not in data_modules.KINDS:
+        raise UserError(f"data check: unknown kind {args.kind!r}{nearest(args.kind, data_modules.KINDS)}")
+    if not args.folder.is_dir():
+        raise UserError(f"{args.folder}: expected the folder of a data set, found none")
+    if args.fix_list is not None and args.fix_list.exists():
+        raise UserError(f"--fix-list {args.fix_list}: exists already")
+
+    module = getattr(data_modules, data_modules.KINDS[args.kind])(args.folder)
+    samples, problems = check(module, args.workers)
+    bad = [sample for sample in samples if sample.examined.problems]
+    problems = list(dict.fromkeys([*problems, *(problem for sample in bad for problem in sample.examined.problems)]))
+    for line in (*_counts(samples, module.unit), *problems):
+        print(line)
+    if problems:
+        print(f"wrong: {len(problems)} (above); {len(bad)} of {len(samples)} {module.unit} are bad")
+    else:
+        print(f"nothing is wrong with {len(samples)} {module.unit}")
+    if args.fix_list is not None:
+        bad_names = {sample.name for sample in bad}
+        good = [name for name in dict.fromkeys(sample.name for sample in samples) if name not in bad_names]
+        write_atomically(args.fix_list, "".join(f"{name}\n" for name in good))
+        print(f"{len(good)} good names listed in {args.fix_list}")
+    return 1 if problems else 0

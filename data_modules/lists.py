@@ -1,0 +1,45 @@
+"""Lists of a data set's splits: text files with one name per line."""
+
+from collections.abc import Callable, Container
+from itertools import combinations
+from pathlib import Path
+
+
+def read_list(
+    file: Path, known: Container[str] | None, wrong: Callable[[str], None], suspect: Callable[[str], None]
+) -> list[str]:
+    """The names in a list, in its order; without those that are not known.
+
+    Args:
+        known: the names that there are; None: any.
+        wrong: is told what must not be: no file, no text, no names, a name that is not known.
+        suspect: is told what may be: a name that is there again.
+    """
+    names: list[str] = []
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        wrong(f"{file}: expected a list there, one name per line, found nothing")
+        return names
+    except (OSError, UnicodeDecodeError) as error:
+        wrong(f"{file}: expected a list, one name per line; it cannot be read ({error})")
+        return names
+    seen = set()
+    for number, name in enumerate(map(str.strip, lines), 1):
+        if name and known is not None and name not in known:
+            wrong(f"{file}, line {number}: expected a name that is there, found nothing at {name}")
+        elif name:
+            if name in seen:
+                suspect(f"{file}, line {number}: expected every name once, found {name} again")
+            seen.add(name)
+            names.append(name)
+    if not names:
+        wrong(f"{file}: expected names, one per line; the split is empty")
+    return names
+
+
+def compare_lists(lists: dict[Path, list[str]], suspect: Callable[[str], None]) -> None:
+    """Tells `suspect` every name that two of the lists share."""
+    for one, other in combinations(lists, 2):
+        for name in sorted(set(lists[one]) & set(lists[other])):
+            suspect(f"{other}: expected names that are not in {one}, found {name}")
