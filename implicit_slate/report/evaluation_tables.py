@@ -71,7 +71,7 @@ def over_draws_table(spread: pd.DataFrame) -> pd.DataFrame:
     """The deviation over a cell's draws of the initial slots, mean over seeds, as text; empty where all have one."""
     keys = [key for key in EVALUATED if f"{key}_std" in set(spread["measurement"])]
     rows = []
-    for (setting, method, _, draws), group in spread.groupby(_BY, observed=True):
+    for (setting, method, _, draws), group in spread.groupby(_BY, sort=False):
         means = group.set_index("measurement")["mean"]
         texts = {_name(key): short(means.get(f"{key}_std", math.nan), 2) for key in keys}
         if method != CEILING and keys:

@@ -67,8 +67,8 @@ def same_images_figure(run: Run, seen: dict[str, dict[str, np.ndarray]]) -> Figu
     wide = 1 + sum(len(titles) for titles, _ in groups.values()) > MAX_COLUMNS
     lines = [[("", first), group] for group in groups.items()] if wide else [[("", first), *groups.items()]]
     widths = [len(titles) for _, (titles, _) in lines[0]]
-    size = (0.95 * sum(widths) + 0.3, (0.95 * len(truth) + 0.5) * len(lines))
-    figure = Figure(figsize=size, layout="constrained")
+    size = (0.95 * sum(widths) + 0.3, (0.95 * len(truth) + 0.6) * len(lines))
+    figure = Figure(figsize=size, layout="compressed")  # for axes of a fixed shape
     axes = figure.subplots(len(lines), len(widths), squeeze=False, width_ratios=widths)
     for row, line in zip(axes, lines):
         for ax, (method, (titles, images)) in zip(row, line):
@@ -76,7 +76,9 @@ def same_images_figure(run: Run, seen: dict[str, dict[str, np.ndarray]]) -> Figu
             step = images.shape[3] * (1 + GAP)
             ax.set_xticks([(k + 0.5) * step for k in range(len(titles))], titles, fontsize=7.5)
             ax.tick_params(top=False, bottom=False, labeltop=True, labelbottom=False, pad=1)
-            ax.set(yticks=[], title=method)
+            ax.xaxis.set_label_position("top")
+            ax.set_xlabel(method, fontsize=10.5, fontweight="bold")  # above the columns' titles
+            ax.set_yticks([])
             ax.grid(False)
             ax.spines[:].set_visible(False)
     return figure

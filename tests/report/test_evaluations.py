@@ -236,7 +236,7 @@ class TestSameImages:
             write_evaluation(folder, mse=3.0, arrays=made[name])
         run = load_run(path)
         figure = same_images_figure(run, same_images(run, "test", "all cells"))
-        titles = [ax.get_title() for ax in figure.axes]
+        titles = [ax.get_xlabel() for ax in figure.axes]
         assert titles == (["", "unrolled", "implicit"] if lines == 1 else ["", "unrolled", "", "implicit"])
         truth, unrolled = (np.asarray(ax.images[0].get_array()) for ax in figure.axes[:2])
         assert truth.shape == (4 * 17, 17, 3) and unrolled.shape == (4 * 17, (1 + slots) * 17, 3)
