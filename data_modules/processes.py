@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from implicit_slate.processes import end_with_parent
 
@@ -34,16 +34,11 @@ def in_threads(function: Callable[[T], R], pieces: Iterable[T], workers: int) ->
 
 
 @contextmanager
-def process_pool(workers: int, method: Literal["fork", "spawn"]) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that end with this one, however it ends. An error in the block cancels what still waits.
-
-    Args:
-        method: "fork" is quick to start, but a process that has threads must not be forked, for a lock that one of
-            them holds at that moment is never released in the copy; so all processes are forked here and now.
-    """
-    context = multiprocessing.get_context(method)
+def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that end with this one, however it ends. An error in the block cancels what still waits."""
+    # spawn: a fork of a process that has threads inherits locks that they hold at that moment
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        pool.submit(abs, 0).result()
         try:
             yield pool
         except BaseException:

@@ -132,7 +132,6 @@ def _results(work: Callable, waiting: dict, workers: int) -> Iterator[None]:
         for item in waiting.items():
             yield work(*item)
         return
-    # spawn: a fork of a process that has loaded Mitsuba inherits locks held by its threads
-    with process_pool(min(workers, len(waiting)), "spawn") as pool:
+    with process_pool(min(workers, len(waiting))) as pool:
         for future in as_completed([pool.submit(work, *item) for item in waiting.items()]):
             yield future.result()

@@ -55,7 +55,7 @@ def plain(tmp_path_factory, database):
     return root, []
 
 
-@pytest.fixture(params=["zoo", "plain"])
+@pytest.fixture(params=["zoo", pytest.param("plain", marks=pytest.mark.slow)])  # FiftyOne takes long to start
 def root(request):
     return request.getfixturevalue(request.param)[0]
 
@@ -155,12 +155,6 @@ def test_the_test_split_has_images_only(zoo):
     batches = list(module(zoo[0]).test_dataloader())
     assert [set(batch) for batch in batches] == [{"image"}] * 2
     assert torch.cat([batch["image"] for batch in batches]).shape == (4, 3, 24, 24)
-
-
-def test_without_test_images_only_testing_fails(plain):
-    data = module(plain[0])
-    with pytest.raises(UserError, match=f"{plain[0]}/test2017: expected the test images"):
-        data.test_dataloader()
 
 
 class TinyModel(L.LightningModule):
@@ -297,6 +291,12 @@ def fails(root: Path, message: str, **options) -> None:
     assert not list(root.glob(".decoded/coco_masks/*-*")) and not list(root.glob(".decoded/coco_masks/.*"))
 
 
+def test_without_test_images_only_testing_fails(tmp_path, drawn_splits):
+    data = module(made.coco_plain(tmp_path))
+    with pytest.raises(UserError, match=f"{tmp_path}/test2017: expected the test images"):
+        data.test_dataloader()
+
+
 def test_another_folder(tmp_path, check):
     fails(tmp_path, message := f"{tmp_path}: expected COCO-2017, either coco-2017/")
     status, (line,) = check("coco", tmp_path)
@@ -421,6 +421,7 @@ def test_a_missing_extra_is_named(tmp_path, check, monkeypatch, missing):
     assert status == 2 and "make setup EXTRAS=coco" in line
 
 
+@pytest.mark.slow
 def test_a_database_that_does_not_answer(tmp_path, monkeypatch):
     made.coco_plain(tmp_path)
     monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300")
