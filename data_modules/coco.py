@@ -49,8 +49,10 @@ class COCO(CachedDataModule):
 
     crop = CENTRE
 
-    def __init__(self, root: str | Path, image_size: int = 96, max_samples: int | None = None, **options):
-        super().__init__(root, image_size, **options)
+    def __init__(
+        self, root: str | Path, image_size: int = 96, batch_size: int = 50, max_samples: int | None = None, **options
+    ):
+        super().__init__(root, image_size, batch_size, **options)
         if max_samples is not None and max_samples < 1:
             raise UserError(f"max_samples {max_samples}: must be at least 1, or null for all images")
         self.max_samples = self.selection = max_samples

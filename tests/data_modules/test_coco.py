@@ -189,14 +189,16 @@ def test_fit(root, tmp_path, num_workers):
     assert trainer.global_step == 4
 
 
-def test_nothing_is_left_behind(root):
+def test_nothing_is_left_behind(root, database):
+    """The server ends soon after the process that used it."""
     kept = sorted(path.name.split("-")[0] for path in (root / ".decoded" / "coco_masks").iterdir())
     assert kept == ["lock", "train", "validation"]
-    assert not [
+    left = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if any(str(root) in part for part in process.info["cmdline"] or [])
+        if any(str(place) in part for part in process.info["cmdline"] or [] for place in (root, database))
     ]
+    assert psutil.wait_procs(left, timeout=60)[1] == []
 
 
 def test_fiftyone_stays_out_of_this_process(root):
