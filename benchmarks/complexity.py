@@ -1,7 +1,4 @@
-"""`python -m benchmarks.complexity`: time and memory of the refinement against n in every gradient mode.
-
-The table has each quantity's order in n; `complexity.md`, CSV files and a figure have the numbers behind it.
-"""
+"""`python -m benchmarks.complexity`: time and memory of the refinement against n in every gradient mode."""
 
 import argparse
 import io

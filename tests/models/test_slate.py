@@ -23,7 +23,6 @@ CONFIGURATIONS = {  # what differs from TINY
     "small slots, many": dict(slot_size=6, num_slots=9, num_slot_heads=2, slot_mlp_size=50),
     "larger image, deep": dict(image_size=36, vocab_size=33, num_blocks=4),
 }
-MODES = ["unrolled", "implicit"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +30,7 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=MODES)
+@pytest.fixture(params=["unrolled", "implicit"])
 def mode(request):
     return request.param
 
