@@ -41,7 +41,7 @@ test-slow:  ## the tests that take longer, too
 	@$(MAKE) --no-print-directory setup EXTRAS=all
 	@$(BIN)/python -m pytest $(TEST_PROCESSES)
 
-bench:  ## our training step beside a plain one, the Jacobian callback's cost, our solvers beside torchdeq's, loading, generation
+bench:  ## time our training step and a plain one, the Jacobian callback, our solvers and torchdeq's, loading, generation
 	@$(MAKE) --no-print-directory setup EXTRAS=test
 	@$(BIN)/python -m benchmarks.training_step
 	@$(BIN)/python -m benchmarks.slot_jacobian

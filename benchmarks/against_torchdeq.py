@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         "one layer, tanh(Wz + x), D=256, batch 32": layer(device=DEVICE),
         "slot attention's step, K=12, S=192, N=256, batch 4": slots(device=DEVICE),
     }
-    console.print(f"Microseconds an evaluation of f, or a product of the backward solve, on {describe()}")
+    console.print(f"Microseconds per evaluation of f, or per product of the backward solve, on {describe()}")
     for title, problem in problems.items():
         table = make_table(title, ["what"], ["ours µs", "torchdeq µs", "ratio", "middle half"])
         for run in shown(runs(problem), title, console):

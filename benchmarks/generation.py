@@ -21,7 +21,7 @@ PAPER = dict(image_size=96, vocab_size=4096, num_slots=12, num_blocks=8, num_hea
 
 
 def plain_step(model: SLATE, tokens: Tensor, slots: Tensor) -> Tensor:
-    """The next token (B,) after tokens (B, L), with everything computed anew."""
+    """The next token (B,) after tokens (B, L), with everything computed again."""
     index = F.pad(tokens + 1, (1, 0))
     embedded = model.dictionary(index) + model.positions[:, : index.shape[1]]
     features = model.transformer(embedded, model.slot_projection(slots))

@@ -1,4 +1,4 @@
-"""Lightning callbacks that look on while a model is trained."""
+"""Lightning callbacks that measure, draw and watch while a model is trained."""
 
 from callbacks.divergence import Diverged, Divergence
 from callbacks.fixed_point_diagnostics import FixedPointDiagnostics

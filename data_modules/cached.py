@@ -106,7 +106,7 @@ class CachedDataModule(ImageDataModule):
             self.problems.append(problem)
 
     def split_by_order(self, items: Sequence[T], place: object) -> dict[str, Sequence[T]]:
-        """`split_70_15_15`, of which an empty part is `wrong`."""
+        """`split_70_15_15`; an empty part is `wrong`."""
         try:
             parts = split_70_15_15(items, place)
         except UserError as error:

@@ -1,4 +1,4 @@
-"""`implicit-slate data check KIND DIR`: holds a folder against the format of its data set.
+"""`implicit-slate data check KIND DIR`: compares a folder with the format of its data set.
 
 All that the data module would read is read and decoded. What is wrong is printed line by line: path, what was expected,
 what was found. Exit status: 0 all is well, 1 something is wrong in the data, 2 bad usage, such as a folder that is not

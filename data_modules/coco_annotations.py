@@ -1,4 +1,4 @@
-"""COCO's annotations: held against the images, and drawn once through FiftyOne, as a mask file for every image.
+"""COCO's annotations: compared with the images, and drawn once through FiftyOne, as one mask file per image.
 
 FiftyOne keeps what it reads in a database, and starts its server by its own means. It works in a process of its own,
 `python -m data_modules.coco_annotations`, so that server and FiftyOne end when the masks are drawn.

@@ -1,4 +1,4 @@
-"""Work on data that threads or processes share out."""
+"""Work on data, divided among threads or processes."""
 
 import multiprocessing
 import os

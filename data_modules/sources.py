@@ -18,7 +18,7 @@ class Decoded(NamedTuple):
     masks: np.ndarray | None = None
     """uint8 (B, size, size), 0 = background"""
     num_objects: np.ndarray | None = None
-    """int (B,): of the whole scene, some of which a crop may hide"""
+    """int (B,): of the whole scene; a crop may hide some"""
     converted: Sequence[tuple[File, str]] = ()
     """The files whose colours were not RGB, and Pillow's name of what they were."""
 

@@ -1,4 +1,4 @@
-"""Mistakes in what the user gave, told apart from faults of the program."""
+"""Mistakes in the user's input, as distinct from faults of the program."""
 
 import argparse
 import difflib

@@ -98,7 +98,7 @@ LOGGED: dict[str, Measure] = {
             source="SlotJacobian", summaries=_LAST, log_scale=True, figure=True, headline=True,
         ),
         Measure(
-            "evaluations", "evaluations a step",
+            "evaluations", "evaluations per step",
             "How often a training step evaluates f, recorded evaluations included; logged once.",
             source="SlotJacobian", summaries=_LAST, suffixed=False,
         ),
@@ -159,7 +159,7 @@ LOGGED: dict[str, Measure] = {
         *(
             Measure(f"val/ap_{key}", f"AP {name}", about, summaries=_LAST, suffixed=False, better="higher")
             for key, name, about in (
-                ("inf", "at any distance", "Average precision of predicted objects, wherever they are said to be."),
+                ("inf", "at any distance", "Average precision of predicted objects, at any predicted position."),
                 ("1", "within distance 1", _AP + "within a distance of 1 of the object."),
                 ("0.5", "within 0.5", _AP + "within a distance of 0.5."),
                 ("0.25", "within 0.25", _AP + "within a distance of 0.25."),

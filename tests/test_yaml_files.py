@@ -1,4 +1,4 @@
-"""YAML as it is read, and what is said of malformed files."""
+"""YAML as it is read, and the messages for malformed files."""
 
 import pytest
 

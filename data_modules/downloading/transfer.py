@@ -1,6 +1,6 @@
 """Fetches a file by pooch, which gives it its name when its checksum is right.
 
-It grows as `.<name>.part`. What was stopped goes on where it was, if the server still has the same version of it.
+It grows as `.<name>.part`. A stopped download continues if the server still has the same version.
 """
 
 import base64

@@ -2,5 +2,5 @@
 
 `scenes` draws what stands where; `geometry` and `mitsuba_scene` turn that into a Mitsuba scene; `render` makes picture
 and mask; `generate` writes whole folders and is the command `implicit-slate data render`; `card` describes a folder
-and puts it into one file; `compare` holds one folder against another.
+and puts it into one file; `compare` compares two folders of the same scenes.
 """

@@ -6,7 +6,7 @@
     OUT/render.json                        the settings, which a second run must share
 
 A scene is a function of the seed and its name alone, so the number of workers does not matter, and a run that was
-stopped goes on where it was.
+stopped continues where it was.
 """
 
 import argparse
@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, or to go on with")
     parser.add_argument("--size", type=positive, default=64, help="side of the pictures in pixels (64)")
     parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=True, help="with the mirror (yes)")
-    parser.add_argument("--samples", type=positive, default=DEFAULT_SAMPLES, help=f"paths a pixel ({DEFAULT_SAMPLES})")
+    parser.add_argument(
+        "--samples", type=positive, default=DEFAULT_SAMPLES, help=f"paths per pixel ({DEFAULT_SAMPLES})"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=positive, default=num_cores(), help="processes (one per core)")
     args = parser.parse_args(argv)

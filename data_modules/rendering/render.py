@@ -47,7 +47,7 @@ def to_mask(labels: np.ndarray) -> np.ndarray:
 
 
 def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.ndarray:
-    """The picture, uint8 (size, size, 3) in sRGB, from `samples` paths a pixel.
+    """The picture, uint8 (size, size, 3) in sRGB, from `samples` paths per pixel.
 
     Lamps seen through glossy metal give fireflies, single paths of enormous brightness. So the picture is rendered
     in independent passes, see `without_fireflies`.

@@ -15,7 +15,7 @@ from implicit_slate.run_folder import DONE, Axes, RunFolder
 
 
 def add_trials(folder: RunFolder) -> None:
-    """Add every finished cell that is not there yet; a study that cannot be written is said in a line, no more."""
+    """Add every finished cell that is not there yet; if the study cannot be written, one line says so."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file = folder.path / "study.db"
     try:

@@ -104,7 +104,7 @@ def _forget(folder: Path) -> None:
 
 
 def _conclude(folder: Path, trainer, status: str, step: int | None, seconds: float | None, error: str | None) -> None:
-    """Write what came of the cell, `result.json` last: whatever is there once that is, is all of it."""
+    """Write what came of the cell. `result.json` is the last file: once it is there, the others are complete."""
     curves = getattr(getattr(trainer, "logger", None), "curves", {})
     result = make_result(folder, curves, status, step, seconds, error)
     if trainer is not None and trainer.logger is not None:

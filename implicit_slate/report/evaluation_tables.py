@@ -49,7 +49,7 @@ def evaluation_spreads(run: Run, split: str) -> pd.DataFrame:
 
 
 def evaluation_table(run: Run, split: str, spread: pd.DataFrame) -> pd.DataFrame:
-    """`evaluation_spreads` as text, the best in bold; methods of which nothing was evaluated are there, too."""
+    """`evaluation_spreads` as text, the best in bold; methods without an evaluation are included."""
     keys = [key for key in EVALUATED if key in set(spread["measurement"])]
     names = {key: f"{_name(key)} {'↑' if EVALUATED[key].better == 'higher' else '↓'}" for key in keys}
     rows = []
@@ -80,7 +80,7 @@ def over_draws_table(spread: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_method(run: Run, split: str, setting: str, key: str) -> str | None:
-    """The method of which every seed is better than every seed of all others; None where no method is so.
+    """The method whose seeds are all better than all seeds of the others; None if there is none.
 
     It takes two seeds of each method. A diverged cell counts as worse than every number. Scores on different images do
     not compare, so nothing is best there.

@@ -13,7 +13,7 @@ from implicit_slate.report.run import Run
 WIDE = 100
 """From this ratio of largest to least on, values are averaged geometrically: else one seed would be the mean."""
 
-NAMES = {column: column_name(column) for column in COLUMNS} | {"steps_per_second": "steps a second"}
+NAMES = {column: column_name(column) for column in COLUMNS} | {"steps_per_second": "steps per second"}
 """The columns of the cells that are summed up, and what the report calls them."""
 
 

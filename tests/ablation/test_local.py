@@ -1,4 +1,4 @@
-"""The pool of this machine: how it is shared out, and what it does when processes die."""
+"""The pool of this machine: how it divides the machine, and what it does when processes die."""
 
 import os
 import signal

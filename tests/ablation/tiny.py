@@ -17,7 +17,7 @@ class TinyOptimization:
 
 
 class TinyModule(LightningModule):
-    """Logs what SLATE logs. It ends badly at `diverge_at` or `fail_at`, and takes `pause` seconds a step."""
+    """Logs what SLATE logs. It ends badly at `diverge_at` or `fail_at`, and takes `pause` seconds per step."""
 
     def __init__(
         self,

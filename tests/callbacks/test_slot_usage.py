@@ -1,4 +1,4 @@
-"""SlotUsage: what its numbers mean, that they are those of the model, and that collapse is said once."""
+"""SlotUsage: what its numbers mean, that they are those of the model, and that a collapse is reported once."""
 
 import logging
 import math

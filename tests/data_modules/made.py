@@ -153,7 +153,7 @@ TRIANGLE = [(20.0, 4.0), (50.0, 10.0), (28.0, 40.0)]
 
 
 def annotations() -> list[dict]:
-    """Of the images 1 to 6, of which 5 has none."""
+    """Of the images 1 to 6; image 5 has none."""
     made = [
         # 1: a small rectangle that a large one would hide, which comes later; and a crowd before them
         crowd(1),

@@ -10,7 +10,7 @@ from implicit_slate.errors import UserError
 
 
 class Numbered(ImageDataModule):
-    """40 training images, of which image i has the value i everywhere."""
+    """40 training images; image i has the value i everywhere."""
 
     def load(self) -> Splits:
         def images(start: int, stop: int) -> ArrayImages:

@@ -34,7 +34,7 @@ TRUTH = scene(thing(0, 0, 0), thing(2, 0, 1))
 
 
 def random_batch(seed, images=20, slots=5, rows=4):
-    """Truth of 1 to `rows` objects of two kinds, and predictions near them, of which many compete."""
+    """Truth of 1 to `rows` objects of two kinds, and predictions near them, many of which compete."""
     generator = torch.Generator().manual_seed(seed)
 
     def number(*sizes):

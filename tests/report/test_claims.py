@@ -17,7 +17,7 @@ VARIANTS = (UNROLLED, IN, IB, BN, BB)
 
 
 def grid(make, settings=TRICKS, seeds=2, gradients=("unrolled", "implicit")):
-    """A run of which `make(gradient, axes, seed)` gives the numbers of each cell."""
+    """A run; `make(gradient, axes, seed)` gives the numbers of each cell."""
     cells, curves = [], {}
     for axes, gradient, seed in itertools.product(settings, gradients, range(seeds)):
         made = {"status": "complete", "loss": 80.0, "norm": 1.0, "gradient_norm": 50.0, "end": 1.0}
@@ -31,7 +31,7 @@ def grid(make, settings=TRICKS, seeds=2, gradients=("unrolled", "implicit")):
 
 
 def solvers(make, methods=VARIANTS, seeds=2, settings=({},)):
-    """A run of the paper's variants, of which `make(method, seed)` gives the curve of the loss and other numbers."""
+    """A run of the paper's variants; `make(method, seed)` gives the curve of the loss and other numbers."""
     cells, curves = [], {}
     for method, seed, axes in itertools.product(methods, range(seeds), settings):
         made = {"status": "complete", "gradient_norm": 10.0} | make(method, seed, **axes)

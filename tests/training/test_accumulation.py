@@ -1,4 +1,4 @@
-"""Gradients accumulated over several batches, of which each one has its own noise and images."""
+"""Gradients accumulated over several batches, each with its own noise and images."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Experiment files, overrides, and what is said of mistakes in them."""
+"""Experiment files, overrides, and the messages for mistakes in them."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Set prediction: that it learns, on whose slots, and what is said of mistakes."""
+"""Set prediction: that it learns, from whose slots, and the messages for mistakes."""
 
 from dataclasses import replace
 

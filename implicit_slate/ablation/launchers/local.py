@@ -39,7 +39,7 @@ _context = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True)
 class Resources:
-    """How this machine is shared out: every worker has its own devices or threads."""
+    """How this machine is divided: every worker has its own devices or threads."""
 
     workers: int
     devices: int
@@ -164,7 +164,7 @@ class LocalPool:
 
     def _is_over(self, name: str, folder: Path) -> bool:
         """Whether a cell is done, or has failed since we began; one that failed before runs again, as whoever starts
-        the grid anew has mended something."""
+        the grid again has mended something."""
         if name in self._ended or cell.is_done(folder):
             return True
         return not self._tries[name] and name not in self._failed_before and read_result(folder) is not None
