@@ -87,10 +87,11 @@ class ResumePoint(Checkpoint):
         # Validation and the logging of a step come after this hook, and Lightning takes them as done when it resumes
         # from here: so not at the end of an epoch, nor where an interval ends. And not at every step, because the
         # ranks agree by a collective operation.
-        step, intervals = trainer.global_step, (trainer.log_every_n_steps, trainer.val_check_batch)
-        if step == self._last_step or step % CHECK_EVERY_STEPS != 1 or trainer.is_last_batch:
+        step, interval = trainer.global_step, trainer.log_every_n_steps
+        is_new, self._last_step = step != self._last_step, step  # the last of several batches to a step ends it
+        if not is_new or step % CHECK_EVERY_STEPS != 1 or trainer.is_last_batch:
             return
-        if any(interval > 1 and step % interval == 0 for interval in intervals):
+        if step * trainer.accumulate_grad_batches % trainer.val_check_batch == 0 or step % interval == 0 < interval - 1:
             return
         due = time.monotonic() - self._last_time >= max(self.every_seconds, self._cost / LARGEST_SHARE)
         if trainer.strategy.reduce_boolean_decision(due, all=False):
@@ -121,7 +122,7 @@ class ResumePoint(Checkpoint):
         if trainer.is_global_zero:
             replace_durably(unfinished, path)
             write_curves(path.parent.parent, self._curves)
-        self._last_time, self._last_step = time.monotonic(), trainer.global_step
+        self._last_time = time.monotonic()
         self._cost = self._last_time - begin
 
 
