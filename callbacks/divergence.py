@@ -1,4 +1,4 @@
-"""Training that has left the finite numbers ends at once, and says where."""
+"""Training ends at once when a gradient is not finite, and says at which step."""
 
 import torch
 from lightning import Callback, LightningModule, Trainer

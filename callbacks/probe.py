@@ -79,7 +79,7 @@ class Probe(Callback):
         with evaluating(model), torch.autocast(like.device.type, enabled=False):
             try:
                 values = self.measure(model, batch, self._slots_init.to(like), is_last)
-            except NotFinite:  # there is nothing to measure, and the next step will say so to all processes
+            except NotFinite:  # there is nothing to measure; the next step ends training on all processes
                 return
         means = {name: float(value.float().mean()) for name, value in values.items()}
         largest = {f"{name}_image_max": float(value.max()) for name, value in values.items() if value.ndim}

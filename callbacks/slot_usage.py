@@ -12,16 +12,16 @@ from implicit_slate.metrics import adjusted_rand_index, segments
 from implicit_slate.models import SlotModel
 
 IN_USE = 0.01
-"""A slot is in use that wins at least this share of an image's inputs."""
+"""A slot that wins at least this share of an image's inputs is in use."""
 FEWEST_IN_USE = 1.5
 """With fewer slots in use, on average, most images have one slot that wins nearly everywhere."""
 LEAST_INFORMATION = 0.01
-"""With less, attention hardly depends on the place. At a tenth of its steps the demonstration has 0.25, and the small
-broadcast decoder, whose slots part late, 0.013; it did not fall below 0.012 later."""
+"""With less, attention hardly depends on the place. At a tenth of its steps the demonstration has 0.25. The small
+broadcast decoder, whose slots separate late, has 0.013 then, and did not fall below 0.012 later."""
 
 
 class SlotUsage(Probe):
-    """How slot attention shares out the probe images, means over images; it costs a forward pass or two.
+    """How slot attention divides the probe images, means over images; it costs one or two forward passes.
 
     - `slots/attention_entropy`: of the attention over slots, mean over inputs, divided by log K. 1: at every input all
       slots look alike; 0: every input belongs to one slot.
@@ -107,4 +107,4 @@ def slots_in_use(attention: Tensor) -> Tensor:
 
 
 def _log_slots(attention: Tensor) -> float:
-    return math.log(max(attention.shape[2], 2))  # of a single slot everything is 0
+    return math.log(max(attention.shape[2], 2))  # with a single slot everything is 0

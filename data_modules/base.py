@@ -59,7 +59,7 @@ class ArrayImages:
         return sum(array.nbytes for array in self.arrays.values())
 
     def move_to(self, device: torch.device) -> None:
-        """From now on the bytes are there, and so are the batches made of them."""
+        """Moves the bytes to the device; batches are made there from now on."""
         self.arrays = {name: array.to(device) for name, array in self.arrays.items()}
 
 
@@ -121,7 +121,7 @@ class ImageDataModule(LightningDataModule):
         self.splits: Splits | None = None
 
     def load(self) -> Splits:
-        """Reads, or gets ready to read, the data. UserError names what is missing or wrong."""
+        """Reads the data, or prepares to read it. UserError names what is missing or wrong."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
@@ -133,7 +133,7 @@ class ImageDataModule(LightningDataModule):
         return self.splits.val[list(range(min(num_images, len(self.splits.val))))]
 
     def train_dataloader(self) -> DataLoader:
-        """Endless batches, which go on from the trainer's step."""
+        """Endless batches, starting at the trainer's step."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
         return self._loader(

@@ -3,8 +3,8 @@
 An entry is a folder, `<split>-<size>-<what>-<files>/`, with `images.npy`, uint8 (N, 3, size, size), where there are
 masks `masks.npy`, uint8 (N, size, size), and, where a source counts them, `num_objects.npy`. Its name holds a hash of
 all that it was made of: names, sizes and times of the files, and how they are cropped and resized. So an entry is
-never changed: it is made in a folder of another name, and renamed when it is whole. One that was damaged all the same
-is made anew.
+never changed: it is made in a folder of another name, and renamed when it is whole. An entry that is damaged
+nevertheless is made again.
 """
 
 import errno
@@ -45,7 +45,7 @@ class CachedImages(ArrayImages):
         if masks.exists():
             self.arrays["mask"] = _mapped(masks)
         self.num_objects = np.load(num_objects) if num_objects.exists() else None
-        """Of all images of the entry, int (N,)."""
+        """int (N,), for all images of the entry."""
         self.properties = properties
 
     def select(self, rows: np.ndarray) -> "CachedImages":

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Examined(NamedTuple):
-    """What a check sees of an image, or of a few that are read together."""
+    """What a check finds out about an image, or about a few that are read together."""
 
     problems: list[str]
     """Each one line: which file, what was expected, what was found."""
@@ -51,7 +51,7 @@ class CachedDataModule(ImageDataModule):
     crop: Crop = SQUARE
     open_mask: Callable = staticmethod(open_mask)
     selection: object = None
-    """Where an option says which part of the data is used, that option: the caches of different parts stay."""
+    """The options that say which part of the data is used; each part has a cache of its own."""
     unit, unit_size = "images", 1
     """What a check counts, and how many images that is."""
     problems: list[str] | None = None
@@ -101,7 +101,7 @@ class CachedDataModule(ImageDataModule):
         self.problems.append(problem)
 
     def suspect(self, problem: str) -> None:
-        """Something in a folder or list that loading does not mind, and a check tells."""
+        """Something in a folder or list that does not prevent loading, and that a check reports."""
         if self.problems is not None:
             self.problems.append(problem)
 
@@ -119,7 +119,7 @@ class CachedDataModule(ImageDataModule):
         return self.sources()
 
     def sample_name(self, piece: Any) -> str:
-        """What the list of what is good calls a piece of `unit_size` images."""
+        """The name of a piece of `unit_size` images in the list of good ones (`--fix-list`)."""
         return piece[0].image.name
 
     def examine(self, source: Source, piece: Any) -> Examined:
@@ -140,7 +140,7 @@ class CachedDataModule(ImageDataModule):
         return Examined(problems, size, mode, labels)
 
     def conclude(self, examined: list[Examined]) -> None:
-        """At the end of a check: what is `wrong` with all that was read."""
+        """Called at the end of a check, to report what is `wrong` with the data as a whole."""
 
     def _open(self, source: Source, split: str) -> ArrayImages:
         if isinstance(source, FileSource) and not source.items:

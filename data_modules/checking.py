@@ -23,7 +23,7 @@ class Sample(NamedTuple):
     """A piece of a data set that was read."""
 
     name: str
-    """What the list of what is good calls it."""
+    """Its name in the list of good ones (`--fix-list`)."""
     split: str
     examined: Examined
 
@@ -35,7 +35,7 @@ def check(module: CachedDataModule, workers: int) -> tuple[list[Sample], list[st
         What was read, and what is wrong with folders and lists; the problems of a sample are with it.
 
     Raises:
-        UserError: there is nothing like the module's data.
+        UserError: the folder does not hold data of this kind at all.
     """
     problems = module.problems = []
     samples = []

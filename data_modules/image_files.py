@@ -124,7 +124,7 @@ def resize_mask(mask: Image.Image, size: int) -> np.ndarray:
 
 
 def decode(file: File) -> Image.Image:
-    """What Pillow makes of `file`. UserError names it."""
+    """The image in `file`, decoded by Pillow. UserError names the file."""
     try:
         image = Image.open(io.BytesIO(file.read_bytes()))
         image.load()

@@ -55,7 +55,7 @@ class ImageFolder(CachedDataModule):
         return {split: [self._item(name, masks) for name in listed] for split, listed in splits.items()}
 
     def sources_to_check(self) -> dict[str, Source]:
-        if any((self.root / f"{split}.txt").is_file() for split in SPLITS):  # where somebody put them, they are meant
+        if any((self.root / f"{split}.txt").is_file() for split in SPLITS):  # lists that are there are meant to be used
             self.lists = self.root
         return self.sources()
 

@@ -46,7 +46,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """Images in a file each, with masks in a file each or without."""
+    """Images with one file each, and masks with one file each if there are any."""
 
     items: Sequence[Item]
     size: int

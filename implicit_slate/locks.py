@@ -1,4 +1,4 @@
-"""Who works in a folder: one process at most, on whichever host.
+"""Locks of folders: at most one process works in a folder, on all hosts together.
 
 On one host the kernel's lock decides: it is let go when the process that holds it is dead, so a free lock proves that
 nobody works there any more. Not every shared file system passes such locks on to other hosts, so the holder also leaves
@@ -47,7 +47,7 @@ class FolderLock:
         while not self._over.wait(HEARTBEAT_SECONDS):
             if read_json(self._claim) not in (self._mine, None):
                 os._exit(1)  # two hosts took over a stale claim at once, and the other was the later one
-            with contextlib.suppress(OSError):  # a beat that is lost now and then is what STALE_SECONDS is for
+            with contextlib.suppress(OSError):  # STALE_SECONDS allows for lost beats
                 os.utime(self._claim)
 
 

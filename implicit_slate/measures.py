@@ -252,7 +252,7 @@ def headline_columns() -> list[str]:
 
 
 def summarise(curves: Mapping[str, Mapping[int, float]]) -> dict[str, float | None]:
-    """`COLUMNS` of a run from its curves (of each tag, the value at each step, in the order of the steps).
+    """`COLUMNS` of a run from its curves (tag to step to value, in the order of the steps).
 
     A value that is not finite or not there is None.
     """

@@ -1,7 +1,7 @@
 """The folder of a grid's run: where things are in it, and what its files say of every cell.
 
 Two things decide about a cell: `result.json` (it is done) and the lock of its folder (somebody works on it). All other
-files only tell.
+files only inform.
 """
 
 import csv
@@ -29,7 +29,7 @@ Axes = dict[str, Any]
 
 
 class RunFolder:
-    """`runs/<grid>/`, one folder a run; hosts that share a run share the folder."""
+    """`runs/<grid>/`, the folder of one run; hosts that share the run share the folder."""
 
     def __init__(self, path: Path, cells: Mapping[str, Axes] | None = None):
         """`cells` are the axes of each cell by its id, in the grid's order; by default those that `grid.json` names.
@@ -57,7 +57,7 @@ class RunFolder:
         return status_of(self.cell(cell))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row for each cell, in the grid's order: what `results.json` holds; of a cell that runs, so far."""
+        """One flat row for each cell, in the grid's order: what `results.json` holds; the state so far of a running cell."""
         return [self._row(cell, axes) for cell, axes in self.cells.items()]
 
     def write_results(self) -> None:

@@ -70,7 +70,7 @@ def fetch(remote: Remote, folder: Path, attempts: int | None = None, timeout: fl
 
 @dataclass
 class _Resuming:
-    """What pooch calls to download: goes on with `part`, and tries again as long as that brings something."""
+    """What pooch calls to download: continues `part`, and tries again as long as more bytes arrive."""
 
     remote: Remote
     part: Path
@@ -143,7 +143,7 @@ class _Resuming:
 
     @property
     def _version(self) -> Path:
-        """Where it is kept which version of the file on the server the unfinished one is of."""
+        """The file that records which version on the server the unfinished one belongs to."""
         return self.part.with_name(f"{self.part.name}.version")
 
     def _note_version(self, response: requests.Response) -> None:

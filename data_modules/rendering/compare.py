@@ -1,4 +1,4 @@
-"""Holds one folder of rendered scenes against another, file by file of the same name:
+"""Compares two folders of rendered scenes, files of the same name with each other:
 
     python -m data_modules.rendering.compare FOLDER REFERENCE [--sheet SHEET.png]
 

@@ -1,4 +1,4 @@
-"""`implicit-slate cell DIR`: run the cell that was prepared in DIR, or go on with it.
+"""`implicit-slate cell DIR`: run or resume the cell that was prepared in DIR.
 
 A cell that is done ends at once, one that somebody works on says so, one that was begun resumes. Whatever runs a grid
 (the pool of this machine, a cluster) starts cells by this and by nothing else, as often as it likes.
@@ -60,7 +60,7 @@ def prepare(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def check(folder: Path, content: Mapping[str, Any]) -> None:
-    """`UserError` naming the first key in which the cell prepared in `folder`, if there is one, is another."""
+    """`UserError` naming the first key in which the cell prepared in `folder`, if there is one, differs."""
     found = read_json(folder / "cell.json")
     if found is not None:
         old, new, absent = dict(leaves(found)), dict(leaves(content)), object()
@@ -88,7 +88,7 @@ def run(folder: Path) -> int:
             return 0
         for place in (folder, folder / "checkpoints"):
             sweep(place)
-        (folder / "result.json").unlink(missing_ok=True)  # of a failure: whoever starts the cell again mended something
+        (folder / "result.json").unlink(missing_ok=True)  # of a failure whose cause was mended since
 
         from implicit_slate.ablation.train import train  # takes seconds
 

@@ -1,4 +1,4 @@
-"""`implicit-slate ablate GRID`: run a grid of `ablations.yaml`, or go on with it."""
+"""`implicit-slate ablate GRID`: run or resume a grid of `ablations.yaml`."""
 
 import argparse
 import json

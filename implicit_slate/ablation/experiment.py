@@ -16,7 +16,7 @@ class Experiment:
     path: Path
     overrides: Mapping[str, Any]
     origin: str
-    """Where a user finds what may be wrong with it: the file, or an axis and its value in `ablations.yaml`."""
+    """Where a user can correct it: the file, or an axis and its value in `ablations.yaml`."""
 
     def config(self) -> dict[str, Any]:
         return override(load_yaml(self.path), self.overrides)
@@ -24,7 +24,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Machine:
-    """What a check learnt about where an experiment would run on this machine, and for how long."""
+    """Where an experiment would run on this machine, and for how long, as a check found out."""
 
     accelerators: int
     """0 if on the CPU."""

@@ -68,7 +68,7 @@ class Grid:
     cells: tuple[Cell, ...]
     pretrain: Pretrain | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    """What every cell overrides, whatever its place on the axes; the cells' own overrides hold it, too."""
+    """What all cells override; the overrides of each cell contain it."""
 
 
 def load_grid(path: Path, name: str) -> Grid:

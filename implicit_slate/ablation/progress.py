@@ -49,7 +49,7 @@ class ProgressDisplay:
             self._thread.join()
 
     def event(self, cell: str, event: str) -> None:
-        """Tell of a cell that starts, resumes or ends; on a terminal the table does that, but for failures."""
+        """Report that a cell starts, resumes or ends; on a terminal only failures, since the table shows the rest."""
         if self._live is None or event == "failed":
             self._say(f"{event}: {cell}{self._details(cell)}")
 

@@ -15,7 +15,7 @@ def make_result(
     """The content of `result.json` of the cell prepared in `folder`.
 
     Args:
-        curves: of each tag, the value at each step, in the order of the steps.
+        curves: tag to step to value, in the order of the steps.
         status: `complete`, `diverged` or `failed`.
         step: training steps done.
         seconds: training time of all sessions.

@@ -1,4 +1,4 @@
-"""The point from which a killed cell goes on: the training state, the curves and the training time so far."""
+"""The point from which a killed cell resumes: the training state, the curves and the training time so far."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ LARGEST_SHARE = 0.01
 TELL_SECONDS = 1.0
 
 Curves = dict[str, dict[int, float]]
-"""Of each tag, the value at each step, in the order of the steps."""
+"""Tag to step to value, in the order of the steps."""
 
 
 class CurveLogger(TensorBoardLogger):
@@ -41,7 +41,7 @@ class CurveLogger(TensorBoardLogger):
 
 
 class ResumePoint(Checkpoint):
-    """Keeps all that a killed cell needs to go on, in the trainer's `default_root_dir`, and says how far it is.
+    """Keeps all that a killed cell needs to resume, in the trainer's `default_root_dir`, and says how far it is.
 
     `checkpoints/last.ckpt` is the training state, the curves and the training time so far. It is written every
     `every_seconds`, but less often if that took more than 1% of the time, and at the end; `curves.csv` beside it, for

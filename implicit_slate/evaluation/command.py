@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     devices = _devices(arguments, torch.cuda.device_count())
-    if devices > 1:  # Lightning starts this command once more for each of the others
+    if devices > 1:  # Lightning starts this command again for each of the other processes
         expect_children()
     trainer = Trainer(
         accelerator="gpu" if torch.cuda.is_available() else "cpu",

@@ -64,7 +64,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, **options)
             write_atomically(folder / f"{name}.{kind}", buffer.getvalue())
-            figure.set_layout_engine("none")  # it is laid out now, and that is half the work
+            figure.set_layout_engine("none")  # laying out is half the work, and is done once for both
 
 
 def _tick(value: float, _position: int) -> str:

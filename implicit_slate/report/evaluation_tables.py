@@ -1,7 +1,7 @@
 """What was evaluated, by setting and method: its spread over seeds, which method is best, the paper's results table.
 
-Only complete cells are averaged, and only evaluations of as many images and draws. The dVAE's own reconstruction passes
-by the slots: it is the ceiling of what any method can reach, and has rows of its own.
+Only complete cells are averaged, and only evaluations with the same numbers of images and draws. The dVAE's own
+reconstruction does not go through the slots: it is the ceiling of what any method can reach, and has rows of its own.
 """
 
 import math

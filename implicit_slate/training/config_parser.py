@@ -65,7 +65,7 @@ def explain(error: BaseException) -> str:
 
 
 def _unknown_key(path: list[str], name: str, known: list[str]) -> str:
-    """Of a `name` that a parser met below the keys of `path`; `known` are that parser's keys, with dots."""
+    """The message for a `name` that a parser met below the keys of `path`; `known` are the parser's dotted keys."""
     prefix, parent = "".join(f"{key}." for key in path), name.rpartition(".")[0]
     siblings = [prefix + key for key in known if key.rpartition(".")[0] == parent]
     like = name

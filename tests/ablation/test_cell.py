@@ -1,4 +1,4 @@
-"""A cell, in this process: how it ends, and that it survives whatever happens to its folder."""
+"""A cell, in this process: how it ends, and that it survives damage to its folder."""
 
 import json
 import socket

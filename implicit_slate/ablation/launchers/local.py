@@ -32,7 +32,7 @@ from implicit_slate.run_folder import read_result
 
 POLL_SECONDS = 1.0
 MOST_TRIES = 3
-"""So often may the process of a cell die without a word (out of memory, say) before the cell counts as failed."""
+"""How often the process of a cell may die without a result (out of memory, say) before the cell counts as failed."""
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -50,7 +50,7 @@ class Resources:
 
     @classmethod
     def share_out(cls, workers: int | None, devices: int, accelerators: int) -> "Resources":
-        """As many workers as the machine has room for, if it is not said how many."""
+        """Without `workers`, as many as the machine has room for."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(accelerators)]
