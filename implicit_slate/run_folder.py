@@ -57,7 +57,7 @@ class RunFolder:
         return status_of(self.cell(cell))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row for each cell, in the grid's order: what `results.json` holds; the state so far of a running cell."""
+        """One flat row for each cell, in the grid's order: what `results.json` holds; of a running cell, so far."""
         return [self._row(cell, axes) for cell, axes in self.cells.items()]
 
     def write_results(self) -> None:

@@ -2,8 +2,8 @@
 
 fid-weights, the network behind FID, go to torch's cache where no --out is given.
 
-Exit status: 0 everything is there, 1 a download failed (the same command continues it), 2 bad usage. To ask for a data set
-without a public address is bad usage, too; the message says where to get it.
+Exit status: 0 everything is there, 1 a download failed (the same command continues it), 2 bad usage. To ask for
+a data set without a public address is bad usage, too; the message says where to get it.
 """
 
 import sys
