@@ -4,13 +4,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from callbacks.probe import Probe
+from callbacks.probe import Batch, Probe, solve
 from implicit_slate.errors import UserError, nearest
 from implicit_slate.fixed_point import count_basins, gradient_cosine, jacobian_regularizer, picard, spectral_radius
 from implicit_slate.models import SlotModel
-from implicit_slate.models.slot_attention import SlotUpdate
-
-Batch = dict[str, Tensor]
 
 MEASURES = ("residual_at_depth", "spectral_radius", "jacobian_regularizer", "gradient_cosine", "basins")
 
@@ -54,12 +51,13 @@ class FixedPointDiagnostics(Probe):
 
     def spectral_radius(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
         """`jacobian/spectral_radius` at z*, where the forward solve stops."""
-        return {"jacobian/spectral_radius": spectral_radius(*_solve(model, batch, slots_init), tol=1e-3)}
+        f, solution = solve(model, batch, slots_init)
+        return {"jacobian/spectral_radius": spectral_radius(f, solution.z, tol=1e-3)}
 
     def jacobian_regularizer(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
         """`jacobian/regularizer`: ‖vᵀJ‖²/D at z*, with a Gaussian v that is always the same."""
-        generator = torch.Generator().manual_seed(0)
-        regularizer = jacobian_regularizer(*_solve(model, batch, slots_init), generator)
+        f, solution = solve(model, batch, slots_init)
+        regularizer = jacobian_regularizer(f, solution.z, torch.Generator().manual_seed(0))
         return {"jacobian/regularizer": regularizer.detach()}
 
     def gradient_cosine(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
@@ -97,13 +95,6 @@ class FixedPointDiagnostics(Probe):
         with torch.no_grad():
             basins = count_basins(model.refinement(batch["image"]), starts, distance=distance_between_sets)
         return {"basins/distinct": basins.distinct, "basins/converged": basins.converged}
-
-
-@torch.no_grad()
-def _solve(model: SlotModel, batch: Batch, slots_init: Tensor) -> tuple[SlotUpdate, Tensor]:
-    """f and z*, where the forward solve stops."""
-    f = model.refinement(batch["image"])
-    return f, model.slot_attention.solver(f, slots_init).z
 
 
 def distance_between_sets(slots: Tensor, other: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -52,10 +53,7 @@ class Panels(Callback):
         self._drawn_at = trainer.global_step
         with isolate_rng():
             panels = draw_panels(pl_module.model, trainer.datamodule.probe(self.num_images)["image"])
-        pixels = torch.frombuffer(bytearray(panels.tobytes()), dtype=torch.uint8)
-        logger.experiment.add_image(
-            "panels", pixels.view(panels.height, panels.width, 3), trainer.global_step, dataformats="HWC"
-        )
+        logger.experiment.add_image("panels", np.asarray(panels), trainer.global_step, dataformats="HWC")
         write_atomically(Path(logger.log_dir) / "panels.png", to_png(panels))
 
 

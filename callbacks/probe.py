@@ -8,8 +8,11 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from implicit_slate.fixed_point import NotFinite
+from implicit_slate.fixed_point import NotFinite, Solution
 from implicit_slate.models import SlotModel
+from implicit_slate.models.slot_attention import SlotUpdate
+
+Batch = dict[str, Tensor]
 
 
 class Probe(Callback):
@@ -24,26 +27,27 @@ class Probe(Callback):
     `<name>_image_max`; a number () is logged as it is.
     """
 
+    kept: tuple[str, ...] = ("_slots_init", "latest")
+    """The attributes that a checkpoint keeps."""
+
     def __init__(self, every_n_steps: int, num_images: int):
         self.every_n_steps, self.num_images = every_n_steps, num_images
         self.latest: dict[str, float] = {}
         """What was measured last, without the maxima."""
-        self._batch: dict[str, Tensor] | None = None
+        self._batch: Batch | None = None
         self._slots_init: Tensor | None = None
         self._step = 0
 
-    def measure(
-        self, model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, is_last: bool
-    ) -> dict[str, Tensor]:
+    def measure(self, model: SlotModel, batch: Batch, slots_init: Tensor, is_last: bool) -> dict[str, Tensor]:
         """Quantities (B,) or () by their names, of the probe images, with masks where the data has them, from initial
         slots (B, K, S)."""
         raise NotImplementedError
 
     def state_dict(self) -> dict:
-        return {"slots_init": self._slots_init, "latest": self.latest}
+        return {name.lstrip("_"): getattr(self, name) for name in self.kept}
 
     def load_state_dict(self, state: dict) -> None:
-        self._slots_init, self.latest = state["slots_init"], state["latest"]
+        vars(self).update({name: state[name.lstrip("_")] for name in self.kept})
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._step = trainer.global_step
@@ -90,6 +94,13 @@ class Probe(Callback):
     def _sample_slots(self, model: SlotModel) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return model.sample_slots(len(self._batch["image"]), generator).detach().float().cpu()
+
+
+@torch.no_grad()
+def solve(model: SlotModel, batch: Batch, slots_init: Tensor) -> tuple[SlotUpdate, Solution]:
+    """f, and where its forward solve stops."""
+    f = model.refinement(batch["image"])
+    return f, model.slot_attention.solver(f, slots_init)
 
 
 @contextmanager

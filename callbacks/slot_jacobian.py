@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from callbacks.probe import Probe
+from callbacks.probe import Batch, Probe, solve
 from implicit_slate.fixed_point import largest_singular_value, spectral_radius
 from implicit_slate.models import SlotModel
 
@@ -20,25 +20,15 @@ class SlotJacobian(Probe):
         tol: of the power iteration, see `spectral_norm`; the norm's own relative error is far smaller.
     """
 
+    kept = (*Probe.kept, "_vector")
+
     def __init__(self, every_n_steps: int = 200, num_images: int = 8, tol: float = 1e-3):
         super().__init__(every_n_steps, num_images)
         self.tol = tol
         self._vector: Tensor | None = None
 
-    def state_dict(self) -> dict:
-        return super().state_dict() | {"vector": self._vector}
-
-    def load_state_dict(self, state: dict) -> None:
-        super().load_state_dict(state)
-        self._vector = state["vector"]
-
-    def measure(
-        self, model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, is_last: bool
-    ) -> dict[str, Tensor]:
-        slot_attention = model.slot_attention
-        with torch.no_grad():
-            f = model.refinement(batch["image"])
-            solution = slot_attention.solver(f, slots_init)
+    def measure(self, model: SlotModel, batch: Batch, slots_init: Tensor, is_last: bool) -> dict[str, Tensor]:
+        f, solution = solve(model, batch, slots_init)
         norm = largest_singular_value(f, solution.z, tol=self.tol, v0=self._warm_start(like=slots_init))
         self._vector = norm.vector.cpu()
         values = {"jacobian/spectral_norm": norm.value, "residual": solution.residual}
@@ -46,7 +36,7 @@ class SlotJacobian(Probe):
             values["jacobian/spectral_radius"] = spectral_radius(f, solution.z, tol=self.tol)
         if not self.latest:
             with torch.no_grad():
-                evaluations = slot_attention.gradient(f, slots_init, slot_attention.solver).evaluations
+                evaluations = model.slot_attention.gradient(f, slots_init, model.slot_attention.solver).evaluations
             values["evaluations"] = torch.tensor(float(evaluations))
         return values
 

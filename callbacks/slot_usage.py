@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from callbacks.probe import Probe
+from callbacks.probe import Batch, Probe, solve
 from implicit_slate.metrics import adjusted_rand_index, segments
 from implicit_slate.models import SlotModel
 
@@ -40,23 +40,15 @@ class SlotUsage(Probe):
         num_images: images of the probe batch.
     """
 
+    kept = (*Probe.kept, "_warned")
+
     def __init__(self, every_n_steps: int = 500, num_images: int = 32):
         super().__init__(every_n_steps, num_images)
         self._warned = False
 
-    def state_dict(self) -> dict:
-        return super().state_dict() | {"warned": self._warned}
-
-    def load_state_dict(self, state: dict) -> None:
-        super().load_state_dict(state)
-        self._warned = state["warned"]
-
     @torch.no_grad()
-    def measure(
-        self, model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, is_last: bool
-    ) -> dict[str, Tensor]:
-        f = model.refinement(batch["image"])
-        model.slot_attention.solver(f, slots_init)
+    def measure(self, model: SlotModel, batch: Batch, slots_init: Tensor, is_last: bool) -> dict[str, Tensor]:
+        f, _ = solve(model, batch, slots_init)
         values = {
             "slots/attention_entropy": attention_entropy(f.attention).mean(),
             "slots/in_use": slots_in_use(f.attention).float().mean(),

@@ -15,7 +15,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.evaluation.per_image import PerImage, likeness, segmentation
 from implicit_slate.metrics.inception import Inception, to_uint8
 from implicit_slate.models import SlotModel
-from implicit_slate.training.trained import Trained, load_trained
+from implicit_slate.training.checkpoints import Trained, load_trained
 
 TRUTH, CEILING = "truth", "ceiling"
 """The passes over the images that need no slots; the others are named `0`, `1`, … after the draw of initial slots."""

@@ -16,8 +16,8 @@ from implicit_slate.training.optimization import Optimization, Plateau
 class TrainingModule(L.LightningModule):
     """Adam with warmup, decay and infinity-norm clipping; noise that is a function of seed, step and rank.
 
-    A subclass implements `training_step` and `evaluate`, whose `loss` plateau halving watches; `parameter_groups`
-    may put parameters into two groups, and `split_metric`, if there is one, measures all images of a split together.
+    A subclass implements `training_step` and `evaluate`, whose `loss` plateau halving watches; `split_metric`, if there
+    is one, measures all images of a split together.
     """
 
     def __init__(self, optimization: Optimization):
@@ -28,8 +28,12 @@ class TrainingModule(L.LightningModule):
         """Updated in `evaluate`; computes {name: value}, logged at the end of a split."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The trained parameters of the groups `dvae` and `main`; a group may be missing."""
-        return {"main": [p for p in self.parameters() if p.requires_grad]}
+        """The trained parameters: those of a part called `dvae`, and the rest (`main`); an empty group is left out."""
+        groups = {"dvae": [], "main": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups["dvae" if "dvae" in name.split(".") else "main"].append(parameter)
+        return {name: parameters for name, parameters in groups.items() if parameters}
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means over a batch, in evaluation mode; `loss` must be among them."""
@@ -51,6 +55,7 @@ class TrainingModule(L.LightningModule):
         rates = self.optimization.rates(self.global_step, halving)
         for group in self.optimizers().param_groups:
             group["lr"] = rates[group["name"]]
+        self.log("train/learning_rate", group["lr"])  # of the main group where there is one
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         # Lightning's own option clips by the L2 norm, or value by value; the public SLATE by the infinity norm.
@@ -64,16 +69,16 @@ class TrainingModule(L.LightningModule):
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch, batch_idx) -> None:
-        self._log_batch(batch, "val")
+        self.log_dict(self._tags(self.evaluate(batch)), batch_size=len(batch["image"]), sync_dist=True)
 
-    def test_step(self, batch, batch_idx) -> None:
-        self._log_batch(batch, "test")
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        self._log_split("val")
+        if self.split_metric is not None:
+            self.log_dict(self._tags(self.split_metric.compute()))
+            self.split_metric.reset()
 
-    def on_test_epoch_end(self) -> None:
-        self._log_split("test")
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_end(self) -> None:
         if not self.trainer.sanity_checking and "val/loss" in self.trainer.callback_metrics:
@@ -85,14 +90,9 @@ class TrainingModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         vars(self.plateau).update(checkpoint.get("plateau", {}))
 
-    def _log_batch(self, batch: dict[str, Tensor], split: str) -> None:
-        values = {f"{split}/{name}": value for name, value in self.evaluate(batch).items()}
-        self.log_dict(values, batch_size=len(batch["image"]), sync_dist=True)
-
-    def _log_split(self, split: str) -> None:
-        if self.split_metric is not None:
-            self.log_dict({f"{split}/{name}": value for name, value in self.split_metric.compute().items()})
-            self.split_metric.reset()
+    def _tags(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        split = "test" if self.trainer.testing else "val"
+        return {f"{split}/{name}": value for name, value in values.items()}
 
     def _reseed(self, step: int, micro_batch: int = 0) -> None:
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))

@@ -1,19 +1,28 @@
-"""Checkpoints as Lightning writes them, read without running what they may hold.
+"""Checkpoints as Lightning writes them, read without running what they may hold, and the models in them.
 
 Importing this module lets torch read `Optimization`, the only class of ours in a checkpoint's settings, with
 `weights_only=True`. So `trainer.fit(..., ckpt_path=PATH, weights_only=True)` continues a training of our modules, and
 runs no code that somebody may have put into the file.
 """
 
+import pkgutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from implicit_slate.errors import UserError
+from implicit_slate.models import SlotModel
 from implicit_slate.training.optimization import Optimization
+from implicit_slate.training.slot_module import SlotModule
 
 torch.serialization.add_safe_globals([Optimization])
+
+DEFAULT = "implicit_slate.training.SLATEModule"
+"""The class of a checkpoint that names none, as of one that was imported from the public code."""
+ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint")
+"""Settings that a trained model does not need; the weights of the other checkpoint are in this one."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -41,3 +50,51 @@ def _foreign(path: str | Path) -> list[str]:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:
         return []
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
+    """Give `module` the weights that the checkpoint at `path` has for it.
+
+    Raises:
+        UserError: one of them is missing, is left over or has another shape; names file and weight.
+    """
+    own = module.state_dict()
+    for name in [*own, *(name for name in weights if name not in own)]:
+        here, there = (str(tuple(state[name].shape)) if name in state else "none" for state in (own, weights))
+        if here != there:
+            raise UserError(f"{path}: weights of another model: {name} has shape {there}, {here} expected")
+    module.load_state_dict(weights)
+
+
+class Trained(NamedTuple):
+    model: SlotModel
+    """In evaluation mode, on the CPU."""
+    step: int | None
+    """Gradient steps of its training; None where the checkpoint does not say."""
+
+
+def load_trained(path: str | Path) -> Trained:
+    """The model with slots in a checkpoint of a `SlotModule`, ours or another that can be imported.
+
+    Raises:
+        UserError: there is no checkpoint, a damaged one, or one of something else; names the file.
+    """
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint.get("hyper_parameters")
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: not a checkpoint of ours: it holds no hyper_parameters")
+    name = str(settings.get("_class_path", DEFAULT))
+    try:
+        kind = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError):
+        raise UserError(f"{path}: a checkpoint of {name}, which cannot be imported here") from None
+    if not (isinstance(kind, type) and issubclass(kind, SlotModule)):
+        raise UserError(f"{path}: a checkpoint of {name}, which has no slots")
+    settings = {key: value for key, value in settings.items() if key[0] != "_" and key not in ONLY_FOR_TRAINING}
+    try:
+        module = kind(**settings)
+    except (TypeError, ValueError, RuntimeError) as error:  # unknown settings, impossible ones
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: not a checkpoint of {kind.__name__} as it is now: {reason}") from None
+    load_weights(module, checkpoint["state_dict"], path)
+    return Trained(module.model.eval().requires_grad_(False), checkpoint.get("global_step"))

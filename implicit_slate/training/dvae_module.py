@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from implicit_slate.errors import UserError
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, squared_error
 from implicit_slate.training.base import TrainingModule
-from implicit_slate.training.checkpoints import read_checkpoint
+from implicit_slate.training.checkpoints import load_weights, read_checkpoint
 from implicit_slate.training.optimization import Optimization, cosine
 
 PATCHES_PER_CODE = 200
@@ -54,9 +53,6 @@ class DVAEModule(TrainingModule):
         self.register_buffer("centroids", torch.zeros(vocab_size, image_channels * 16), persistent=False)
         self.split_metric = CodeUsage(vocab_size)
 
-    def parameter_groups(self):
-        return {"dvae": list(self.dvae.parameters())}
-
     def on_fit_start(self) -> None:
         if self.warm_start_steps:
             self.centroids.copy_(self.trainer.strategy.broadcast(self._cluster_patches()))
@@ -89,7 +85,6 @@ class DVAEModule(TrainingModule):
             loss = mse = squared_error(reconstruction, image)
             self.log("train/tau", tau)
         self.log_dict({"train/loss": loss, "train/mse": mse})
-        self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])
         return loss
 
     def evaluate(self, batch):
@@ -125,7 +120,4 @@ def load_dvae(dvae: DiscreteVAE, path: str) -> None:
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if part:
             break
-    try:
-        dvae.load_state_dict(part)
-    except RuntimeError as error:
-        raise UserError(f"{path}: another dVAE: {' '.join(str(error).split())[:300]}") from None
+    load_weights(dvae, part, path)

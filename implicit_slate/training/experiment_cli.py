@@ -18,7 +18,7 @@ import callbacks
 import data_modules
 from implicit_slate import training
 from implicit_slate.errors import UserError
-from implicit_slate.training.checkpoints import read_checkpoint
+from implicit_slate.training.checkpoints import load_weights, read_checkpoint
 from implicit_slate.training.config_parser import ConfigParser, explain
 from implicit_slate.yaml_files import load_yaml
 
@@ -77,20 +77,12 @@ class ExperimentCLI(LightningCLI):
         """Lightning would replace the options given by those of the checkpoint, without a word; we keep them."""
 
     def before_fit(self) -> None:
-        self._check_checkpoint()
-
-    before_validate = before_test = before_fit
-
-    def _check_checkpoint(self) -> None:
         """`UserError` if the checkpoint that `--ckpt_path` names is not there, damaged, or of another model."""
         path = self.config[self.subcommand].ckpt_path
-        if path is None or path in ("last", "best", "hpc", "registry"):
-            return
-        state = read_checkpoint(path)["state_dict"]
-        for name, value in self.model.state_dict().items():
-            if name not in state or state[name].shape != value.shape:
-                found = f"of shape {tuple(state[name].shape)}" if name in state else "not there"
-                raise UserError(f"{path}: of another model: {name} is {found}, {tuple(value.shape)} expected")
+        if path not in (None, "last", "best", "hpc", "registry"):
+            load_weights(self.model, read_checkpoint(path)["state_dict"], path)
+
+    before_validate = before_test = before_fit
 
 
 def _nulls_as_mappings(args: list[str]) -> list[str]:

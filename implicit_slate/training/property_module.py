@@ -5,9 +5,9 @@ from torch import Tensor
 from implicit_slate.errors import UserError
 from implicit_slate.metrics.set_prediction import PropertyAveragePrecision
 from implicit_slate.models import PropertyPredictor, PropertyReadout
+from implicit_slate.training.checkpoints import load_trained
 from implicit_slate.training.optimization import Optimization
 from implicit_slate.training.slot_module import SlotModule
-from implicit_slate.training.trained import load_trained
 
 
 class PropertyModule(SlotModule):

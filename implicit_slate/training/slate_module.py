@@ -44,14 +44,6 @@ class SLATEModule(SlotModule):
             self.model.dvae.requires_grad_(False)
         self.split_metric = CodeUsage(self.model.vocab_size)
 
-    def parameter_groups(self):
-        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        groups = {
-            "dvae": [p for name, p in trained.items() if name.startswith("dvae.")],
-            "main": [p for name, p in trained.items() if not name.startswith("dvae.")],
-        }
-        return {name: parameters for name, parameters in groups.items() if parameters}
-
     def training_step(self, batch, batch_idx) -> torch.Tensor:
         if self.dvae_is_frozen:
             prediction = self.model.predict(self.model.tokenize(batch["image"]))

@@ -33,7 +33,6 @@ class SlotModule(TrainingModule):
             self.log("train/jacobian_regularizer", regularizer)
             loss = loss + self.jacobian_weight * regularizer
         self.log("train/loss", loss, prog_bar=True)
-        self.log("train/learning_rate", self.optimizers().param_groups[-1]["lr"])
         return loss
 
     def on_after_backward(self) -> None:

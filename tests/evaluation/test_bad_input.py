@@ -54,7 +54,7 @@ def test_bad_options_of_evaluate(checkpoint, refuses, options, message):
         ({}, {"_class_path": "torch.nn.Linear"}, "torch.nn.Linear, which has no slots"),
         ({}, {"_class_path": "nowhere.Model"}, "nowhere.Model, which cannot be imported"),
         ({}, {"width": 3}, "not a checkpoint of SLATEModule"),
-        ({"model.x": torch.zeros(1)}, made.SLATE_SIZES, "not a checkpoint of SLATEModule"),
+        ({"model.x": torch.zeros(1)}, made.SLATE_SIZES, "weights of another model"),
         (None, {}, "holds no state_dict"),
     ],
 )

@@ -19,7 +19,7 @@ from implicit_slate.evaluation.module import draw_slots
 from implicit_slate.metrics import adjusted_rand_index, segments
 from implicit_slate.metrics.fid import fid
 from implicit_slate.models import SLATE
-from implicit_slate.training.trained import load_trained
+from implicit_slate.training.checkpoints import load_trained
 from tests.evaluation import made
 
 

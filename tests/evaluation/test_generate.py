@@ -8,7 +8,7 @@ from data_modules import CLEVRMirror
 from implicit_slate.cli import main
 from implicit_slate.evaluation.module import draw_slots
 from implicit_slate.models import SLATE
-from implicit_slate.training.trained import load_trained
+from implicit_slate.training.checkpoints import load_trained
 from tests.evaluation import made
 
 

@@ -8,8 +8,8 @@ import torch
 from callbacks import FixedPointDiagnostics, GradientNorm, SlotJacobian, SlotUsage
 from implicit_slate.errors import UserError
 from implicit_slate.training import PropertyModule, SLATEModule, SpatialBroadcastModule
+from implicit_slate.training.checkpoints import load_trained
 from implicit_slate.training.experiment_cli import ExperimentCLI
-from implicit_slate.training.trained import load_trained
 from tests.tiny import Memory, TinyImages
 from tests.training.setting import SIZES, STEADY, Squares, assert_same_weights, module, moved_by, trainer
 
