@@ -10,10 +10,12 @@ from implicit_slate.training import SLATEModule
 from tests.models.conftest import reference, state  # noqa: F401 (fixtures)
 
 
-def test_help_names_every_command(capsys):
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize("prefix", ["", "data "])
+def test_help_names_every_command_and_data_its_own(prefix, capsys):
+    assert main([*prefix.split(), "--help"]) == 0
     printed = capsys.readouterr().out
-    assert all(f"  {name} " in printed for name in COMMANDS)
+    assert all((f"  {name} " in printed) is name.startswith(prefix) for name in COMMANDS)
+    assert main(prefix.split()) == 2
 
 
 @pytest.mark.parametrize(
@@ -32,13 +34,6 @@ def test_bad_usage_is_one_line_and_status_two(argv, message, capsys):
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and "Traceback" not in error
-
-
-def test_data_names_its_own_commands(capsys):
-    assert main(["data", "--help"]) == 0
-    printed = capsys.readouterr().out
-    assert all((f"  {name} " in printed) is name.startswith("data ") for name in COMMANDS)
-    assert main(["data"]) == 2
 
 
 def test_the_help_of_fit_leads_to_the_options_of_models_data_and_callbacks(capsys):
@@ -67,23 +62,10 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
     assert capsys.readouterr().err == "stopped: data check\n"
 
 
-def test_malformed_yaml_is_named_by_file_and_line(tmp_path, capsys):
-    (tmp_path / "bad.yaml").write_text("model:\n  a: [1,\nb: }")
-    assert main(["fit", "--config", str(tmp_path / "bad.yaml")]) == 2
-    assert f"{tmp_path / 'bad.yaml'}, line 3" in capsys.readouterr().err
-
-
 def test_a_public_checkpoint_is_imported_once(tmp_path, state, capsys):  # noqa: F811
     torch.save({"model": state}, tmp_path / "public.pt")
-    command = [
-        "import-checkpoint",
-        str(tmp_path / "public.pt"),
-        str(tmp_path / "ours.ckpt"),
-        "--num-slots=3",
-        "--num-iterations=3",
-        "--num-slot-heads=1",
-        "--num-heads=2",
-    ]
+    sizes = ["--num-slots=3", "--num-iterations=3", "--num-slot-heads=1", "--num-heads=2"]
+    command = ["import-checkpoint", str(tmp_path / "public.pt"), str(tmp_path / "ours.ckpt"), *sizes]
     assert main(command) == 0
     module = SLATEModule.load_from_checkpoint(tmp_path / "ours.ckpt", weights_only=True)
     assert torch.equal(module.model.to_logits.weight, state["out.weight"])

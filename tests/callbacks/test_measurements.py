@@ -5,32 +5,40 @@ import pytest
 import torch
 
 from callbacks import Diverged, Divergence, GradientNorm, SlotJacobian
-from implicit_slate.fixed_point import dense_jacobian
+from implicit_slate.fixed_point import Solver, dense_jacobian
 from implicit_slate.training import Optimization
-from tests.callbacks.fitting import fit, module
+from tests.callbacks.fitting import fit, module, refinement
 
 
 def dense_norm(model, callback):
     """The largest singular value of the dense Jacobian where the callback measures."""
-    model.eval()
-    with torch.no_grad():
-        f = model.model.slot_update(model.model.tokenize(callback._batch["image"]))
-        z = model.model.slot_attention.solver(f, callback._slots_init).z
+    f, _, z = refinement(model, callback)
     return torch.linalg.matrix_norm(dense_jacobian(f, z), 2)
 
 
-@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
-@pytest.mark.parametrize("max_steps", [1, 12])
-def test_spectral_norm_is_the_dense_jacobians(gradient, max_steps):
-    model, callback = module(gradient=gradient), SlotJacobian(every_n_steps=100, num_images=3)
-    scalars = fit(model, callback, max_steps=max_steps)
-    expected = dense_norm(model, callback)
-    norms = scalars["jacobian/spectral_norm"]
-    assert norms[max_steps] == pytest.approx(expected.mean().item(), rel=1e-4)
-    assert scalars["jacobian/spectral_norm_image_max"][max_steps] == pytest.approx(expected.max().item(), rel=1e-4)
-    torch.manual_seed(0)
-    fresh = module(gradient=gradient)
-    assert norms[0] == pytest.approx(dense_norm(fresh, callback).mean().item(), rel=1e-4)
+@pytest.mark.parametrize(
+    ("options", "training"),
+    [
+        ({"gradient": "unrolled"}, {"max_steps": 1}),
+        ({"gradient": "implicit"}, {"max_steps": 12}),
+        ({"solver": "broyden", "tol": 1e-4}, {}),
+        ({"solver": "anderson", "tol": 1e-4}, {}),
+        ({}, {"precision": "bf16-mixed"}),
+        ({}, {"precision": "bf16-true"}),
+    ],
+)
+def test_spectral_norm_is_the_dense_jacobian_s_where_the_solver_stops_in_float32(options, training):
+    model, callback = module(**options), SlotJacobian(every_n_steps=100, num_images=3)
+    scalars = fit(model, callback, **training)
+    expected, last = dense_norm(model.float(), callback), training.get("max_steps", 2)
+    assert scalars["jacobian/spectral_norm"][last] == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert scalars["jacobian/spectral_norm_image_max"][last] == pytest.approx(expected.max().item(), rel=1e-4)
+    if "precision" not in training:
+        fresh = dense_norm(module(**options), callback).mean().item()
+        assert scalars["jacobian/spectral_norm"][0] == pytest.approx(fresh, rel=1e-4)
+    if "solver" in options:
+        model.model.slot_attention.solver = Solver("picard", 3)
+        assert dense_norm(model, callback).mean().item() != pytest.approx(expected.mean().item(), rel=1e-4)
 
 
 def test_it_measures_at_its_cadence_and_once_the_radius():
@@ -39,14 +47,6 @@ def test_it_measures_at_its_cadence_and_once_the_radius():
     assert list(scalars["jacobian/spectral_radius"]) == [5]
     assert scalars["evaluations"] == {0: 4.0}  # three iterations and the recorded application
     assert scalars["residual_image_max"][4] >= scalars["residual"][4] > 0
-
-
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_it_measures_in_float32_whatever_the_precision_of_training(precision):
-    model, callback = module(), SlotJacobian(every_n_steps=100, num_images=3)
-    scalars = fit(model, callback, precision=precision)
-    expected = dense_norm(model.float(), callback).mean().item()
-    assert scalars["jacobian/spectral_norm"][2] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_compiled_module_is_measured_as_well():

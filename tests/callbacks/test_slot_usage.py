@@ -10,7 +10,7 @@ from callbacks import SlotUsage
 from callbacks.slot_usage import attention_entropy, attention_information, slots_in_use
 from implicit_slate.metrics import adjusted_rand_index
 from implicit_slate.training import SpatialBroadcastModule
-from tests.callbacks.fitting import SIZES, fit, module
+from tests.callbacks.fitting import KINDS, fit, module
 from tests.tiny import TinyImages
 
 
@@ -43,7 +43,7 @@ def test_a_slot_in_use_wins_one_input_in_a_hundred():
 
 
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
-@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_numbers_are_those_of_the_model_s_attention_and_masks(kind, gradient):
     model, callback = module(kind, gradient=gradient), SlotUsage(every_n_steps=1, num_images=5)
     scalars = fit(model, callback)
@@ -68,27 +68,25 @@ def test_the_numbers_are_those_of_the_model_s_attention_and_masks(kind, gradient
     assert 0 <= scalars["slots/information"][2] <= 1 - scalars["slots/attention_entropy"][2] + 1e-6
 
 
-class Unlabelled(TinyImages):
-    def probe(self, num_images):
-        return {"image": super().probe(num_images)["image"]}
-
-
 class Background(TinyImages):
-    """Nothing but background, except in the first `labelled` images."""
+    """Nothing but background, except in the first `labelled` images; None: no masks at all."""
 
-    def __init__(self, labelled):
+    def __init__(self, labelled: int | None):
         super().__init__()
         self.labelled = labelled
 
     def probe(self, num_images):
         batch = super().probe(num_images)
-        batch["mask"][self.labelled :] = 0
+        if self.labelled is None:
+            del batch["mask"]
+        else:
+            batch["mask"][self.labelled :] = 0
         return batch
 
 
-@pytest.mark.parametrize("data", [Unlabelled(), Background(0)])
-def test_without_objects_there_is_no_fg_ari(data):
-    scalars = fit(module(), SlotUsage(num_images=3), data=data)
+@pytest.mark.parametrize("labelled", [None, 0])
+def test_without_objects_there_is_no_fg_ari(labelled):
+    scalars = fit(module(), SlotUsage(num_images=3), data=Background(labelled))
     assert "slots/fg_ari" not in scalars and "slots/in_use" in scalars
 
 
@@ -126,34 +124,28 @@ def said(caplog, monkeypatch):
     return lambda: [record.message for record in caplog.records if record.message.startswith("warning")]
 
 
-GOOD, ONE, ALIKE = one_hot(0, 1, 2, 2, num_slots=3), one_hot(1, 1, 1, 1, num_slots=3), torch.full((1, 9, 3), 1 / 3)
+GOOD, ONE = one_hot(0, 1, 2, 2, num_slots=3), one_hot(1, 1, 1, 1, num_slots=3)
+ALIKE = torch.softmax(0.01 * torch.rand(1, 9, 3, generator=torch.Generator().manual_seed(0)), 2)
+ONE_WINS = "one slot wins nearly everywhere: 1.00 of 3 slots in use, attention entropy 0.000, information 0.000"
+ALL_ALIKE = "the slots look everywhere alike: 3.00 of 3 slots in use, attention entropy 1.000, information 0.000"
 
 
-def test_one_slot_is_said_once_with_its_numbers_and_the_step(said):
-    fit(module(), Collapsed(GOOD, GOOD, GOOD, ONE), max_steps=6)
-    assert said() == [
-        "warning: step 3: one slot wins nearly everywhere: 1.00 of 3 slots in use, "
-        "attention entropy 0.000, information 0.000"
-    ]
+@pytest.mark.parametrize(
+    ("attentions", "max_steps", "expected"),
+    [
+        ([GOOD], 2, []),
+        ([GOOD, GOOD, GOOD, ONE], 6, [f"warning: step 3: {ONE_WINS}"]),
+        ([ALIKE], 2, [f"warning: step 1: {ALL_ALIKE}"]),
+        ([ONE, ONE, GOOD], 20, []),  # nothing before a tenth of the steps
+        ([ONE, ONE, ONE, GOOD], 20, [f"warning: step 2: {ONE_WINS}"]),
+    ],
+)
+def test_collapse_is_said_once_with_its_numbers_and_the_step(said, attentions, max_steps, expected):
+    fit(module(), Collapsed(*attentions), max_steps=max_steps)
+    assert said() == expected
 
 
-def test_slots_that_look_alike_are_said(said):
-    noise = 0.01 * torch.rand(1, 9, 3, generator=torch.Generator().manual_seed(0))
-    fit(module(), Collapsed((ALIKE + noise) / (ALIKE + noise).sum(2, keepdim=True)))
-    [line] = said()
-    assert line.startswith("warning: step 1: the slots look everywhere alike: 3.00 of 3")
-    assert "entropy 1.000, information 0.000" in line
-
-
-def test_nothing_is_said_before_a_tenth_of_the_steps(said):
-    fit(module(), Collapsed(ONE, ONE, GOOD), max_steps=20)
-    assert said() == []
-    fit(module(), Collapsed(ONE, ONE, ONE, GOOD), max_steps=20)
-    assert len(said()) == 1 and "step 2:" in said()[0]
-
-
-def test_good_slots_and_a_single_one_are_fine(said):
-    fit(module(), Collapsed(GOOD))
+def test_a_single_slot_is_fine(said):
     fit(module(num_slots=1), SlotUsage(num_images=2))
     assert said() == []
 

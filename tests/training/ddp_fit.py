@@ -11,6 +11,7 @@ from callbacks import Divergence, GradientNorm, SlotJacobian
 from implicit_slate.training import Optimization, SLATEModule
 from tests.fixed_point.maps import ALL_MODES
 from tests.tiny import SLATE_SIZES, TinyImages
+from tests.training.setting import trainer
 
 RUNS = {mode: {"gradient": mode} for mode in ALL_MODES} | {
     "queries": {"gradient": "bilevel", "slot_init": "queries"},
@@ -24,26 +25,12 @@ def main(out: Path) -> None:
         L.seed_everything(0)
         tricks = Optimization(warmup_steps=2, decay="plateau")
         model = SLATEModule(optimization=tricks, **SLATE_SIZES | settings)
-        trainer = L.Trainer(
-            accelerator="cpu",
-            strategy="ddp",
-            devices=2,
-            max_steps=4,
-            default_root_dir=out,
-            logger=TensorBoardLogger(out, name=gradient, version=""),
-            log_every_n_steps=2,
-            val_check_interval=2,
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,
-            use_distributed_sampler=False,
-            callbacks=[SlotJacobian(every_n_steps=2, num_images=2), GradientNorm(every_n_steps=2), Divergence()],
-        )
-        trainer.fit(model, TinyImages())
-        torch.save(model.state_dict(), out / f"{gradient}-{trainer.global_rank}.pt")
-        torch.save(torch.rand(1), out / f"{gradient}-{trainer.global_rank}-noise.pt")
+        looking = [SlotJacobian(every_n_steps=2, num_images=2), GradientNorm(every_n_steps=2), Divergence()]
+        logger = TensorBoardLogger(out, name=gradient, version="")
+        run = trainer(4, looking, strategy="ddp", devices=2, logger=logger, log_every_n_steps=2, val_check_interval=2)
+        run.fit(model, TinyImages())
+        torch.save(model.state_dict(), out / f"{gradient}-{run.global_rank}.pt")
+        torch.save(torch.rand(1), out / f"{gradient}-{run.global_rank}-noise.pt")
 
 
 if __name__ == "__main__":

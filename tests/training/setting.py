@@ -9,8 +9,7 @@ from implicit_slate.training import Optimization, PropertyModule, SLATEModule, S
 from tests.tiny import BROADCAST_SIZES, SLATE_SIZES
 
 STEADY = Optimization(learning_rate=1e-3, clip_norm=None, warmup_steps=None, decay=None)
-PROPERTY_SIZES = dict(image_size=16, width=8, num_slots=3, slot_size=12, slot_mlp_size=16, num_iterations=3)
-SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES, PropertyModule: PROPERTY_SIZES}
+SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES, PropertyModule: BROADCAST_SIZES}
 START = {"model.slot_attention.slot_mu", "model.slot_attention.slot_log_sigma"}
 """Trained only in modes whose gradient reaches the initial slots."""
 

@@ -13,8 +13,6 @@ from implicit_slate.training import SLATEModule
 from tests.tiny import SLATE_SIZES, TinyImages
 from tests.training.ddp_fit import RUNS
 
-MODES = ["unrolled", "implicit"]
-
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
@@ -28,7 +26,7 @@ def out(tmp_path_factory):
 
 
 @pytest.mark.parametrize("gradient", RUNS)
-def test_both_ranks_end_with_the_same_weights_which_have_changed(out, gradient):
+def test_both_ranks_end_with_the_same_weights_which_have_changed_and_draw_different_noise(out, gradient):
     first, second = (torch.load(out / f"{gradient}-{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     L.seed_everything(0)
@@ -37,28 +35,18 @@ def test_both_ranks_end_with_the_same_weights_which_have_changed(out, gradient):
     assert {f"model.slot_attention.{name}.weight" for name in ("project_q", "project_k", "project_v")} <= moved
     start = {"model.slot_attention.slot_mu", "model.slot_attention.queries"} & set(first)
     assert (start <= moved) is (gradient in ("unrolled", "bilevel", "queries"))
+    noise = [torch.load(out / f"{gradient}-{rank}-noise.pt") for rank in (0, 1)]
+    assert not torch.equal(*noise)
 
 
-@pytest.mark.parametrize("gradient", MODES)
-def test_ranks_draw_different_noise(out, gradient):
-    first, second = (torch.load(out / f"{gradient}-{rank}-noise.pt") for rank in (0, 1))
-    assert not torch.equal(first, second)
-
-
-@pytest.mark.parametrize("gradient", MODES)
-def test_every_metric_is_logged_once_a_step(out, gradient):
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+def test_metrics_are_logged_once_a_step_and_validation_averages_over_the_images_of_all_ranks(out, gradient):
+    """Six images over two ranks give the mean over the six."""
     events = EventAccumulator(str(out / gradient)).Reload()
     for tag in ("val/cross_entropy", "val/codes_in_use", "jacobian/spectral_norm", "grad_norm", "train/loss"):
         steps = [event.step for event in events.Scalars(tag)]
         assert steps and len(steps) == len(set(steps)), tag
-
-
-@pytest.mark.parametrize("gradient", MODES)
-def test_validation_averages_over_the_images_of_all_ranks(out, gradient):
-    """Six images over two ranks give the mean over the six."""
     model = SLATEModule(**{**SLATE_SIZES, "gradient": gradient})
     model.load_state_dict(torch.load(out / f"{gradient}-0.pt"))
-    images = TinyImages().probe(6)["image"]
-    events = EventAccumulator(str(out / gradient)).Reload()
-    mse = model.eval().model.losses(images).mse.item()
+    mse = model.eval().model.losses(TinyImages().probe(6)["image"]).mse.item()
     assert events.Scalars("val/mse")[-1].value == pytest.approx(mse, rel=1e-4)

@@ -30,15 +30,12 @@ def test_every_experiment_is_built_and_says_what_it_is_for(path):
     assert cli.trainer.max_steps > 0 and cli.model is not None and cli.datamodule is not None
 
 
-def test_null_turns_a_trick_off_and_leaves_the_others():
-    model = build(DEMO, "--model.optimization.clip_norm=null", "--model.optimization.decay", "null").model
-    settings = model.optimization
+def test_overrides_reach_the_model_and_null_turns_a_trick_off_and_leaves_the_others():
+    without = ["--model.optimization.clip_norm=null", "--model.optimization.decay", "null"]
+    model = build(DEMO, *without, "--model.gradient=unrolled", "--model.num_iterations=3").model
+    settings, slots = model.optimization, model.model.slot_attention
     assert settings.clip_norm is None and settings.decay is None
     assert settings.warmup_steps == 500 and settings.learning_rate == 1e-3
-
-
-def test_an_override_reaches_the_model():
-    slots = build(DEMO, "--model.gradient=unrolled", "--model.num_iterations=3").model.model.slot_attention
     assert slots.solver == Solver("picard", 3) and slots.gradient == parse_gradient("unrolled")
 
 

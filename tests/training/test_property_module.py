@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from callbacks import FixedPointDiagnostics, GradientNorm, SlotJacobian, SlotUsage
+from callbacks.fixed_point_diagnostics import MEASURES
 from implicit_slate.errors import UserError
 from implicit_slate.training import PropertyModule, SLATEModule, SpatialBroadcastModule
 from implicit_slate.training.checkpoints import load_trained
 from implicit_slate.training.experiment_cli import ExperimentCLI
-from tests.tiny import Memory, TinyImages
+from tests.callbacks.fitting import fit
+from tests.tiny import TinyImages
 from tests.training.setting import SIZES, STEADY, Squares, assert_same_weights, module, moved_by, trainer
 
 
@@ -26,18 +28,13 @@ def test_it_learns_its_scenes():
 
 
 def test_callbacks_look_on():
-    log = Memory()
-    measures = ["residual_at_depth", "spectral_radius", "jacobian_regularizer", "gradient_cosine", "basins"]
-    looking = [
-        SlotJacobian(every_n_steps=2, num_images=3),
-        GradientNorm(every_n_steps=1),
-        FixedPointDiagnostics(measures, every_n_steps=2, num_images=2, num_starts=2),
-        SlotUsage(every_n_steps=2, num_images=4),
-    ]
-    trainer(2, looking, logger=log).fit(module(PropertyModule), Squares())
-    assert set(log.scalars["jacobian/spectral_norm"]) == {0, 2} and log.scalars["grad_norm"][2] > 0
-    assert 0 < log.scalars["gradient/cosine"][0] <= 1 and "residual/depth_24" in log.scalars
-    assert 1 <= log.scalars["slots/in_use"][2] <= 3
+    diagnostics = FixedPointDiagnostics(list(MEASURES), num_images=2, num_starts=2)
+    looking = [SlotJacobian(num_images=3), GradientNorm(), diagnostics, SlotUsage(num_images=4)]
+    scalars = fit(module(PropertyModule), *looking, data=Squares())
+    assert set(scalars["jacobian/spectral_norm"]) == {0, 2} and scalars["grad_norm"][2] > 0
+    assert 0 < scalars["gradient/cosine"][0] <= 1 and "residual/depth_24" in scalars
+    assert 0 <= scalars["basins/distinct"][2] <= scalars["basins/converged"][2] <= 2
+    assert 1 <= scalars["slots/in_use"][2] <= 3
 
 
 def checkpoint(path, made):

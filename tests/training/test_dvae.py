@@ -1,0 +1,43 @@
+"""A dVAE trained alone, and SLATE on a frozen one."""
+
+import pytest
+import torch
+
+from implicit_slate.errors import UserError
+from implicit_slate.training import DVAEModule, Optimization, SLATEModule
+from implicit_slate.training.dvae_module import load_dvae
+from tests.tiny import TinyImages
+from tests.training.setting import module, trainer
+
+
+def dvae_checkpoint(tmp_path, **options):
+    torch.manual_seed(0)
+    made = DVAEModule(vocab_size=12, optimization=Optimization(dvae_learning_rate=3e-3), **options)
+    run = trainer(60, val_check_interval=30)
+    run.fit(made, TinyImages(batch_size=8))
+    run.save_checkpoint(tmp_path / "dvae.ckpt")
+    return made, run.callback_metrics
+
+
+def test_a_warm_start_fills_the_vocabulary(tmp_path):
+    _, metrics = dvae_checkpoint(tmp_path, warm_start_steps=50, tau_start=0.3)
+    assert metrics["val/codes_in_use"] >= 8
+
+
+def test_a_collapsed_dvae_fails_loudly(tmp_path):
+    with pytest.raises(RuntimeError, match="collapsed.* of 12 codes"):
+        dvae_checkpoint(tmp_path, min_codes=13)
+
+
+def test_a_frozen_dvae_stays_and_one_of_another_size_is_refused(tmp_path):
+    dvae, _ = dvae_checkpoint(tmp_path)
+    made = module(SLATEModule, dvae_checkpoint=str(tmp_path / "dvae.ckpt"))
+    assert list(made.parameter_groups()) == ["main"]
+    trainer().fit(made, TinyImages())
+    for name, p in made.model.dvae.named_parameters():
+        assert torch.equal(p, dvae.dvae.get_parameter(name))
+    with pytest.raises(UserError, match="dvae.ckpt: weights of another model: .* expected"):
+        load_dvae(module(SLATEModule, vocab_size=16).model.dvae, str(tmp_path / "dvae.ckpt"))
+    (tmp_path / "junk.ckpt").write_bytes(b"PK junk")
+    with pytest.raises(UserError, match="junk.ckpt: not a checkpoint"):
+        load_dvae(made.model.dvae, str(tmp_path / "junk.ckpt"))
