@@ -26,6 +26,5 @@ def test_what_is_imported_is_declared():
     declared = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}
     packages = {name for folder in OURS - {"tests"} for name in imported(folder)} - OURS - sys.stdlib_module_names
     distributions = packages_distributions()
-    assert [
-        name for name in sorted(packages) if not declared & {d.lower() for d in distributions.get(name, [name])}
-    ] == []
+    of = {name: {d.lower().replace("_", "-") for d in distributions.get(name, [name])} for name in packages}
+    assert sorted(name for name, found in of.items() if not declared & found) == []

@@ -3,8 +3,6 @@
 import json
 import signal
 
-import psutil
-
 from implicit_slate.locks import is_locked
 from tests.ablation.conftest import wait_until
 
@@ -79,38 +77,6 @@ def test_list_prints_and_makes_nothing(grids):
     assert (status, err) == (0, "")
     assert out.splitlines()[0].split() == ["gradient=unrolled,seed=0", "waiting"]
     assert not (grids.path / "runs").exists()
-
-
-def ranks_of(process):
-    """The processes of a cell on several devices by their rank, once all are there."""
-    found = {}
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if "cell" in child.cmdline():
-                found[int(child.environ().get("LOCAL_RANK", 0))] = child
-        except psutil.NoSuchProcess:
-            continue
-    return found if len(found) == 2 else None
-
-
-def test_two_devices_survive_the_death_of_any_process(grids):
-    """Lightning's DDP on two CPU processes."""
-    run = grids.path / "runs" / "two"
-    arguments = ("two", "--devices", "2", "--workers", "1")
-    process = grids.start(*arguments)
-    wait_until(lambda: list(run.glob("cells/*/checkpoints/last.ckpt")))
-    ranks_of(process)[1].kill()  # the cell is tried again
-    ranks = wait_until(lambda: list(run.glob("cells/*/log.txt"))[0].read_text().count("resumed") and ranks_of(process))
-    process.kill()  # and no process outlives its launcher
-    process.wait()
-    assert psutil.wait_procs(ranks.values(), timeout=30)[1] == []
-    status, out, err = grids.run(*arguments)
-    assert status == 0, (out, err)
-    [row] = json.loads((run / "results.json").read_text())
-    assert (row["status"], row["step"]) == ("complete", 60)
-    assert "MEMBER: 2/2" in (run / "cells" / row["cell"] / "log.txt").read_text()
-    status, out, err = grids.run("two", "--devices", "1")
-    assert status == 2 and "devices differs" in err
 
 
 def test_the_queue_is_the_folder(grids):

@@ -1,13 +1,19 @@
 """The pool of this machine: how it divides the machine, and what it does when processes die."""
 
+import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
+from implicit_slate.ablation.cell import preparation, prepare
+from implicit_slate.ablation.experiment import Experiment
 from implicit_slate.ablation.launchers import local
 from implicit_slate.ablation.launchers.local import LocalPool, Resources
 from implicit_slate.errors import UserError
+from tests.ablation.conftest import EXPERIMENT, wait_until
 
 
 @pytest.fixture
@@ -56,3 +62,37 @@ def test_a_check_whose_process_is_killed_is_tried_again_and_then_said_in_a_line(
     monkeypatch.setattr(local, "_check", die)
     with LocalPool(print) as pool, pytest.raises(UserError, match="was killed 3 times"):
         pool.check([], [])
+
+
+def ranks_of(cell):
+    """The two processes of a cell by their rank, once both are there."""
+    found = {}
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if str(cell) in child.cmdline():
+                found[int(child.environ().get("LOCAL_RANK", 0))] = child
+        except psutil.NoSuchProcess:
+            continue
+    return found if len(found) == 2 else None
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_path, rank):
+    """Lightning's DDP on two CPU processes."""
+    cell, file = tmp_path / "run" / "cells" / "a", tmp_path / "experiment.yaml"
+    file.write_text(EXPERIMENT.replace("tiny.", "tests.ablation.tiny."))
+    experiment = Experiment(file, {"model.pause": 0.04}, "here")
+    prepare(cell, preparation("a", {"seed": 0}, experiment, devices=2, checkpoint=None))
+    events = []
+    pool = LocalPool(lambda name, event: events.append(event))
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(pool.run, {"a": cell}, Resources(1, 2, (), 2))
+        wait_until(lambda: (cell / "checkpoints" / "last.ckpt").exists())
+        ranks = wait_until(lambda: ranks_of(cell))
+        ranks[rank].kill()
+        assert psutil.wait_procs(ranks.values(), timeout=60)[1] == []  # none outlives the other
+        running.result()
+    assert events[0] == "started" and events[-2:] == ["resumed", "complete"]
+    result = json.loads((cell / "result.json").read_text())
+    assert (result["status"], result["step"]) == ("complete", 60)
+    assert "MEMBER: 2/2" in (cell / "log.txt").read_text()
