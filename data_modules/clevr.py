@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +120,7 @@ class Scene(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scenes:
+class Scenes(Source):
     """All scenes of a file; a subclass says how they are stored. A piece is a list of numbers and what is there."""
 
     path: Path
@@ -131,21 +130,6 @@ class Scenes:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.size}, {CROP})"
-
-    def __len__(self) -> int:
-        raise NotImplementedError("only reading tells")
-
-    def files(self) -> list[Path]:
-        return [self.path]
-
-    def pieces(self, length: int) -> Iterator[list[tuple[int, Any]]]:
-        stored = enumerate(self.stored())
-        while piece := list(islice(stored, length)):
-            yield piece
-
-    def stored(self) -> Iterator[Any]:
-        """What `scene` makes a scene of, for each in its order."""
-        raise NotImplementedError
 
     def scene(self, number: int, stored: Any) -> Scene:
         """UserError names the file and the scene's number."""
@@ -166,8 +150,8 @@ class Scenes:
 class TFRecordScenes(Scenes):
     """The scenes of a TFRecord file, stored as records."""
 
-    def stored(self) -> Iterator[bytes]:
-        return tfrecords.read_records(self.path)
+    def stored(self) -> Iterator[tuple[int, bytes]]:
+        return enumerate(tfrecords.read_records(self.path))
 
     def scene(self, number: int, stored: bytes) -> Scene:
         width, height = SIZE
@@ -194,8 +178,8 @@ class HDF5Scenes(Scenes):
         with self._opened() as (images, _, _):
             return len(images)
 
-    def stored(self) -> range:
-        return range(len(self))
+    def stored(self) -> Iterator[tuple[int, int]]:
+        return enumerate(range(len(self)))
 
     def scene(self, number: int, stored: int) -> Scene:
         with self._opened() as (images, masks, visibility):

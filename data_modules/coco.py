@@ -106,7 +106,7 @@ class COCO(CachedDataModule):
         for thing in image["things"]:
             try:
                 check_mask(thing["segmentation"], *size)
-            except (ValueError, KeyError, TypeError) as error:
+            except ValueError as error:
                 problems.append(
                     f"{split.annotations}: annotation {thing.get('id')} of {item.image.name}: expected a mask of "
                     f"{size[0]} × {size[1]} pixels ({error})"

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from data_modules.progress import meter, track
+from data_modules.progress import track
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
 from implicit_slate.processes import PARENT, end_with_parent
@@ -101,18 +101,20 @@ def check_mask(segmentation: Any, width: int, height: int) -> None:
     """ValueError if the polygons or the run-length code make no mask of an image of that size."""
     from pycocotools import mask
 
-    if isinstance(segmentation, list) and not (segmentation and all(len(part) >= 6 for part in segmentation)):
-        raise ValueError("a polygon has at least three corners")
-    coded = isinstance(segmentation, dict)
-    if coded and list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"its run-length code is of {segmentation['size'][1]} × {segmentation['size'][0]}")
-    if coded and isinstance(segmentation["counts"], list) and (total := sum(segmentation["counts"])) != width * height:
-        raise ValueError(f"its run-length code has {total} pixels")
-    compressed = coded and not isinstance(segmentation["counts"], list)
     try:
-        mask.decode(segmentation if compressed else mask.frPyObjects(segmentation, height, width))
+        if isinstance(segmentation, list):
+            if not segmentation or any(len(part) < 6 for part in segmentation):  # pycocotools takes four for a box
+                raise ValueError("a polygon has at least three corners")
+            segmentation = mask.frPyObjects(segmentation, height, width)
+        elif isinstance(segmentation["counts"], list):
+            if (total := sum(segmentation["counts"])) != width * height:  # pycocotools fills up what is missing
+                raise ValueError(f"its run-length code has {total} pixels")
+            segmentation = mask.frPyObjects(segmentation, height, width)
+        found = mask.decode(segmentation).shape
     except Exception as error:  # pycocotools has no errors of its own
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+    if found[:2] != (height, width):
+        raise ValueError(f"its run-length code is of {found[1]} × {found[0]}")
 
 
 def draw_masks(splits: Sequence[Split], out: Path) -> None:
@@ -125,7 +127,7 @@ def draw_masks(splits: Sequence[Split], out: Path) -> None:
         PARENT: str(os.getpid()),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
         "FIFTYONE_DO_NOT_TRACK": "true",
-        "FIFTYONE_SHOW_PROGRESS_BARS": "false",
+        "FIFTYONE_SHOW_PROGRESS_BARS": str(sys.stderr.isatty()).lower(),
         "FIFTYONE_LOGGING_LEVEL": "ERROR",
     }
     done = subprocess.run(
@@ -149,18 +151,17 @@ def main(splits: list[Split], out: Path) -> None:
 
     for split, images in zip(splits, used):
         name = f"implicit-slate-{uuid.uuid4().hex}"
+        print(f"COCO {split.name}: FiftyOne reads the annotations of {len(images)} images", file=sys.stderr)
         try:
-            with meter(f"COCO {split.name}: annotations through FiftyOne", len(images), unit="images") as advance:
-                dataset = fiftyone.Dataset.from_dir(
-                    dataset_type=fiftyone.types.COCODetectionDataset,
-                    data_path=str(split.images),
-                    labels_path=str(split.annotations),
-                    label_types=["segmentations"],
-                    label_field=FIELD,
-                    image_ids=[image["id"] for image in images],
-                    name=name,
-                    progress=_follow(advance),
-                )
+            dataset = fiftyone.Dataset.from_dir(
+                dataset_type=fiftyone.types.COCODetectionDataset,
+                data_path=str(split.images),
+                labels_path=str(split.annotations),
+                label_types=["segmentations"],
+                label_field=FIELD,
+                image_ids=[image["id"] for image in images],
+                name=name,
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{split.annotations}: FiftyOne cannot read it ({error!r})") from error
         try:
@@ -240,19 +241,6 @@ def label_map(masks: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], h
         window = labels[top : top + h, left : left + w]
         window[masks[i][: window.shape[0], : window.shape[1]]] = i + 1
     return labels
-
-
-def _follow(advance: Callable[[int], None]) -> Callable:
-    """What FiftyOne calls with its own progress bar, which it does not show."""
-    done = 0
-
-    def follow(bar) -> None:
-        nonlocal done
-        if bar.iteration > done:
-            advance(bar.iteration - done)
-            done = bar.iteration
-
-    return follow
 
 
 def _one_line(error: Exception) -> str | None:

@@ -1,6 +1,5 @@
 """3D Shapes, the data set of the public SLATE code."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +41,11 @@ class Shapes3D(CachedDataModule):
             self.suspect(f"{path}: expected `labels`, {(SHAPE[0], 6)}, found {labels}")
         return {split: Shapes3DSource(path, part, self.image_size) for split, part in SPLITS.items()}
 
-    def sample_name(self, piece: range) -> str:
-        return f"{piece.start}:{piece.stop}"
+    def sample_name(self, piece: list[int]) -> str:
+        return f"{piece[0]}:{piece[-1] + 1}"
 
-    def examine(self, source: Source, piece: range) -> Examined:
-        where = f"{source.path}: images {piece.start} to {piece.stop - 1}"
+    def examine(self, source: Source, piece: list[int]) -> Examined:
+        where = f"{source.path}: images {piece[0]} to {piece[-1]}"
         try:
             images = source.read(piece)
         except UserError as error:
@@ -55,12 +54,12 @@ class Shapes3D(CachedDataModule):
         blank = (flat.min(axis=1) == flat.max(axis=1)).nonzero()[0]  # HDF5 reads what was never written as zeros
         if not len(blank):
             return Examined([])
-        first = f"image {piece.start + blank[0]}: all {flat[blank[0], 0]}"
+        first = f"image {piece[0] + blank[0]}: all {flat[blank[0], 0]}"
         return Examined([f"{where}: expected pictures, found {len(blank)} without one ({first})"])
 
 
 @dataclass(frozen=True)
-class Shapes3DSource:
+class Shapes3DSource(Source):
     """A range of the images."""
 
     path: Path
@@ -75,19 +74,15 @@ class Shapes3DSource:
     def __len__(self) -> int:
         return len(self.part)
 
-    def files(self) -> list[Path]:
-        return [self.path]
+    def stored(self) -> range:
+        return self.part
 
-    def pieces(self, length: int) -> Iterator[range]:
-        for start in range(self.part.start, self.part.stop, length):
-            yield range(start, min(start + length, self.part.stop))
-
-    def read(self, piece: range) -> np.ndarray:
-        """uint8 (B, 64, 64, 3). UserError if the file is damaged there."""
+    def read(self, piece: list[int]) -> np.ndarray:
+        """uint8 (B, 64, 64, 3), of a piece's numbers. UserError if the file is damaged there."""
         with open_hdf5(self.path) as file:
-            return file["images"][piece.start : piece.stop]
+            return file["images"][piece[0] : piece[-1] + 1]
 
-    def decode(self, piece: range) -> Decoded:
+    def decode(self, piece: list[int]) -> Decoded:
         images = self.read(piece)
         if images.shape[1] == self.size:
             return Decoded(images)

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class Decoded(NamedTuple):
     """The files whose colours were not RGB, and Pillow's name of what they were."""
 
 
-class Source(Protocol):
+class Source:
     """Images on disk. Its `repr` states all that the decoded images depend on, save for the files."""
 
     size: int
@@ -33,19 +34,29 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """How many images; NotImplementedError where only reading tells."""
+        raise NotImplementedError("only reading tells")
 
     def files(self) -> Iterable[Path]:
-        """What the images are read from."""
+        """What the images are read from: one file, if a subclass does not say otherwise."""
+        return [self.path]
 
-    def pieces(self, length: int) -> Iterator[Any]:
-        """Parts of `length` images, in order, for `decode`. UserError where the source ends in damage."""
+    def stored(self) -> Iterable[Any]:
+        """What `decode` makes the images of, in their order. UserError where the source ends in damage."""
+        raise NotImplementedError
 
-    def decode(self, piece: Any) -> Decoded:
+    def pieces(self, length: int) -> Iterator[list[Any]]:
+        """Parts of `length` images, in order, for `decode`."""
+        stored = iter(self.stored())
+        while piece := list(islice(stored, length)):
+            yield piece
+
+    def decode(self, piece: list[Any]) -> Decoded:
         """Called in threads. UserError names the file that is missing or damaged."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class FileSource:
+class FileSource(Source):
     """Images with one file each, and masks with one file each if there are any."""
 
     items: Sequence[Item]
@@ -66,9 +77,8 @@ class FileSource:
         for item in self.items:
             yield from filter(None, item)
 
-    def pieces(self, length: int = PIECE) -> Iterator[Sequence[Item]]:
-        for start in range(0, len(self.items), length):
-            yield self.items[start : start + length]
+    def stored(self) -> Sequence[Item]:
+        return self.items
 
     def decode(self, piece: Sequence[Item]) -> Decoded:
         examples = [read_item(item, self.size, self.crop, self.open_mask) for item in piece]

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=positive, default=64, help="side of the pictures in pixels (64)")
     parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=True, help="with the mirror (yes)")
     parser.add_argument(
-        "--samples", type=positive, default=DEFAULT_SAMPLES, help=f"paths per pixel ({DEFAULT_SAMPLES})"
+        "--samples", type=positive, default=DEFAULT_SAMPLES, help=f"samples per pixel ({DEFAULT_SAMPLES})"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=positive, default=num_cores(), help="processes (one per core)")

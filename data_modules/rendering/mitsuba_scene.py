@@ -1,6 +1,6 @@
 """A CLEVR-Mirror scene description as a Mitsuba scene: geometry, materials, lamps and camera.
 
-All figures are those of the public generator's scene and material files (Blender, Cycles), unless they are marked as
+All numbers are those of the public generator's scene and material files (Blender, Cycles), unless they are marked as
 fitted: those were fitted to renderings of the same scenes in Cycles.
 """
 
@@ -17,11 +17,13 @@ FIELD_OF_VIEW = 2 * math.degrees(math.atan(16 / 35))  # a 35 mm lens on a 32 mm 
 MIRROR_HALF_EXTENTS = (0.0625, 5.0, 3.125)
 MIRROR_TURN = 90.0  # radians: the generator gives degrees where Blender wants radians, so 116.6° in truth
 SUN_IRRADIANCE = 0.45
-SUN_EULER = (0.236, 0.417, 0.097)
+SUN_DIRECTION = [-0.41458602628015107, 0.19457824848851832, -0.8889644155017534]
+"""Blender's lamps shine along -z; this one turns by 0.236 rad around x, then 0.417 around y, then 0.097 around z."""
 GROUND_ALBEDO = 0.8
 GROUND_FRONT = 12.0  # fitted: how far the sheet reaches to the camera's side, which the mirror shows
 WALL_START, WALL_RADIUS, WALL_HEIGHT = 10.0, 15.0, 40.0  # fitted; the wall stands about 25 units behind the objects
 MAX_DEPTH = 6
+FILM = {"type": "hdrfilm", "rfilter": {"type": "box"}, "pixel_format": "rgb", "component_format": "float32"}
 
 _MESHES = {"cube": geometry.rounded_cube(), "cylinder": geometry.rounded_cylinder()}
 
@@ -54,6 +56,8 @@ def build(mi, scene: Scene, size: int, lit: bool = True):
     """
     transform = mi.ScalarTransform4f
     away = np.array(scene["directions"]["behind"][:2])
+    ground = geometry.ground(away, GROUND_FRONT, WALL_START, WALL_RADIUS, WALL_HEIGHT)
+    white = {"type": "diffuse", "reflectance": _rgb([GROUND_ALBEDO] * 3)}
     description = {
         "type": "scene",
         "sensor": {
@@ -61,25 +65,13 @@ def build(mi, scene: Scene, size: int, lit: bool = True):
             "fov": FIELD_OF_VIEW,
             "fov_axis": "x",
             "to_world": transform().look_at(origin=scene["camera"]["location"], target=[0, 0, 0], up=[0, 0, 1]),
-            "film": {
-                "type": "hdrfilm",
-                "width": size,
-                "height": size,
-                "rfilter": {"type": "box"},
-                "pixel_format": "rgb",
-                "component_format": "float32",
-            },
+            "film": FILM | {"width": size, "height": size},
             "sampler": {"type": "multijitter"},
         },
-        "ground": _mesh(
-            mi,
-            "ground",
-            geometry.ground(away, GROUND_FRONT, WALL_START, WALL_RADIUS, WALL_HEIGHT),
-            mi.load_dict({"type": "twosided", "bsdf": _diffuse(GROUND_ALBEDO)}),
-        ),
+        "ground": _mesh(mi, "ground", ground, mi.load_dict({"type": "twosided", "bsdf": white})),
     }
     if lit:
-        description["sun"] = {"type": "directional", "direction": _sun_direction(), "irradiance": SUN_IRRADIANCE}
+        description["sun"] = {"type": "directional", "direction": SUN_DIRECTION, "irradiance": SUN_IRRADIANCE}
         for name, lamp in LAMPS.items():
             description[name] = _lamp(transform, lamp, scene["lamps"][name])
     labels = {}
@@ -137,10 +129,6 @@ def _rgb(values) -> dict:
     return {"type": "rgb", "value": list(values)}
 
 
-def _diffuse(albedo: float) -> dict:
-    return {"type": "diffuse", "reflectance": _rgb([albedo] * 3)}
-
-
 def _rubber(color) -> dict:
     """Diffuse under a rough gloss of IOR 1.2; the generator's Fresnel velvet is left out."""
     return {"type": "roughplastic", "diffuse_reflectance": _rgb(color), "int_ior": 1.2, "alpha": 0.35}
@@ -148,17 +136,9 @@ def _rubber(color) -> dict:
 
 def _metal(color) -> dict:
     """Two glossy lobes tinted by the colour; alpha is Blender's roughness². Its slight anisotropy is left out."""
-
-    def lobe(roughness: float) -> dict:
-        return {
-            "type": "roughconductor",
-            "material": "none",
-            "distribution": "ggx",
-            "alpha": roughness**2,
-            "specular_reflectance": _rgb(color),
-        }
-
-    return {"type": "blendbsdf", "weight": 0.4, "smooth": lobe(0.1), "rough": lobe(0.447)}
+    lobe = {"type": "roughconductor", "material": "none", "distribution": "ggx", "specular_reflectance": _rgb(color)}
+    smooth, rough = (lobe | {"alpha": roughness**2} for roughness in (0.1, 0.447))
+    return {"type": "blendbsdf", "weight": 0.4, "smooth": smooth, "rough": rough}
 
 
 def _lamp(transform, lamp: Lamp, location) -> dict:
@@ -169,12 +149,3 @@ def _lamp(transform, lamp: Lamp, location) -> dict:
         "emitter": {"type": "area", "radiance": _rgb(radiance * channel for channel in lamp.color)},
         "bsdf": {"type": "null"},  # else lamps would cast shadows
     }
-
-
-def _sun_direction() -> list[float]:
-    """Blender's lamps shine along their -z axis, turned by x, then y, then z."""
-    x, y, z = SUN_EULER
-    turn_x = np.array([[1, 0, 0], [0, math.cos(x), -math.sin(x)], [0, math.sin(x), math.cos(x)]])
-    turn_y = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
-    turn_z = np.array([[math.cos(z), -math.sin(z), 0], [math.sin(z), math.cos(z), 0], [0, 0, 1]])
-    return (turn_z @ turn_y @ turn_x @ np.array([0.0, 0.0, -1.0])).tolist()

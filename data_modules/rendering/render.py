@@ -47,10 +47,10 @@ def to_mask(labels: np.ndarray) -> np.ndarray:
 
 
 def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.ndarray:
-    """The picture, uint8 (size, size, 3) in sRGB, from `samples` paths per pixel.
+    """The picture, uint8 (size, size, 3) in sRGB, of `samples` samples per pixel.
 
-    Lamps seen through glossy metal give fireflies, single paths of enormous brightness. So the picture is rendered
-    in independent passes, see `without_fireflies`.
+    Lamps seen in glossy metal give fireflies, single samples of enormous brightness. So the picture is rendered in
+    independent passes, see `without_fireflies`.
     """
     built, _ = mitsuba_scene.build(mi, scene, size)
     integrator = mi.load_dict({"type": "volpath", "max_depth": mitsuba_scene.MAX_DEPTH, "hide_emitters": True})
@@ -67,7 +67,7 @@ def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.nda
 def without_fireflies(passes: np.ndarray) -> np.ndarray:
     """The mean of passes (PASSES, H, W, 3), each cut where it is far above the second darkest of its pixel.
 
-    A firefly stays only where all passes but one have one, as single paths rarely do and a lamp's highlight does.
+    A firefly stays only where all passes but one have one: rare for single samples, certain in a lamp's highlight.
     """
     second_darkest = np.sort(passes, axis=0)[1]
     return np.minimum(passes, FIREFLY * second_darkest).mean(axis=0)

@@ -1,6 +1,6 @@
 """Tools for folders of rendered scenes, for maintainers: `python -m data_modules.rendering.tools TOOL …`.
 
-card     what is in a folder, or in a zip file of one, as a Markdown table; and its first scenes with masks, as a picture
+card     what is in a folder, or in a zip file of one: a Markdown table, and a picture of its first scenes and masks
 compare  two folders of the same scenes: intersection over union of the masks, PSNR of the images
 pack     a folder as one zip file; the same folder gives the same bytes
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from PIL import Image
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
@@ -174,41 +174,23 @@ def annotations() -> list[dict]:
 
 def write_split(images: Path, file: Path, count: int, annotated: list[dict]) -> None:
     """`count` images, image i of grey 30 i, listed in an order that is not theirs, and their annotations."""
-    images.mkdir(parents=True)
     file.parent.mkdir(parents=True, exist_ok=True)
     entries = []
     for i in range(1, count + 1):
-        Image.fromarray(np.full((HEIGHT, WIDTH, 3), 30 * i, np.uint8)).save(images / f"{i:012d}.jpg")
-        entries.append(
-            {
-                "id": i,
-                "file_name": f"{i:012d}.jpg",
-                "width": WIDTH,
-                "height": HEIGHT,
-                "license": 1,
-                "coco_url": f"http://localhost:9/{i:012d}.jpg",
-            }
-        )
-    file.write_text(
-        json.dumps(
-            {
-                "info": {"year": 2017},
-                "licenses": [{"id": 1, "name": "none", "url": ""}],
-                "images": entries[::-1],
-                "annotations": annotated,
-                "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}],
-            }
-        )
-    )
+        save(images / f"{i:012d}.jpg", grey(30 * i, HEIGHT, WIDTH))
+        address = f"http://localhost:9/{i:012d}.jpg"
+        entries.append({"id": i, "file_name": f"{i:012d}.jpg", "width": WIDTH, "height": HEIGHT, "coco_url": address})
+    content = {"info": {"year": 2017}, "licenses": [{"id": 1, "name": "none", "url": ""}], "images": entries[::-1]}
+    content |= {"annotations": annotated, "categories": [{"id": 18, "name": "dog", "supercategory": "animal"}]}
+    file.write_text(json.dumps(content))
 
 
 def coco_zoo(root: Path) -> Path:
     copy = root / "coco-2017"
     write_split(copy / "train" / "data", copy / "raw" / "instances_train2017.json", 6, annotations())
     write_split(copy / "validation" / "data", copy / "raw" / "instances_val2017.json", 3, annotations()[:3])
-    (copy / "test" / "data").mkdir(parents=True)
     for i in range(4):
-        Image.fromarray(np.full((HEIGHT, WIDTH), 9 * i, np.uint8)).save(copy / "test" / "data" / f"{i:012d}.jpg")
+        save(copy / "test" / "data" / f"{i:012d}.jpg", np.full((HEIGHT, WIDTH), 9 * i, np.uint8))
     return root
 
 
@@ -235,39 +217,30 @@ def example(features: dict[str, np.ndarray]) -> bytes:
     return made.SerializeToString()
 
 
-def _example_class():
-    """tf.train.Example, as TensorFlow defines it."""
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="made", syntax="proto3")
-
-    def message(parent, name: str, *fields):
-        made = parent.add(name=name)
-        for field_name, number, label, kind, type_name in fields:
-            made.field.add(name=field_name, number=number, label=label, type=kind, type_name=type_name or None)
-        return made
-
-    one, many = kinds.LABEL_OPTIONAL, kinds.LABEL_REPEATED
-    message(file.message_type, "BytesList", ("value", 1, many, kinds.TYPE_BYTES, ""))
-    message(file.message_type, "FloatList", ("value", 1, many, kinds.TYPE_FLOAT, ""))
-    message(
-        file.message_type,
-        "Feature",
-        ("bytes_list", 1, one, kinds.TYPE_MESSAGE, ".made.BytesList"),
-        ("float_list", 2, one, kinds.TYPE_MESSAGE, ".made.FloatList"),
-    )
-    features = message(
-        file.message_type, "Features", ("feature", 1, many, kinds.TYPE_MESSAGE, ".made.Features.FeatureEntry")
-    )
-    message(
-        features.nested_type,
-        "FeatureEntry",
-        ("key", 1, one, kinds.TYPE_STRING, ""),
-        ("value", 2, one, kinds.TYPE_MESSAGE, ".made.Feature"),
-    ).options.map_entry = True
-    message(file.message_type, "Example", ("features", 1, one, kinds.TYPE_MESSAGE, ".made.Features"))
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("made.Example"))
-
-
-_Example = _example_class()
+EXAMPLE = """
+name: "example.proto" package: "made" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
+message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
+message_type {
+  name: "Feature"
+  field { name: "bytes_list" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".made.BytesList" }
+  field { name: "float_list" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".made.FloatList" }
+}
+message_type {
+  name: "Features"
+  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".made.Features.FeatureEntry" }
+  nested_type {
+    name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
+    field { name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".made.Feature" }
+  }
+}
+message_type {
+  name: "Example"
+  field { name: "features" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".made.Features" }
+}
+"""
+"""tf.train.Example, as TensorFlow defines it."""
+_POOL = descriptor_pool.DescriptorPool()
+_POOL.Add(text_format.Parse(EXAMPLE, descriptor_pb2.FileDescriptorProto()))
+_Example = message_factory.GetMessageClass(_POOL.FindMessageTypeByName("made.Example"))

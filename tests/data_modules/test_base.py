@@ -66,9 +66,6 @@ def test_batch_format():
     assert batch["image"].shape == (2, 3, 8, 8) and batch["image"].dtype == torch.float32
     assert batch["mask"].shape == (2, 8, 8) and batch["mask"].dtype == torch.int64
     assert batch["image"].max() == 1.0 and batch["mask"].unique().tolist() == [0, 4]
-
-
-def test_images_without_masks_give_none():
     assert set(ArrayImages(np.zeros((1, 4, 4, 3), np.uint8))[[0]]) == {"image"}
 
 
@@ -123,23 +120,21 @@ def test_workers_give_the_same_batches():
     assert batches[0] == batches[1]
 
 
-@pytest.mark.parametrize("image_size", [30, 65, 0, -4])
-def test_image_size_must_be_a_multiple_of_four(image_size):
-    with pytest.raises(UserError, match=f"image_size {image_size}: must be a multiple of 4"):
-        Numbered(image_size, 4)
-
-
-def test_batch_size_must_be_positive():
-    with pytest.raises(UserError, match="batch_size 0"):
-        Numbered(8, 0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(((size, 4), f"image_size {size}: must be a multiple of 4") for size in (30, 65, 0, -4)),
+        ((8, 0), "batch_size 0: must be at least 1"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(UserError, match=message):
+        Numbered(*options)
 
 
 @pytest.mark.parametrize(("n", "sizes"), [(20, [14, 3, 3]), (24, [16, 4, 4]), (7, [4, 1, 2])])
 def test_split(n, sizes):
     parts = split_70_15_15(list(range(n)), "here")
     assert [len(part) for part in parts] == sizes and [i for part in parts for i in part] == list(range(n))
-
-
-def test_an_empty_split_is_an_error():
     with pytest.raises(UserError, match="here: the validation split is empty"):
         split_70_15_15([0, 1], "here")

@@ -50,24 +50,13 @@ def first_grey(data) -> int:
     return round(float(data.splits.train[[0]]["image"].mean() * 255))
 
 
-def touch_later(path) -> None:
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-
-
-def test_images_are_decoded_once(folder, decoded):
-    first = module(folder)
-    assert len(decoded) == 20
-    again = module(folder)
-    assert len(decoded) == 20
-    for mine, other in zip(first.splits, again.splits):
-        everything = list(range(len(mine)))
-        assert torch.equal(mine[everything]["image"], other[everything]["image"])
-        assert torch.equal(mine[everything]["mask"], other[everything]["mask"])
-
-
-def test_lightning_decodes_in_prepare_data(folder, decoded):
+def test_images_are_decoded_once_in_prepare_data_and_move_with_their_folder(folder, decoded):
     CLEVRMirror(folder, 16).prepare_data()
+    first = [part[list(range(len(part)))] for part in module(folder).splits]
+    again = [part[list(range(len(part)))] for part in module(folder.rename(folder.with_name("moved"))).splits]
     assert len(decoded) == 20
+    for mine, other in zip(first, again):
+        assert torch.equal(mine["image"], other["image"]) and torch.equal(mine["mask"], other["mask"])
 
 
 def test_a_changed_file_is_decoded_anew_and_replaces_what_was_kept(folder, decoded):
@@ -82,43 +71,29 @@ def test_a_changed_file_is_decoded_anew_and_replaces_what_was_kept(folder, decod
 @pytest.mark.parametrize("what", ["images", "masks"])
 def test_a_later_time_means_a_changed_file(folder, decoded, what):
     module(folder)
-    touch_later(folder / what / "CLEVR_new_0000000015.png")
+    path = folder / what / "CLEVR_new_0000000015.png"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     module(folder)
     assert len(decoded) == 20 + 3
 
 
-def test_new_files_are_noticed(folder):
-    assert len(module(folder).splits.train) == 14
-    clevr_mirror(folder, 40)
-    assert len(module(folder).splits.train) == 28 and len(entries(folder)) == 3
-
-
-def test_masks_that_come_later_are_noticed(tmp_path):
+def test_new_files_are_noticed(tmp_path):
     clevr_mirror(tmp_path, masks=False)
-    assert set(module(tmp_path).splits.val[[0]]) == {"image"}
-    clevr_mirror(tmp_path)
-    assert set(module(tmp_path).splits.val[[0]]) == {"image", "mask"}
+    data = module(tmp_path)
+    assert len(data.splits.train) == 14 and set(data.probe(1)) == {"image"}
+    clevr_mirror(tmp_path, 40)
+    data = module(tmp_path)
+    assert len(data.splits.train) == 28 and len(entries(tmp_path)) == 3 + 3  # the old ones without masks
+    assert set(data.probe(1)) == {"image", "mask"}
 
 
-def test_sizes_are_kept_beside_one_another(folder, decoded):
-    assert module(folder, image_size=16).probe(1)["image"].shape[-1] == 16
-    assert module(folder, image_size=8).probe(1)["image"].shape[-1] == 8
-    assert len(entries(folder)) == 6
-    module(folder, image_size=16)
-    assert len(decoded) == 40
-
-
-def test_another_way_of_decoding_is_noticed(folder, decoded, monkeypatch):
-    module(folder)
+def test_sizes_are_kept_beside_one_another_until_the_format_changes(folder, decoded, monkeypatch):
+    for size in (16, 8, 16):
+        assert module(folder, image_size=size).probe(1)["image"].shape[-1] == size
+    assert len(entries(folder)) == 6 and len(decoded) == 40
     monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     module(folder)
-    assert len(decoded) == 40
-
-
-def test_a_data_set_moves_with_its_cache(folder, decoded):
-    module(folder)
-    module(folder.rename(folder.with_name("moved")))
-    assert len(decoded) == 20
+    assert len(decoded) == 60
 
 
 def test_kept_elsewhere(folder, tmp_path, decoded):
@@ -170,14 +145,6 @@ def test_an_interruption_leaves_nothing(folder, monkeypatch):
         patch.setattr(cache, "meter", lambda *_, **__: Interrupted())
         with pytest.raises(KeyboardInterrupt):
             module(folder)
-    assert entries(folder) == []
-
-
-def test_a_damaged_image_leaves_nothing(folder):
-    path = folder / "images" / "CLEVR_new_0000000003.png"
-    path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(UserError, match=f"{path}: expected an image file that can be decoded"):
-        module(folder)
     assert entries(folder) == []
 
 
@@ -237,18 +204,10 @@ def _slow(folder, notes) -> None:
     assert first_grey(module(folder)) == 0
 
 
-def test_a_pickle_holds_no_images(folder):
-    images = module(folder).splits.val
-    text = pickle.dumps(images)
-    assert len(text) < 500
-    batch, again = images[[2, 0]], pickle.loads(text)[[2, 0]]
-    assert torch.equal(batch["image"], again["image"]) and torch.equal(batch["mask"], again["mask"])
-
-
 def test_selected_rows(folder):
     images = module(folder).splits.train.select(np.array([5, 3, 8]))
     greys = [0, 10, 20, 30, 40, 50, 60, 70, 80]
-    assert len(images) == 3
+    assert len(images) == 3 and len(pickle.dumps(images)) < 500  # no images in it
     for selected in (images, pickle.loads(pickle.dumps(images))):
         assert (selected[[2, 0]]["image"].mean((1, 2, 3)) * 255).round().tolist() == [greys[8], greys[5]]
     images.move_to(torch.device("cpu"))
@@ -256,10 +215,9 @@ def test_selected_rows(folder):
     assert len(images) == 3 and images[[0]]["mask"].max() == 1
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_on_device_gives_the_same_batches(folder, num_workers):
+def test_on_device_gives_the_same_batches(folder):
     batches = [
-        next(iter(module(folder, seed=1, on_device=on_device, num_workers=num_workers).train_dataloader()))
+        next(iter(module(folder, seed=1, on_device=on_device, num_workers=2).train_dataloader()))
         for on_device in (False, True)
     ]
     assert torch.equal(batches[0]["image"], batches[1]["image"])
@@ -278,17 +236,3 @@ def test_grey_and_transparent_images_are_converted_and_said_once(folder, caplog)
         f"{path}: not an RGB image; converted, like all such images of train (2 L, 1 RGBA)"
     ]
     assert (data.splits.train[[0, 1]]["image"].mean((2, 3)) * 255).round().tolist() == [[90, 90, 90], [90, 45, 30]]
-
-
-def test_a_batch_holds_the_images_in_the_order_asked_for(folder):
-    images = module(folder).splits.train
-    order = torch.randperm(14).tolist()
-    expected = torch.tensor([10.0 * i for i in order])
-    assert torch.equal((images[order]["image"].mean((1, 2, 3)) * 255).round(), expected)
-    assert images[order]["image"].is_contiguous() and images[order]["image"].dtype == torch.float32
-
-
-def test_more_than_eight_bits_are_refused_and_not_clipped(folder):
-    path = save(folder / "images" / "CLEVR_new_0000000004.png", np.full((32, 32), 40_000, np.uint16))
-    with pytest.raises(UserError, match=f"{path}: expected 8 bits a channel, found more"):
-        module(folder)

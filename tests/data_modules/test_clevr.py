@@ -29,16 +29,6 @@ def file(request, made_once, tmp_path):
     return Path(shutil.copy(made_once[request.param], tmp_path))
 
 
-@pytest.fixture
-def tfrecords(made_once, tmp_path):
-    return Path(shutil.copy(made_once["tfrecords"], tmp_path))
-
-
-@pytest.fixture
-def hdf5(made_once, tmp_path):
-    return Path(shutil.copy(made_once["h5"], tmp_path))
-
-
 def module(root, image_size=64, **options) -> CLEVR:
     data = CLEVR(root, image_size, batch_size=2, **{"num_train": 6, "num_eval": 2} | options)
     data.setup()
@@ -64,13 +54,10 @@ def test_scenes_of_few_objects(file):
     assert numbers(module(file, max_objects=2, num_eval=1)) == [[0, 3], [9], [6]]
 
 
-def test_rows_and_columns_of_the_crop(file):
-    image = (module(file, image_size=192).splits.train[[3]]["image"][0] * 255).round().int()
+def test_the_crop_of_images_and_masks(file):
+    batch = module(file, image_size=192).splits.train[[2]]
+    image, mask = (batch["image"][0] * 255).round().int(), batch["mask"]
     assert image[0, :, 0].tolist() == [*range(29, 221)] and image[1, 0].tolist() == [c % 256 for c in range(64, 256)]
-
-
-def test_masks(file):
-    mask = module(file, image_size=192).splits.train[[2]]["mask"]
     assert mask.shape == (1, 192, 192) and mask.dtype == torch.int64 and mask.unique().tolist() == [0, 1, 2, 3, 4]
     for label in range(1, 5):
         rows, columns = np.nonzero(mask[0].numpy() == label)
@@ -109,10 +96,11 @@ def test_values_of_many_bytes(tmp_path):
     assert numbers(data) == [[1], [1], [1]] and data.splits.val[[0]]["mask"].max() == 3
 
 
-def test_objects_are_counted_where_nothing_says_how_many(hdf5):
-    with h5py.File(hdf5, "a") as file:
+def test_objects_are_counted_where_nothing_says_how_many(made_once, tmp_path):
+    path = shutil.copy(made_once["h5"], tmp_path)
+    with h5py.File(path, "a") as file:
         del file["visibility"]
-    assert numbers(module(hdf5, max_objects=3)) == [[0, 1, 3, 4], [9, 10], [6, 7]]
+    assert numbers(module(path, max_objects=3)) == [[0, 1, 3, 4], [9, 10], [6, 7]]
 
 
 def test_too_few_scenes(file, check):
@@ -141,66 +129,47 @@ def test_a_folder_with_two_files(file):
     fails(file.parent, f"{file.parent}: expected one file (")
 
 
-@pytest.mark.parametrize("name", ["image", "mask"])
-def test_hdf5_without_a_dataset(hdf5, name):
-    with h5py.File(hdf5, "a") as file:
-        del file[name]
-    fails(hdf5, f"{hdf5}: expected `{name}`, uint8 (")
-
-
-def test_hdf5_of_another_size(hdf5):
-    with h5py.File(hdf5, "a") as file:
-        del file["image"]
-        file["image"] = np.zeros((12, 128, 128, 3), np.uint8)
-    fails(hdf5, f"{hdf5}: expected `image` to be uint8 (N, 240, 320, 3), found uint8 (12, 128, 128, 3)")
-
-
-def test_masks_of_another_size(hdf5):
-    with h5py.File(hdf5, "a") as file:
-        del file["mask"]
-        file["mask"] = np.zeros((12, 5, 120, 160, 1), np.uint8)
-    fails(hdf5, f"{hdf5}: expected `mask` to be uint8 (12, N, 240, 320, 1), found uint8 (12, 5, 120, 160, 1)")
-
-
-def test_truncated_tfrecords(tfrecords, check):
-    whole = tfrecords.read_bytes()
-    tfrecords.write_bytes(whole[: len(whole) // 2])
-    fails(tfrecords, message := f"{tfrecords}: expected a file that can be read, record ")
-    status, lines = check("clevr", tfrecords.parent)
-    assert status == 1 and any(line.startswith(message) for line in lines), lines
-
-
-@pytest.mark.parametrize("keep", [5, 12, 2000])
-def test_truncated_without_compression(tmp_path, keep):
-    path = tmp_path / "a.tfrecords"
-    path.write_bytes(made.framed(made.example(made.clevr_scene(0)))[:keep])
-    fails(path, f"{path}: the file ends within record 0; expected a whole one")
-
-
-@pytest.mark.parametrize(  # named: test processes must agree on names, and gzip writes the time into its bytes
-    "content", [b"these are no records at all", gzip.compress(b"these are no records at all")], ids=["plain", "gzip"]
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("image", None, "expected `image`, uint8 (N, 240, 320, 3), in it; found mask, visibility"),
+        ("mask", None, "expected `mask`, uint8 (12, N, 240, 320, 1), in it; found image, visibility"),
+        ("image", (12, 128, 128, 3), "expected `image` to be uint8 (N, 240, 320, 3), found uint8 (12, 128, 128, 3)"),
+        ("mask", (12, 5, 9, 9, 1), "expected `mask` to be uint8 (12, N, 240, 320, 1), found uint8 (12, 5, 9, 9, 1)"),
+    ],
 )
-def test_no_tfrecords(tmp_path, content):
-    path = tmp_path / "a.tfrecords"
-    path.write_bytes(content)
-    fails(path, f"{path}: expected a TFRecord file; record 0 does not begin like one")
+def test_hdf5_of_another_layout(made_once, tmp_path, name, shape, message):
+    path = Path(shutil.copy(made_once["h5"], tmp_path))
+    with h5py.File(path, "a") as file:
+        del file[name]
+        if shape:
+            file[name] = np.zeros(shape, np.uint8)
+    fails(path, f"{path}: {message}")
 
 
-def test_a_record_that_is_no_example(tmp_path):
-    path = tmp_path / "a.tfrecords"
-    path.write_bytes(made.framed(b"\x0a\xff\xff"))
-    fails(path, f"{path}: record 0: expected image (240, 320, 3)")
+SCENE = made.clevr_scene(0)
+RECORD = made.framed(made.example(SCENE))
+NOT_ONE = "expected a TFRecord file; record 0 does not begin like one"
 
 
-def test_a_record_without_a_feature(tmp_path):
-    scene = made.clevr_scene(0)
-    del scene["mask"]
-    path = tmp_path / "a.tfrecords"
-    path.write_bytes(made.framed(made.example(scene)))
-    fails(path, f"{path}: record 0: expected the feature 'mask', found none")
-
-
-def test_a_record_of_another_size(tmp_path):
-    path = tmp_path / "a.tfrecords"
-    path.write_bytes(made.framed(made.example(made.clevr_scene(0) | {"image": np.zeros((64, 64, 3), np.uint8)})))
-    fails(path, f"{path}: record 0: expected image (240, 320, 3)")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (RECORD[:5], "the file ends within record 0; expected a whole one"),
+        (RECORD[:12], "the file ends within record 0; expected a whole one"),
+        (RECORD[:2000], "the file ends within record 0; expected a whole one"),
+        (gzip.compress(RECORD, 1)[:2000], "expected a file that can be read, record 0 is damaged"),
+        (b"these are no records at all", NOT_ONE),
+        (gzip.compress(b"these are no records at all"), NOT_ONE),
+        (made.framed(b"\x0a\xff\xff"), "record 0: expected image (240, 320, 3)"),
+        (made.framed(made.example({"image": SCENE["image"]})), "record 0: expected the feature 'mask', found none"),
+        (made.framed(made.example(SCENE | {"image": np.zeros((64, 64, 3), np.uint8)})),
+         "record 0: expected image (240, 320, 3)"),
+    ],
+    ids=["length", "header", "middle", "compressed", "words", "compressed words", "no example", "no mask", "size"],
+)  # fmt: skip
+def test_tfrecords_with_a_fault(tmp_path, check, content, message):
+    (path := tmp_path / "a.tfrecords").write_bytes(content)
+    fails(path, f"{path}: {message}")
+    status, lines = check("clevr", tmp_path)
+    assert status == 1 and sum(line.startswith(f"{path}: {message}") for line in lines) == 1, lines

@@ -54,6 +54,7 @@ def test_masks_elsewhere(folder, tmp_path):
     (folder / "masks").rename(tmp_path / "labels")
     assert set(module(folder).splits.val[[0]]) == {"image"}
     assert module(folder, masks=tmp_path / "labels").splits.val[[0]]["mask"].max() == 1
+    fails(folder, f"{tmp_path}/no: expected the folder of masks, found none", masks=tmp_path / "no")
 
 
 def test_lists_of_three_splits(folder, tmp_path):
@@ -66,10 +67,6 @@ def test_a_list_of_good_images(folder, tmp_path):
     good = tmp_path / "good.txt"
     good.write_text("".join(f"{i:02d}.png\n" for i in reversed(range(20)) if i != 7))
     assert greys(module(folder, lists=good)) == [[i for i in range(14) if i != 7], [14, 15, 16], [17, 18, 19]]
-
-
-def test_missing_masks(folder, tmp_path):
-    fails(folder, f"{tmp_path}/no: expected the folder of masks, found none", masks=tmp_path / "no")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
 """Properties of objects out of scene files, and how they travel with the images."""
 
 import json
-import pickle
 import re
-import zipfile
 
 import numpy as np
 import pytest
 import torch
 
-from data_modules import CLEVRMirror, MirrorScenes, mirror_scenes
+from data_modules import CLEVRMirror, MirrorScenes
 from data_modules.rendering.scenes import ATTRIBUTES, MAX_OBJECTS, read_scene
 from data_modules.scene_properties import WIDTH, scene_properties
 from implicit_slate.errors import UserError
@@ -68,42 +66,23 @@ def test_an_image_keeps_its_scene_in_every_split_and_order(folder):
         torch.testing.assert_close(rows[torch.arange(len(part)), last, 0], (numbers / 10 + 3) / 6)
 
 
-@pytest.mark.parametrize("on_device", [False, True])
-def test_loaders_give_them(folder, on_device):
-    batch = next(iter(module(folder, on_device=on_device).train_dataloader()))
+@pytest.mark.parametrize("options", [{}, {"on_device": True}, {"num_workers": 1}])
+def test_loaders_give_them(folder, options):
+    batch = next(iter(module(folder, **options).train_dataloader()))
     assert batch["properties"].shape == (4, 2, 19) and batch["mask"].shape == (4, 16, 16)
-
-
-def test_they_travel_to_a_worker(folder):
-    images = module(folder).splits.train
-    assert torch.equal(pickle.loads(pickle.dumps(images))[[3]]["properties"], images[[3]]["properties"])
-
-
-def test_without_the_option_no_scene_file_is_read(tmp_path):
-    data = CLEVRMirror(clevr_mirror(tmp_path), image_size=16)
-    data.setup()
-    assert set(data.probe(1)) == {"image", "mask"}
-
-
-def test_a_missing_scene_file(folder):
-    path = folder / "scenes" / "CLEVR_new_0000000015.json"
-    path.unlink()
-    with pytest.raises(UserError, match=f"{path}: expected a scene in JSON with the key 'objects' .found nothing"):
-        module(folder)
-
-
-@pytest.mark.parametrize("key", [*ATTRIBUTES, "3d_coords"])
-def test_a_missing_key(folder, key):
-    path = folder / "scenes" / "CLEVR_new_0000000003.json"
-    objects = [THING, {name: value for name, value in THING.items() if name != key}]
-    path.write_text(json.dumps({"objects": objects}))
-    with pytest.raises(UserError, match=re.escape(f"{path}: objects[1]: expected the key '{key}', found none")):
-        module(folder)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (None, "expected a scene in JSON with the key 'objects' .found nothing"),
+        *(
+            (
+                json.dumps({"objects": [THING, {name: THING[name] for name in THING if name != key}]}),
+                re.escape(f"objects[1]: expected the key '{key}', found none"),
+            )
+            for key in (*ATTRIBUTES, "3d_coords")
+        ),
         ("{", "expected a scene in JSON with the key 'objects'"),
         ("[]", "expected a scene in JSON with the key 'objects'"),
         ('{"objects": []}', "objects: expected a list of at least one object"),
@@ -115,17 +94,9 @@ def test_a_missing_key(folder, key):
     ],
 )
 def test_a_bad_scene_is_one_line(tmp_path, text, message):
-    (path := tmp_path / "a.json").write_text(text)
+    path = tmp_path / "a.json"
+    if text is not None:
+        path.write_text(text)
     with pytest.raises(UserError, match=message) as error:
         read_scene(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
-
-
-def test_a_zip_file_without_a_scene(tmp_path, monkeypatch):
-    with zipfile.ZipFile(mirror_scenes.EMBEDDED) as whole, zipfile.ZipFile(tmp_path / "part.zip", "w") as part:
-        for i in range(10):
-            for name in (f"images/CLEVR_new_{i:010d}.png", f"masks/CLEVR_new_{i:010d}.png"):
-                part.writestr(name, whole.read(name))
-    monkeypatch.setattr(mirror_scenes, "EMBEDDED", tmp_path / "part.zip")
-    with pytest.raises(UserError, match="part.zip/scenes/CLEVR_new_0000000000.json: expected a scene in JSON"):
-        MirrorScenes(image_size=16, properties=True).setup()

@@ -38,17 +38,17 @@ def test_splits_and_sizes(folder, image_size):
     assert greys == [[*range(40)], [*range(41, 70)], [*range(70, 100)]]
 
 
-def test_without_images(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("labels", r"expected `images`, uint8 \(480000, 64, 64, 3\), in it; found labels"),
+        ("images", r"expected `images` to be uint8 \(480000, .*, found uint8 \(5, 64, 64, 3\)"),
+    ],
+)
+def test_of_another_layout(tmp_path, name, message):
     with h5py.File(tmp_path / "3dshapes.h5", "w") as file:
-        file["labels"] = np.zeros((4, 6))
-    message = r"3dshapes.h5: expected `images`, uint8 \(480000, 64, 64, 3\), in it; found labels"
-    with pytest.raises(UserError, match=message):
-        module(tmp_path)
-
-
-def test_of_another_shape(tmp_path):
-    made.shapes3d(tmp_path, np.arange(3, dtype=np.uint8), (5, 64, 64, 3))
-    with pytest.raises(UserError, match=r"expected `images` to be uint8 \(480000, .*, found uint8 \(5, 64, 64, 3\)"):
+        file[name] = np.zeros((5, 64, 64, 3), np.uint8)
+    with pytest.raises(UserError, match=f"3dshapes.h5: {message}"):
         module(tmp_path)
 
 

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_modules import CLEVRMirror
+from data_modules.rendering import tools
 from data_modules.rendering.generate import main
-from data_modules.rendering.pack import pack
 from implicit_slate.errors import UserError
 
 TINY = ("--size", "16", "--samples", "4", "--seed", "3")
@@ -31,44 +30,20 @@ def rendered(tmp_path_factory):
 
 
 def test_layout(rendered):
-    stems = [f"CLEVR_new_{index:010d}" for index in range(4)]
-    assert set(contents(rendered)) == {
-        "render.json",
-        *(
-            f"{kind}/{stem}.{suffix}"
-            for stem in stems
-            for kind, suffix in (("images", "png"), ("masks", "png"), ("scenes", "json"))
-        ),
-    }
+    stems, files = [f"CLEVR_new_{index:010d}" for index in range(4)], contents(rendered)
+    kinds = {"images": "png", "masks": "png", "scenes": "json"}
+    assert set(files) == {"render.json"} | {f"{kind}/{stem}.{kinds[kind]}" for stem in stems for kind in kinds}
+    assert len({files[f"images/{stem}.png"] for stem in stems}) == 4
     for stem in stems:
-        scene = json.loads((rendered / "scenes" / f"{stem}.json").read_text())
-        assert set(scene) == {
-            "split",
-            "image_index",
-            "image_filename",
-            "objects",
-            "directions",
-            "camera",
-            "lamps",
-            "mirror_x",
-        }
-        assert set(scene["objects"][0]) == {
-            "shape",
-            "size",
-            "material",
-            "color",
-            "rotation",
-            "3d_coords",
-            "pixel_coords",
-        }
+        scene = json.loads(files[f"scenes/{stem}.json"])
+        assert list(scene) == ["split", "image_index", "image_filename", "objects", "directions", "camera", "lamps",
+                               "mirror_x"]  # fmt: skip
+        assert list(scene["objects"][0]) == ["shape", "size", "material", "color", "rotation", "3d_coords",
+                                             "pixel_coords"]  # fmt: skip
         image, mask = (Image.open(rendered / kind / f"{stem}.png") for kind in ("images", "masks"))
         assert (image.size, image.mode, mask.size, mask.mode) == ((16, 16), "RGB", (16, 16), "L")
         assert sorted(np.unique(mask)) == list(range(len(scene["objects"]) + 1))
         assert 20 < np.asarray(image).mean() < 160
-
-
-def test_scenes_and_pictures_differ(rendered):
-    assert len({data for name, data in contents(rendered).items() if name.startswith("images/")}) == 4
 
 
 def test_the_number_of_workers_does_not_matter(rendered, tmp_path):
@@ -101,17 +76,16 @@ def test_without_mirror(tmp_path):
     assert json.loads((tmp_path / "out" / "scenes" / "CLEVR_new_0000000000.json").read_text())["mirror_x"] is None
 
 
-def test_a_rendered_folder_is_a_clevr_mirror_folder(rendered):
-    data = CLEVRMirror(rendered, image_size=16, batch_size=2)
-    data.setup()
-    (batch,) = data.val_dataloader()
-    assert batch["image"].shape == (1, 3, 16, 16) and batch["mask"].max() >= 3
-
-
-def test_packing_is_reproducible(rendered, tmp_path):
-    pack(rendered, tmp_path / "a.zip")
-    pack(rendered, tmp_path / "b.zip")
+def test_maintainers_tools(rendered, tmp_path, capsys):
+    for name in ("a.zip", "b.zip"):
+        tools.pack(rendered, tmp_path / name)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    tools.card(tmp_path / "a.zip", tmp_path / "card.jpg")
+    assert "| scenes | 4 |" in capsys.readouterr().out
+    tools.compare(rendered, rendered, tmp_path / "compared.png")
+    assert capsys.readouterr().out.startswith("4 scenes: mask IoU 1.0000 (worst object 1.000), PSNR inf dB")
+    sizes = [Image.open(tmp_path / name).size for name in ("card.jpg", "compared.png")]
+    assert sizes == [(12 * 128, 2 * 128), (12 * 128, 3 * 128)]  # a column for each scene, the last 8 empty
 
 
 @pytest.mark.parametrize(
@@ -145,18 +119,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         (["--scenes", "1", "--size", "8"], "--size 8: .*at least 16"),
         (["--scenes", "1", "--seed", "-1"], "--seed -1"),
         (["--from-scenes", "nowhere"], "nowhere: expected scene files"),
+        (["--from-scenes", "{}"], "a.json: expected a scene in JSON"),
     ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
-    with pytest.raises(UserError, match=message):
-        main(["--out", str(tmp_path / "out"), *arguments])
-    assert not (tmp_path / "out").exists()
-
-
-def test_unreadable_scene_file(tmp_path):
     (tmp_path / "a.json").write_text('{"objects": ')
-    with pytest.raises(UserError, match="a.json: expected a scene in JSON"):
-        main(["--from-scenes", str(tmp_path), "--out", str(tmp_path / "out")])
+    with pytest.raises(UserError, match=message):
+        main(["--out", str(tmp_path / "out"), *(word.format(tmp_path) for word in arguments)])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
