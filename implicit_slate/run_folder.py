@@ -110,8 +110,9 @@ class RunFolder:
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The content of `result.json` in a cell's folder; None if there is none, or only a part of one."""
-    result = read_json(folder / "result.json")
-    return result if result and result.get("status") in (*DONE, "failed") else None
+    result = read_json(folder / "result.json") or {}
+    whole = result.get("status") in (*DONE, "failed") and isinstance(result.get("measures"), dict)
+    return result if whole else None
 
 
 def status_of(folder: Path) -> str:

@@ -107,11 +107,14 @@ def test_the_tables_have_a_row_for_every_cell(run):
 def test_a_run_is_read_without_its_grid(run, damage):
     finish(run, "end=well,seed=0", "complete")
     (run.cell("end=failed,seed=0") / "result.json").write_text("{")
+    (run.cell("end=diverged,seed=0") / "result.json").write_text('{"status": "diverged", "measures": []}')
     if damage is not None:
         (run.path / "grid.json").write_text(damage)
     found = RunFolder(run.path)
     assert found.cells == dict(sorted(run.cells.items()) if damage is not None else run.cells.items())
-    assert found.status("end=well,seed=0") == "complete" and found.status("end=failed,seed=0") == "waiting"
+    assert {row["cell"]: row["status"] for row in found.rows()} == {
+        "end=well,seed=0": "complete", "end=diverged,seed=0": "waiting", "end=failed,seed=0": "waiting"
+    }  # fmt: skip
 
 
 def test_a_folder_of_no_grid_is_named(tmp_path):
