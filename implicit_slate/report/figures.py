@@ -7,18 +7,34 @@ Few methods share a panel, each in its colour, and every setting has a panel; wh
 every method has a panel of its own, in front of all the others.
 """
 
+import io
+import itertools
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from implicit_slate.files import write_atomically
 from implicit_slate.measures import LOGGED, LOSSES, column_name
-from implicit_slate.report.drawing import COLORS, DASHES, OTHER_COLORS, make_log, styled
 from implicit_slate.report.numbers import capitalised, ratio
-from implicit_slate.report.run import IMPLICIT, UNROLLED, Run, axis_word
+from implicit_slate.report.run import AXIS_WORDS, IMPLICIT, UNROLLED, Run
+
+COLORS = {"implicit": "#0072B2", "unrolled": "#D55E00"}
+OTHER_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#4D4D4D")
+"""Okabe and Ito's palette, which colour-blind readers can tell apart; blue and red-orange as in the paper."""
+
+DASHES = {"picard": "-", "broyden": (0, (4, 1.5)), "anderson": (0, (1.2, 1.2))}
+"""The forward solver shows in the line, too: a second mark beside the colour."""
+
+styled = matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle"))
+"""Decorates a function that draws: it draws in the report's style, whatever the settings of the notebook."""
 
 MAX_METHODS = len(OTHER_COLORS)
 """So many methods share a panel at most, which leaves a colour for each, whichever they are."""
@@ -68,7 +84,7 @@ def overview_figure(run: Run) -> Figure:
             make_log(ax)
         ax.set_title(capitalised(LOGGED[tag].name) + (" (log)" if log else ""))
         ax.set_xlabel("training step")
-    _legend(figure, run, list(run.methods), any(_diverged(run, tag) for tag in tags))
+    _legend(figure, run, list(run.methods))
     return figure
 
 
@@ -98,7 +114,7 @@ def curve_figure(run: Run, tag: str) -> Figure:
         make_log(axes[0])  # the others share its scale and ticks
     figure.supxlabel("training step", fontsize=10)
     figure.supylabel(LOGGED[tag].name + (" (log)" if log else ""), fontsize=10)
-    _legend(figure, run, [] if alone else list(run.methods), _diverged(run, tag))
+    _legend(figure, run, [] if alone else list(run.methods))
     return figure
 
 
@@ -107,12 +123,12 @@ def methods_figure(run: Run) -> Figure:
     """The main results by method, the lowest median loss first."""
     losses = run.finished.groupby("method", observed=False)[run.loss].median()
     methods = list(losses.sort_values(na_position="last", kind="stable").index)
-    keys, colors = result_columns(run), method_colors(run)
+    keys, styles = result_columns(run), method_styles(run)
     figure = Figure(figsize=(3.6 * len(keys) + 0.8, 0.33 * len(methods) + 1.2), layout="constrained")
     for ax, key in zip(figure.subplots(1, len(keys), sharey=True, squeeze=False).flat, keys):
         for row, method in enumerate(methods):
             cells = run.finished[run.finished["method"] == method]
-            values, color = cells[key].dropna(), colors[method]
+            values, color = cells[key].dropna(), styles[method]["color"]
             ax.plot(values, [row] * len(values), "o", ms=5, color=color, alpha=0.75, zorder=3)
             ax.plot(values.median(), row, "|", ms=15, mew=2.2, color=color, zorder=3)
             if (cells["status"] == "diverged").any():
@@ -123,30 +139,31 @@ def methods_figure(run: Run) -> Figure:
         ax.set_title(capitalised(column_name(key)) + (" (log)" if log else ""))
     figure.axes[0].set_yticks(range(len(methods)), methods)
     figure.axes[0].set_ylim(len(methods) - 0.5, -0.5)
-    _legend(figure, run, [], (run.cells["status"] == "diverged").any())
+    _legend(figure, run, [])
     return figure
 
 
 @styled
 def sweep_figure(run: Run, axis: str) -> Figure:
     """The main results over a numeric axis, such as the number of iterations."""
-    keys, colors, dashes = result_columns(run), method_colors(run), method_dashes(run)
+    keys, styles = result_columns(run), method_styles(run)
     figure = Figure(figsize=(3.7 * len(keys), 3.4), layout="constrained")
     for ax, key in zip(figure.subplots(1, len(keys), squeeze=False).flat, keys):
         found = run.finished.dropna(subset=key)
         for method in reversed(run.methods):
             values = found[found["method"] == method].groupby(axis)[key]
             least, median, largest = values.min(), values.median(), values.max()
-            ax.fill_between(least.index, least, largest, color=colors[method], alpha=0.15, lw=0)
-            ax.plot(median, color=colors[method], lw=1.8, ls=dashes[method])
+            color = styles[method]["color"]
+            ax.fill_between(least.index, least, largest, color=color, alpha=0.15, lw=0)
+            ax.plot(median, **styles[method], lw=1.8)
             dots = found[found["method"] == method]
-            ax.plot(dots[axis], dots[key], "o", ms=3.5, color=colors[method], alpha=0.7)
+            ax.plot(dots[axis], dots[key], "o", ms=3.5, color=color, alpha=0.7)
         ax.set_title(capitalised(column_name(key)))
-        ax.set_xlabel(axis_word(axis))
+        ax.set_xlabel(AXIS_WORDS.get(axis, axis))
         if ratio(found[key]) > SPREAD:
             make_log(ax)
         ax.set_xticks(sorted(run.finished[axis].unique()))
-    _legend(figure, run, list(run.methods), diverged=False)
+    _legend(figure, run, list(run.methods))
     return figure
 
 
@@ -156,19 +173,17 @@ def wants_log(run: Run, tag: str) -> bool:
     return LOGGED[tag].log_scale or (tag in LOSSES and ratio(values) > SPREAD)
 
 
-def method_colors(run: Run) -> dict[str, str]:
-    """One colour for each method, the same in every figure; of more methods than colours all others have one."""
+def method_styles(run: Run) -> dict[str, dict[str, Any]]:
+    """The colour and the line style of each method, the same in every figure. The style is that of its forward solver,
+    where the grid has several; of more methods than colours all but `unrolled` and `implicit` have one colour."""
     first = {UNROLLED: COLORS["unrolled"], IMPLICIT: COLORS["implicit"]}
-    others = [label for label, method in run.methods.items() if method not in first]
-    few = len(run.methods) <= MAX_METHODS
-    colors = {label: OTHER_COLORS[i if few else 0] for i, label in enumerate(others)}
-    return {label: colors.get(label) or first[method] for label, method in run.methods.items()}
-
-
-def method_dashes(run: Run) -> dict[str, object]:
-    """The line style of each method: that of its forward solver, where the grid has several."""
     several = len({method.solver for method in run.methods.values()}) > 1
-    return {label: DASHES.get(m.solver, "-.") if several else "-" for label, m in run.methods.items()}
+    others = iter(OTHER_COLORS if len(run.methods) <= MAX_METHODS else itertools.repeat(OTHER_COLORS[0]))
+    styles = {}
+    for label, method in run.methods.items():
+        dashes = DASHES.get(method.solver, "-.") if several else "-"
+        styles[label] = {"color": first.get(method) or next(others), "ls": dashes}
+    return styles
 
 
 def thin(curve: pd.Series, log: bool) -> pd.Series:
@@ -183,11 +198,11 @@ def thin(curve: pd.Series, log: bool) -> pd.Series:
 
 def _draw(ax, run: Run, cells: pd.DataFrame, tag: str, median: bool) -> None:
     """The curves of some cells in the colours of their methods."""
-    log, colors, dashes = wants_log(run, tag), method_colors(run), method_dashes(run)
+    log, styles = wants_log(run, tag), method_styles(run)
     for method in reversed(run.methods):  # unrolled and implicit on top, and dashes above lines
         drawn = {cell: thin(run.curve(cell, tag), log) for cell in cells.index[cells["method"] == method]}
         drawn = {cell: curve for cell, curve in drawn.items() if len(curve)}
-        color, dash, several = colors[method], dashes[method], len(drawn) > 1
+        (color, dash), several = styles[method].values(), len(drawn) > 1
         if several:
             frame = pd.concat(drawn, axis=1).sort_index().interpolate("index", limit_area="inside")
             ax.fill_between(frame.index, frame.min(axis=1), frame.max(axis=1), color=color, alpha=0.16, lw=0)
@@ -202,11 +217,11 @@ def _draw(ax, run: Run, cells: pd.DataFrame, tag: str, median: bool) -> None:
                 ax.plot(end, curve.iloc[-1], color=color, **DIVERGED)
 
 
-def _legend(figure: Figure, run: Run, methods: Sequence[str], diverged: bool) -> None:
-    """The methods above the figure, in as many lines as its width asks for."""
-    colors, dashes = method_colors(run), method_dashes(run)
-    handles = [Line2D([], [], color=colors[method], ls=dashes[method], lw=2.5, label=method) for method in methods]
-    if diverged:
+def _legend(figure: Figure, run: Run, methods: Sequence[str]) -> None:
+    """The methods above the figure, and the mark of a diverged cell if it has one; in as many lines as fit."""
+    styles = method_styles(run)
+    handles = [Line2D([], [], **styles[method], lw=2.5, label=method) for method in methods]
+    if any(line.get_marker() == DIVERGED["marker"] for ax in figure.axes for line in ax.lines):
         handles.append(Line2D([], [], **DIVERGED | {"mfc": "white"}, label="diverged"))
     if handles:
         width = sum(0.08 * len(handle.get_label()) + 0.65 for handle in handles)  # inches: letters, a line, its gaps
@@ -214,6 +229,26 @@ def _legend(figure: Figure, run: Run, methods: Sequence[str], diverged: bool) ->
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, handlelength=2.6)
 
 
-def _diverged(run: Run, tag: str) -> bool:
-    cells = run.cells.index[run.cells["status"] == "diverged"]
-    return any(len(run.curve(cell, tag)) for cell in cells)
+def make_log(ax, axis: str = "y") -> None:
+    """A log axis with plain numbers where they are short, also between the decades if these are few."""
+    ax.set(**{f"{axis}scale": "log"})
+    scale = ax.yaxis if axis == "y" else ax.xaxis
+    low, high = sorted(scale.get_view_interval())
+    narrow = high / low < 100
+    scale.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=8 if axis == "y" else 6))
+    scale.set_major_formatter(FuncFormatter(_tick))
+    scale.set_minor_formatter(NullFormatter())
+
+
+@styled
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write `<name>.png` and `<name>.svg`."""
+    for kind, options in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, **options)
+        write_atomically(folder / f"{name}.{kind}", buffer.getvalue())
+        figure.set_layout_engine("none")  # laying out is half the work, and is done once for both
+
+
+def _tick(value: float, _position: int) -> str:
+    return f"{value:,g}" if 0.001 <= value < 1e6 else f"$10^{{{round(np.log10(value))}}}$"

@@ -6,30 +6,21 @@ value lies below, and stays *open* where the ranges overlap. *One seed* has no r
 cell counts as above every number.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from implicit_slate.report.numbers import capitalised, span
-from implicit_slate.report.quantities import axes_over, values_of
-from implicit_slate.report.run import IMPLICIT, PAPER_NAMES, UNROLLED, Run
-from implicit_slate.yaml_files import load_yaml
-
-_PAPER = load_yaml(Path(__file__).with_name("claims.yaml"))
-
-CLAIMS, PAPER = _PAPER["claims"], _PAPER["results"]
-"""What the paper says, and the numbers of its results table."""
+from implicit_slate.report.run import IMPLICIT, METHODS, PAPER, UNROLLED, Run
 
 SHOWN, IN_PART, NOT_SHOWN = "shown", "shown in part", "not shown"
 NOT_SEPARABLE, NOT_MEASURED = "not separable here", "not measured"
 FOR_THE_EYE = "for the eye"
 VERDICTS = (SHOWN, IN_PART, NOT_SHOWN, NOT_SEPARABLE, NOT_MEASURED, FOR_THE_EYE)
-
-METHODS = {name: method for method, name in PAPER_NAMES.items()}
 
 
 class Judgement(NamedTuple):
@@ -47,80 +38,28 @@ class Outcome(NamedTuple):
     text: str
 
 
-class Pair(NamedTuple):
-    """Two groups of values by cell, in one setting; the claim says that `above` lies above `below`."""
+def judge(run: Run, claim: Mapping[str, Any]) -> Judgement:
+    """The verdict of the finished cells of `run` on a claim of `claims.yaml`.
 
-    setting: str
-    above: pd.Series
-    below: pd.Series
-
-    def outcome(self, factor: float = 1.0) -> str:
-        if min(len(self.above), len(self.below)) < 2:
-            return "one seed"
-        if self.above.min() > self.below.max():
-            return "as claimed" if self.above.min() >= factor * self.below.max() else "by less"
-        return "opposite" if self.above.max() < self.below.min() else "open"
-
-
-def judge(run: Run) -> list[Judgement]:
-    """The verdicts of the finished cells of `run` on all claims of `claims.yaml`."""
-    return [_judge(run, claim) for claim in CLAIMS]
-
-
-def verdict(claim: str, parts: Sequence[Outcome | None]) -> Judgement:
-    """Shown: every part holds in every setting; in part: some part holds in most settings; not shown: no part does, and
-    some lies the other way round in most. A part that was not measured (None) does not hold."""
+    Shown: every part holds in every setting; in part: some part holds in most settings; not shown: no part does, and
+    some lies the other way round in most. A part that was not measured does not hold.
+    """
+    if "eye" in claim:
+        pictured = {run.methods[method] for method in run.cells.loc[run.pictured, "method"]}
+        there = claim["eye"] in run.shared_settings.get("model.class_path", "") and {UNROLLED, IMPLICIT} <= pictured
+        return Judgement(claim["claim"], FOR_THE_EYE if there else NOT_MEASURED, claim["there" if there else "missing"])
+    kinds = {"above": _higher, "every": _count, "alike": _alike}
+    parts = [next(kind(run, part) for key, kind in kinds.items() if key in part) for part in claim["parts"]]
     present = [part for part in parts if part is not None]
-    if not present:
-        return Judgement(claim, NOT_MEASURED, "This grid has no finished cells that differ in this.")
+    if not present or ("needs" in claim and not any(METHODS[name] in run.methods.values() for name in claim["needs"])):
+        return Judgement(claim["claim"], NOT_MEASURED, "This grid has no finished cells that differ in this.")
     if all(part is not None and set(part.outcomes) == {"as claimed"} for part in parts):
         found = SHOWN
     elif any(_mostly(part, "as claimed", "by less") for part in present):
         found = IN_PART
     else:
         found = NOT_SHOWN if any(_mostly(part, "opposite") for part in present) else NOT_SEPARABLE
-    return Judgement(claim, found, " ".join(f"{capitalised(part.text)}." for part in present))
-
-
-def compare(
-    pairs: Sequence[Pair], what: str, above: str, below: str, factor: float = 1.0, kind: str = "settings"
-) -> Outcome | None:
-    """The outcome of each pair, and a sentence with the ranges over all pairs; None if no pair has values on both
-    sides. `above` and `below` name the two groups, `kind` the pairs."""
-    pairs = [pair for pair in pairs if len(pair.above) and len(pair.below)]
-    if not pairs:
-        return None
-    outcomes = [pair.outcome(factor) for pair in pairs]
-    pooled = (pd.concat([getattr(pair, side) for pair in pairs]) for side in ("above", "below"))
-    high, low = (span(list(found[~found.index.duplicated()])) for found in pooled)  # a cell may be in several pairs
-    words = {
-        "as claimed": f"every seed is higher {above}",
-        "by less": f"every seed is higher {above}, but not by {factor:g} times",
-        "open": "the seeds overlap",
-        "opposite": f"every seed is lower {above}",
-        "one seed": "there is one seed only",
-    }
-    said = []
-    for outcome in sorted(set(outcomes), key=list(words).index):
-        where = [pair.setting for pair, found in zip(pairs, outcomes) if found == outcome]
-        if len(where) == len(pairs):
-            said.append(words[outcome] + (f" in each of the {len(pairs)} {kind}" if len(pairs) > 1 else ""))
-        else:
-            names = f" ({'; '.join(where)})" if len(where) <= 3 else ""
-            said.append(f"{words[outcome]} in {len(where)} of {len(pairs)}{'' if said else f' {kind}'}{names}")
-    return Outcome(outcomes, f"{what} {high} {above}, {low} {below}; {', '.join(said)}")
-
-
-def _judge(run: Run, claim: Mapping[str, Any]) -> Judgement:
-    if "eye" in claim:
-        pictured = {run.methods[method] for method in run.cells.loc[run.pictured, "method"]}
-        there = claim["eye"] in run.shared_settings.get("model.class_path", "") and {UNROLLED, IMPLICIT} <= pictured
-        return Judgement(claim["claim"], FOR_THE_EYE if there else NOT_MEASURED, claim["there" if there else "missing"])
-    if "needs" in claim and not any(METHODS[name] in run.methods.values() for name in claim["needs"]):
-        return verdict(claim["claim"], [])
-    kinds = {"above": _higher, "every": _count, "alike": _alike}
-    parts = [next(judge(run, part) for key, judge in kinds.items() if key in part) for part in claim["parts"]]
-    return verdict(claim["claim"], parts)
+    return Judgement(claim["claim"], found, " ".join(f"{capitalised(part.text)}." for part in present))
 
 
 def _group(run: Run, group: Mapping[str, Any]) -> tuple[str, pd.Index]:
@@ -134,31 +73,60 @@ def _group(run: Run, group: Mapping[str, Any]) -> tuple[str, pd.Index]:
 
 
 def _higher(run: Run, part: Mapping[str, Any]) -> Outcome | None:
-    """Every value of one group lies above every value of each other group."""
-    along = axes_over(run, part["of"])
-    axes = {axis for group in (part["above"], *part["below"]) for axis in group} - {"words", "method"}
-    axes.update(along or ())
-    if along == [] or not axes <= set(run.setting_axes):
+    """Every value of one group lies above every value of each other group, in every setting that has both."""
+    along = axes_over(run, part)
+    axes = {axis for group in (part["above"], *part["below"]) for axis in group} - {"words", "method"} | set(along)
+    if ("over" in part and not along) or not axes <= set(run.setting_axes):
         return None
-    values = values_of(run, part["of"])
-    settings = pd.Series(run.settings_without(tuple(axes)), run.cells.index)
-    name, above = _group(run, part["above"])
-    groups = [(words, cells) for words, cells in (_group(run, group) for group in part["below"]) if len(cells)]
-    several, pairs = len(part["below"]) > 1, []
+    values, factor, several = values_of(run, part), part.get("factor", 1.0), len(part["below"]) > 1
+    settings = run.settings_without(*axes)
+    above, cells_above = _group(run, part["above"])
+    groups = {words: cells for words, cells in (_group(run, group) for group in part["below"]) if len(cells)}
+    outcomes, high, low = {}, {}, {}  # by what is compared, and the values by cell
     for setting in settings[run.cells["setting"].sort_values(kind="stable").index].unique():
         here = values[settings[values.index] == setting]
-        for words, cells in groups:
-            place = _variant(run, words, setting) if several else setting
-            pairs.append(Pair(place, here[here.index.isin(above)], here[here.index.isin(cells)]))
-    names = ", ".join(words for words, _ in groups)  # what is not there is not named
-    low = f"with {' or '.join(names.rsplit(', ', 1))}" if several else names
-    kind = "comparisons" if several else "settings"
-    return compare(pairs, part["what"].format(loss=run.loss_name), name, low, part.get("factor", 1.0), kind)
+        upper = here[here.index.isin(cells_above)]
+        for words, cells in groups.items():
+            lower = here[here.index.isin(cells)]
+            if len(upper) and len(lower):
+                outcomes[_variant(run, words, setting) if several else setting] = _outcome(upper, lower, factor)
+                high |= upper.to_dict()
+                low |= lower.to_dict()
+    if not outcomes:
+        return None
+    below = ", ".join(groups)  # what is not there is not named
+    below = f"with {' or '.join(below.rsplit(', ', 1))}" if several else below
+    said = _outcomes_in_words(outcomes, above, factor, "comparisons" if several else "settings")
+    what = part["what"].format(loss=run.loss_name)
+    return Outcome(
+        [*outcomes.values()], f"{what} {span([*high.values()])} {above}, {span([*low.values()])} {below}; {said}"
+    )
+
+
+def _outcome(above: pd.Series, below: pd.Series, factor: float) -> str:
+    if min(len(above), len(below)) < 2:
+        return "one seed"
+    if above.min() > below.max():
+        return "as claimed" if above.min() >= factor * below.max() else "by less"
+    return "opposite" if above.max() < below.min() else "open"
+
+
+def _outcomes_in_words(outcomes: Mapping[str, str], above: str, factor: float, kind: str) -> str:
+    words = {key: text.format(above=above, factor=factor) for key, text in PAPER["outcomes"].items()}
+    said = []
+    for outcome in [outcome for outcome in words if outcome in outcomes.values()]:
+        where = [place for place, found in outcomes.items() if found == outcome]
+        if len(where) == len(outcomes):
+            said.append(words[outcome] + (f" in each of the {len(where)} {kind}" if len(where) > 1 else ""))
+        else:
+            names = f" ({'; '.join(where)})" if len(where) <= 3 else ""
+            said.append(f"{words[outcome]} in {len(where)} of {len(outcomes)}{'' if said else f' {kind}'}{names}")
+    return ", ".join(said)
 
 
 def _count(run: Run, part: Mapping[str, Any]) -> Outcome | None:
     """Every value of one group is at least or at most something, and no value of another."""
-    found, outcomes, counts, spans = values_of(run, part["of"]), [], [], []
+    found, outcomes, counts, spans = values_of(run, part), [], [], []
     for key in ("every", "none"):
         if key in part:
             words, cells = _group(run, part[key])
@@ -175,7 +143,7 @@ def _count(run: Run, part: Mapping[str, Any]) -> Outcome | None:
 
 def _alike(run: Run, part: Mapping[str, Any]) -> Outcome | None:
     """The medians of every two methods are within a factor; apart are they where the ranges over seeds are so, too."""
-    values, factor, outcomes, apart = values_of(run, part["of"]), part["factor"], [], []
+    values, factor, outcomes, apart = values_of(run, part), part["factor"], [], []
     methods = run.cells.loc[values.index, "method"]
     groups = {name: values[methods == run.label(METHODS[name])] for name in part["alike"]}
     for setting, (one, other) in itertools.product(run.settings, itertools.combinations(groups, 2)):
@@ -204,3 +172,67 @@ def _mostly(part: Outcome, *outcomes: str) -> bool:
 
 def _variant(run: Run, name: str, setting: str) -> str:
     return name if len(run.settings) < 2 else f"{name}, {setting}"
+
+
+def values_of(run: Run, part: Mapping[str, str]) -> pd.Series:
+    """What a part of a claim compares: a number for each finished cell that has one, by cell; infinity for one that has
+    diverged. `part` has the keys `of`, `curve` and `over` that `claims.yaml` explains."""
+    if "over" in part:
+        return _worst_to_best(run, axes_over(run, part))
+    column, diverged = run.loss if part["of"] == "loss" else part["of"], run.finished["status"] == "diverged"
+    found = run.finished[column] if "curve" not in part else None
+    if found is None:
+        measure = OF_CURVES[part["curve"]]
+        found = pd.Series({cell: measure(run.curve(cell, column)) for cell in run.finished.index}, dtype=float)
+        if measure is fall:  # of training that was finished
+            return found[~diverged].dropna()
+    return found.mask(diverged, math.inf).dropna()
+
+
+def axes_over(run: Run, part: Mapping[str, str]) -> list[str]:
+    """The axes along which a part with `over` sums up the cells, as far as the grid varies them."""
+    return run.tricks if part.get("over") == "tricks" else [a for a in run.setting_axes if a == part.get("over")]
+
+
+def growth(curve: pd.Series, start: float = 0.0, end: float = 0.0) -> float:
+    """The median over the last quarter of training, relative to the one between two parts of training (0 to 1): by
+    default to the first measurement, at step 0.
+
+    There the weights are random. Both modes move away from that, so this alone does not tell a steady growth from a
+    rise in the first steps; `late growth` is relative to the second quarter.
+    """
+    if len(curve) < 4:
+        return math.nan
+    progress = (curve.index - curve.index[0]) / (curve.index[-1] - curve.index[0])
+    before = curve[(progress >= start) & (progress <= end)].median()
+    return curve[progress >= 0.75].median() / before if before > 0 else math.nan
+
+
+def fall(curve: pd.Series) -> float:
+    """By how many per cent of the value in the middle of training it is lower at the end."""
+    if len(curve) < 4:
+        return math.nan
+    middle = curve[curve.index >= (curve.index[0] + curve.index[-1]) / 2].iloc[0]
+    return 100 * (1 - curve.iloc[-1] / middle) if middle > 0 else math.nan
+
+
+def setback(curve: pd.Series) -> float:
+    """The largest ratio of a value to the lowest before it, at least 1."""
+    return (curve / curve.cummin()).max() if len(curve) >= 2 and curve.min() > 0 else math.nan
+
+
+late_growth = functools.partial(growth, start=0.25, end=0.5)
+OF_CURVES = {"growth": growth, "late growth": late_growth, "fall": fall, "setback": setback}
+"""Each takes a curve by step and gives NaN where it is too short."""
+
+
+def _worst_to_best(run: Run, axes: Sequence[str]) -> pd.Series:
+    """Of each seed the worst final loss along `axes` divided by its best, all else alike, at the first cell of those.
+    All of them must be finished."""
+    losses = values_of(run, {"of": "loss"}).reindex(run.cells.index)
+    keys = [run.settings_without(*axes), run.cells["method"], run.cells.get("seed", losses)]
+    found = {}
+    for _, group in losses.groupby(keys, sort=False, dropna=False, observed=True):
+        if len(group) > 1 and group.notna().all():
+            found[group.index[0]] = math.inf if math.isinf(group.max()) else group.max() / group.min()
+    return pd.Series(found, dtype=float)

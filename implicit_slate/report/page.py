@@ -13,44 +13,36 @@ from markdown_it import MarkdownIt
 
 from implicit_slate.files import write_atomically
 from implicit_slate.measures import EVALUATED, LOGGED
-from implicit_slate.report import evaluation_tables, figures, judging, pictures, summary
-from implicit_slate.report.drawing import save
-from implicit_slate.report.evaluations import SPLITS
+from implicit_slate.report import figures, judging, pictures, tables
+from implicit_slate.report.figures import save
 from implicit_slate.report.numbers import capitalised, counted, short
-from implicit_slate.report.run import Run
+from implicit_slate.report.run import CEILING, PAPER, SPLITS, Run
 
 
 def write(run: Run) -> Path:
     """Write `report/` in the run's folder, and return the path of `index.html`."""
     folder = run.path / "report"
-    spread = summary.result_spreads(run)
-    write_atomically(folder / "table.csv", summary.with_axes(run, spread).to_csv(index=False))
-    splits = {split: evaluation_tables.evaluation_spreads(run, split) for split in evaluation_tables.splits_of(run)}
+    results = tables.result_spreads(run)
+    _write_csv(results.drop(columns="method"), folder / "table.csv")
+    splits = {s: tables.evaluation_spreads(run, s) for s in SPLITS if (run.evaluations["split"] == s).any()}
     if splits:
-        rows = pd.concat(splits, names=["split", None]).reset_index("split").reset_index(drop=True)
-        write_atomically(folder / "evaluation.csv", summary.with_axes(run, rows).to_csv(index=False))
+        rows = pd.concat(splits, names=["split", None]).reset_index("split")
+        _write_csv(rows.drop(columns="method"), folder / "evaluation.csv")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("implicit_slate.report"),
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals |= {
-        "run": run,
-        "tables": evaluation_tables,
-        "figures": figures,
-        "comb": math.comb,
-        "link": link,
-    }
-    environment.globals |= {"LOGGED": LOGGED, "EVALUATED": EVALUATED, "SPLITS": SPLITS, "PAPER": judging.PAPER}
-    environment.filters |= {"table": markdown_table, "plain": plain, "short": short, "counted": counted}
-    environment.filters["capitalised"] = capitalised
+    environment.globals |= {"run": run, "figures": figures, "tables": tables, "comb": math.comb}
+    environment.globals |= {"LOGGED": LOGGED, "EVALUATED": EVALUATED, "SPLITS": SPLITS, "CEILING": CEILING}
+    environment.filters |= {"plain": plain, "short": short, "counted": counted, "capitalised": capitalised}
+    environment.filters["address"] = lambda path: quote(path, safe="/.=,+-_")
     markdown = environment.get_template("report.md").render(
-        judgements=judging.judge(run),
+        judgements=[judging.judge(run, claim) for claim in PAPER["claims"]],
         drawn=_draw(run, folder),
-        results=summary.results_table(run, spread),
-        wide=[summary.NAMES[column] for column in spread.loc[spread["geometric"], "measurement"].unique()],
-        evaluations=splits,
+        results=results,
+        splits=splits,
         same_images=_same_images(run, next(iter(splits)), folder) if splits else None,
         panels=_panels(run, folder),
     )
@@ -61,21 +53,9 @@ def write(run: Run) -> Path:
     return folder / "index.html"
 
 
-def link(text: str, path: str) -> str:
-    """A link to a file, with its address quoted."""
-    return f"[{text}]({quote(path, safe='/.=,+-_')})"
-
-
 def plain(text: Any) -> str:
     """Text in which nothing is markup."""
     return re.sub(r"([\\`*_\[\]<>|&])", r"\\\1", " ".join(str(text).split()))
-
-
-def markdown_table(table: pd.DataFrame, labels: int = 1) -> str:
-    """A Markdown table; the first `labels` columns are words, the others numbers."""
-    rules = [":---" if i < labels else "---:" for i in range(len(table.columns))]
-    rows = [table.columns, rules, *table.itertuples(index=False)]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
 
 
 def _to_html(markdown: str, folder: Path) -> str:
@@ -107,7 +87,7 @@ def _draw(run: Run, folder: Path) -> set[str]:
             drawn[f"over_{axis}"] = figures.sweep_figure(run, axis), results
     for name, (figure, data) in drawn.items():
         save(figure, folder, name)
-        write_atomically(folder / f"{name}.csv", data.to_csv(index=False))
+        _write_csv(data, folder / f"{name}.csv")
     return set(drawn)
 
 
@@ -134,6 +114,10 @@ def _same_images(run: Run, split: str, folder: Path) -> dict[str, Any]:
             save(pictures.same_images_figure(run, seen), folder, name)
             found[setting] = (f"{name}.png", list(seen))
     return {"split": split, "pictures": found, "different": different}
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    write_atomically(path, frame.to_csv(index=False))
 
 
 def _slug(text: str) -> str:

@@ -1,14 +1,12 @@
 """Reconstructions and slot masks side by side: what the cells drew, and the same images in each mode."""
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from implicit_slate.errors import UserError
-from implicit_slate.report.drawing import styled
-from implicit_slate.report.run import Run
+from implicit_slate.report.figures import styled
+from implicit_slate.report.run import Run, damage_named
 
 MAX_IMAGES = 6
 """Rows of a picture of the same images."""
@@ -41,13 +39,12 @@ def same_images(run: Run, split: str, setting: str) -> dict[str, dict[str, np.nd
     Raises:
         UserError: a file is damaged.
     """
-    cells = run.cells[(run.cells["setting"] == setting) & (run.cells["status"] == "complete")]
-    paths = {cell: run.folder(cell) / "evaluation" / f"{split}_panels.npz" for cell in cells.index}
-    cells = cells[[path.exists() for path in paths.values()]].sort_values("method", kind="stable")
-    groups = [group for _, group in cells.groupby("method", observed=True)][:2]
-    seeds = [list(group["seed"]) if "seed" in run.axes else [0] for group in groups]
-    common = next((seed for seed in seeds[0] if all(seed in found for found in seeds)), None) if seeds else None
-    chosen = [group.index[found.index(common) if common is not None else 0] for group, found in zip(groups, seeds)]
+    cells = run.cells[(run.cells["setting"] == setting) & (run.cells["status"] == "complete")].reset_index()
+    paths = {cell: run.folder(cell) / "evaluation" / f"{split}_panels.npz" for cell in cells["cell"]}
+    cells = cells[[path.exists() for path in paths.values()]].assign(seed=lambda found: found.get("seed", 0))
+    seeds = cells.pivot(index="seed", columns="method", values="cell").iloc[:, :2]
+    common = seeds.dropna()
+    chosen = common.iloc[0] if len(common) else [seeds[method].dropna().iloc[0] for method in seeds]
     return {cell: _read_arrays(paths[cell]) for cell in chosen}
 
 
@@ -93,16 +90,11 @@ def mosaic(images: np.ndarray) -> np.ndarray:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
+    with damage_named(path):
         with np.load(path) as content:
             arrays = {name: content[name] for name in ("truth", "reconstruction", "masks")}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read as the arrays of panels: {' '.join(str(error).split())}") from error
-    truth, made, masks = (array.shape for array in arrays.values())
-    fits = len(truth) == 4 and truth[-1] == 3 and made == truth and len(masks) == 4
-    if not fits or (masks[0], *masks[2:]) != truth[:3] or any(array.dtype != np.uint8 for array in arrays.values()):
-        raise UserError(
-            f"{path}: expected truth and reconstruction (B, H, W, 3) and masks (B, K, H, W), all uint8, "
-            f"got {truth}, {made} and {masks}"
-        )
+        truth, made, masks = (array.shape for array in arrays.values())
+        fits = len(truth) == len(masks) == 4 and truth == made and truth[:3] == (masks[0], *masks[2:]) and truth[3] == 3
+        if not fits or {array.dtype for array in arrays.values()} != {np.dtype(np.uint8)}:
+            raise ValueError(f"expected uint8 (B, H, W, 3) twice and (B, K, H, W), got {truth}, {made} and {masks}")
     return arrays

@@ -1,23 +1,31 @@
 """A grid's results as pandas frames: `implicit_slate.load_run("runs/demo")`. Nothing heavy but pandas is imported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 from implicit_slate.errors import UserError
-from implicit_slate.measures import COLUMNS, LOGGED, LOSSES
-from implicit_slate.report.evaluations import read_evaluations
+from implicit_slate.files import read_json
+from implicit_slate.measures import COLUMNS, EVALUATED, LOGGED, LOSSES
 from implicit_slate.run_folder import DONE, RunFolder
 from implicit_slate.yaml_files import leaves, load_yaml
+
+SPLITS = {"test": "test", "val": "validation", "train": "training"}
+"""The splits that the report shows, the more telling one first, and what it calls them."""
 
 AXIS_WORDS = {"clip": "clipping", "iterations": "n"}
 """What the report calls an axis, where that is not the axis' own name. An axis that is only `on` or `off` is a trick:
 where it is off, its setting is called `no clipping`."""
+
+CEILING = "dVAE alone (ceiling)"
+"""What the report calls the dVAE's own reconstruction: it passes by the slots, so no method can do much better."""
 
 _NO_SETTING = ("gradient", "solver", "seed")
 """The axes that are compared within a setting."""
@@ -30,15 +38,13 @@ class Method(NamedTuple):
     solver: str = "picard"
 
 
-UNROLLED = Method("unrolled")
-IMPLICIT = IN = Method("implicit")
-IB = Method("exact(broyden, 7)")
-BN = Method("implicit", "broyden")
-BB = Method("exact(broyden, 7)", "broyden")
+PAPER = load_yaml(Path(__file__).with_name("claims.yaml"))
+"""What the paper says: `methods`, `claims`, `results`."""
 
-PAPER_NAMES = {UNROLLED: "unrolled", IN: "IN", IB: "IB", BN: "BN", BB: "BB"}
-"""The paper's variants: the first letter is the forward solver (iterate, Broyden), the second the backward one
-(Neumann: one recorded application; Broyden)."""
+METHODS = {name: Method(*axes) for name, axes in PAPER["methods"].items()}
+"""The paper's variants by its names."""
+
+UNROLLED, IMPLICIT = METHODS["unrolled"], METHODS["IN"]
 
 
 @dataclass
@@ -57,22 +63,22 @@ class Run:
     curves: pd.DataFrame
     """One row per logged value that is finite: `cell`, `tag`, `step`, `value`."""
     evaluations: pd.DataFrame
-    """One row per cell, split and `of`: the slots, or the dVAE alone. See `read_evaluations`."""
+    """One row per cell, split and `of`: the slots, or the dVAE alone. See `load_run`."""
 
     def __post_init__(self):
-        methods = [Method(str(r.get("gradient", "all")), str(r.get("solver", "picard"))) for r in self._records]
+        records = self.cells[self.axes].to_dict("records")
+        methods = [Method(str(r.get("gradient", "all")), str(r.get("solver", "picard"))) for r in records]
         order = sorted(dict.fromkeys(methods), key=lambda method: {UNROLLED: 0, IMPLICIT: 1}.get(method, 2))
         self.methods = {_method_label(method, order): method for method in order}
         """The methods by what the report calls them: `unrolled` and `implicit` first, else in the grid's order."""
-        labels = [_method_label(method, order) for method in methods]
-        removed: dict[str, int] = {}
-        for record, setting in zip(self._records, self.settings_without()):
-            removed.setdefault(setting, sum(record[axis] == "off" for axis in self.tricks))
-        self.settings = sorted(removed, key=removed.get)
+        settings = self.settings_without()
+        removed = (self.cells[self.tricks] == "off").sum(axis=1).sort_values(kind="stable")
+        self.settings = list(settings[removed.index].unique())
         """What the settings are called: fewest tricks removed first, else in the grid's order."""
+        labels = [self.label(method) for method in methods]
         self.cells = self.cells.assign(
             method=pd.Categorical(labels, list(self.methods), ordered=True),
-            setting=pd.Categorical(self.settings_without(), self.settings, ordered=True),
+            setting=pd.Categorical(settings, self.settings, ordered=True),
         )
 
     @cached_property
@@ -122,14 +128,35 @@ class Run:
         """The cells of one setting and one method."""
         return self.cells[(self.cells["setting"] == setting) & (self.cells["method"] == method)]
 
+    def evaluated(self, split: str) -> pd.DataFrame:
+        """The rows of `evaluations` of one split, with their cells' `status`, `setting` and `method`; the method of the
+        dVAE's rows is `CEILING`."""
+        found = self.evaluations[self.evaluations["split"] == split]
+        found = found.join(self.cells[["status", "setting", "method", *self.method_axes]], on="cell")
+        alone, methods = found["of"] == "dvae", [*self.methods, CEILING]
+        found[self.method_axes] = found[self.method_axes].mask(alone, "")
+        return found.assign(
+            method=pd.Categorical(found["method"].astype(str).mask(alone, CEILING), methods, ordered=True)
+        )
+
     def curve(self, cell: str, tag: str) -> pd.Series:
         """The values of a tag by step; empty where it was not logged."""
         return self._curves.get((cell, tag), pd.Series(dtype=float))
 
-    def settings_without(self, without: Sequence[str] = ()) -> list[str]:
+    def settings_without(self, *without: str) -> pd.Series:
         """What the setting of each cell is called, as `no clipping, n = 7`, if the axes `without` are left out."""
         varied = [axis for axis in self.setting_axes if axis not in without]
-        return [self._setting(record, varied, without) for record in self._records]
+        tricks = [axis for axis in varied if axis in self.tricks]
+        all_on = "all tricks" if set(without).isdisjoint(self.tricks) else "all other tricks"
+
+        def words(cell: pd.Series) -> str:
+            removed = [f"no {AXIS_WORDS.get(axis, axis)}" for axis in tricks if cell[axis] == "off"] or [all_on] * bool(
+                tricks
+            )
+            others = [f"{AXIS_WORDS.get(axis, axis)} = {cell[axis]}" for axis in varied if axis not in tricks]
+            return ", ".join(removed + others) or "all cells"
+
+        return pd.Series([words(cell) for _, cell in self.cells.iterrows()], self.cells.index, dtype=object)
 
     def label(self, method: Method) -> str | None:
         """What the report calls a method; None if no cell has it."""
@@ -154,28 +181,10 @@ class Run:
         shared = [item for item in (found[0].items() if found else ()) if item[0].startswith(about)]
         return {key: value for key, value in shared if all(key in other and other[key] == value for other in found)}
 
-    @property
-    def _records(self) -> list[dict[str, Any]]:
-        return self.cells[self.axes].to_dict("records")
-
     @cached_property
     def _curves(self) -> dict[tuple[str, str], pd.Series]:
         groups = self.curves.groupby(["cell", "tag"], sort=False)
         return {key: group.set_index("step")["value"] for key, group in groups}
-
-    def _setting(self, record: Mapping[str, Any], varied: Sequence[str], without: Sequence[str]) -> str:
-        parts = []
-        if tricks := [axis for axis in varied if axis in self.tricks]:
-            removed = [f"no {axis_word(axis)}" for axis in tricks if record[axis] == "off"]
-            all_on = "all other tricks" if any(axis in self.tricks for axis in without) else "all tricks"
-            parts.append(", ".join(removed) or all_on)
-        parts += [f"{axis_word(axis)} = {record[axis]}" for axis in varied if axis not in tricks]
-        return ", ".join(parts) or "all cells"
-
-
-def axis_word(axis: str) -> str:
-    """What the report calls an axis."""
-    return AXIS_WORDS.get(axis, axis)
 
 
 def load_run(path: str | Path) -> Run:
@@ -186,48 +195,91 @@ def load_run(path: str | Path) -> Run:
         UserError: `path` is not the folder of a grid, or one of these files is damaged.
     """
     folder = RunFolder(Path(path))
-    cells = pd.DataFrame([_numbers(row, folder.cell(row["cell"]) / "result.json") for row in folder.rows()])
-    cells = cells.set_index("cell")
-    cells["error"] = [(folder.result(cell) or {}).get("error") for cell in cells.index]
-    curves = [_read_curves(folder.cell(cell) / "curves.csv", cell) for cell in cells.index]
-    evaluations = [row for cell in cells.index for row in read_evaluations(folder.cell(cell), cell)]
-    evaluations = pd.DataFrame(evaluations, columns=None if evaluations else ["cell", "split", "of"])
+    numbers = ("step", *COLUMNS, "seconds", "steps_per_second")
+    cells, curves, evaluations = [], [], []
+    for row in folder.rows():
+        cell = row["cell"]
+        with damage_named(folder.cell(cell) / "result.json"):
+            row |= {key: np.nan if row[key] is None else float(row[key]) for key in numbers}
+        cells.append(row | {"error": (folder.result(cell) or {}).get("error")})
+        curves.append(_read_curves(folder.cell(cell)).assign(cell=cell))
+        evaluations += [{"cell": cell, **found} for found in _read_evaluations(folder.cell(cell))]
     facts = folder.facts()
     return Run(
         folder.path,
         str(facts.get("grid") or folder.path.resolve().name),
         " ".join(str(facts.get("description") or "").split()),
         list(dict.fromkeys(axis for axes in folder.cells.values() for axis in axes)),
-        cells,
-        pd.concat(curves, ignore_index=True),
-        evaluations.replace([np.inf, -np.inf], np.nan),
+        pd.DataFrame(cells).set_index("cell"),
+        pd.concat(curves, ignore_index=True)[["cell", "tag", "step", "value"]],
+        pd.DataFrame(evaluations, columns=None if evaluations else ["cell", "split", "of"]).replace(np.inf, np.nan),
     )
 
 
-def _numbers(row: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The row of a cell with its numbers as floats, NaN for null."""
-    columns = ("step", *COLUMNS, "seconds", "steps_per_second")
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with the content of a file becomes a UserError that names the file."""
     try:
-        return row | {column: np.nan if row[column] is None else float(row[column]) for column in columns}
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from error
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path}: damaged: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-def _read_curves(path: Path, cell: str) -> pd.DataFrame:
-    columns = {"tag": str, "step": int, "value": float}
-    try:
-        curves = pd.read_csv(path)[[*columns]] if path.exists() else pd.DataFrame(columns=[*columns])
-        curves = curves.astype(columns)
-    except (OSError, ValueError, KeyError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path}: cannot be read as curves: {' '.join(str(error).split())}") from error
-    curves.insert(0, "cell", cell)
+def _read_curves(folder: Path) -> pd.DataFrame:
+    """The columns `tag`, `step`, `value` of a cell's `curves.csv`, where the value is finite; empty if there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path, columns = folder / "curves.csv", {"tag": str, "step": int, "value": float}
+    with damage_named(path):
+        curves = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*columns])
+        curves = curves[[*columns]].astype(columns)
     return curves[np.isfinite(curves["value"])]
+
+
+def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """What `implicit-slate evaluate` left in a cell's `evaluation/<split>.json`, in the order of `SPLITS`.
+
+    Returns:
+        one row per split and `of` ("slots"; "dvae" for its reconstruction, which passes by the slots, where the model
+        has one): `split`, `step` (of the checkpoint), `data` (the class of the data module), `image_size`, `images`,
+        `draws`, `notes`; the mean over draws of each of `measures.EVALUATED`, and its standard deviation over draws as
+        `<key>_std`. What is not known is NaN or missing.
+    Raises:
+        UserError: a file is damaged.
+    """
+    rows = []
+    for split in SPLITS:
+        path = folder / "evaluation" / f"{split}.json"
+        with damage_named(path):
+            if content := read_json(path):
+                data = content.get("data") or {}
+                shared = {
+                    "split": split,
+                    "data": (data.get("class_path") or "").rpartition(".")[2],
+                    "images": int(content["images"]),
+                    "draws": int(content.get("draws") or 1),
+                    "notes": tuple(content.get("notes") or ()),
+                }
+                shared |= _numbers(step=content.get("step"), image_size=data.get("init_args", {}).get("image_size"))
+                scores = {key: content["metrics"].get(key) or {} for key in EVALUATED}
+                means = {key: score.get("mean") for key, score in scores.items()}
+                deviations = {f"{key}_std": score.get("std") for key, score in scores.items()}
+                rows.append({"of": "slots"} | shared | _numbers(**means, **deviations))
+                if ceiling := content.get("ceiling"):
+                    rows.append({"of": "dvae"} | shared | _numbers(**{key: ceiling.get(key) for key in EVALUATED}))
+    return rows
+
+
+def _numbers(**values: Any) -> dict[str, float]:
+    return {key: np.nan if value is None else float(value) for key, value in values.items()}
 
 
 def _method_label(method: Method, methods: Sequence[Method]) -> str:
     """Its gradient if all have one solver, its name in the paper if all have one, else both gradient and solver."""
     if len({other.solver for other in methods}) < 2:
         return method.gradient
-    if all(other in PAPER_NAMES for other in methods):
-        return PAPER_NAMES[method]
+    if all(other in METHODS.values() for other in methods):
+        return next(name for name, variant in METHODS.items() if variant == method)
     return method.gradient if method == UNROLLED else ", ".join(method)

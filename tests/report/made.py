@@ -1,7 +1,9 @@
 """Runs of grids made for tests: as folders in the format that a grid leaves, and as frames."""
 
 import json
+import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -34,10 +36,8 @@ class Grid:
             tag: of the loss; measures, config, error: what else its files say; all other options are axes.
         """
         tag, measures = options.pop("tag", "val/cross_entropy"), options.pop("measures", {})
-        config, error = (
-            options.pop("config", {"class_path": "M", "init_args": {"rate": 0.005}}),
-            options.pop("error", None),
-        )
+        config = options.pop("config", {"class_path": "M", "init_args": {"rate": 0.005}})
+        error = options.pop("error", None)
         axes = {"gradient": gradient, **options, "seed": seed}
         cell = ",".join(f"{axis}={value}" for axis, value in axes.items())
         self.cells.append({"cell": cell, "axes": axes})
@@ -116,3 +116,20 @@ def arrays(seed=0, slots=3, images=4):
     weights = rng.dirichlet(np.ones(slots), (images, 16, 16)).transpose(0, 3, 1, 2)
     made = rng.integers(0, 256, truth.shape, np.uint8)
     return {"truth": truth, "reconstruction": made, "masks": (weights * 255).astype(np.uint8)}
+
+
+def markdown(run: Path) -> str:
+    return (run / "report" / "report.md").read_text()
+
+
+def all_links(run: Path) -> list[str]:
+    """Where the links and pictures of both documents lead."""
+    page = (run / "report" / "index.html").read_text()
+    return [unquote(x) for x in re.findall(r'href="([^"]+)"', page) + re.findall(r"\]\(([^)]+)\)", markdown(run))]
+
+
+def table_under(text: str, heading: str) -> dict[str, list[str]]:
+    """The first table below a heading: its rows by their first cells."""
+    table = re.search(r"^\|.*?^(?!\|)", text.split(f"{heading}\n")[1], re.M | re.S)[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
+    return {first: others for first, *others in rows}

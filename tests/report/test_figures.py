@@ -5,13 +5,13 @@ import itertools
 import pandas as pd
 import pytest
 
-from implicit_slate.report.drawing import COLORS
 from implicit_slate.report.figures import (
+    COLORS,
     MAX_METHODS,
     MAX_POINTS,
     curve_figure,
     curve_tags,
-    method_colors,
+    method_styles,
     methods_figure,
     numeric_axes,
     overview_figure,
@@ -20,7 +20,7 @@ from implicit_slate.report.figures import (
     thin,
     wants_log,
 )
-from implicit_slate.report.run import BB, BN, IB, IN, UNROLLED, Method
+from implicit_slate.report.run import METHODS, Method
 from tests.report.made import TRICKS, frames
 
 NORM = "jacobian/spectral_norm"
@@ -63,8 +63,7 @@ def test_there_is_one_panel_per_setting_and_a_mark_where_a_cell_diverged():
 
 
 def test_the_papers_variants_share_one_panel():
-    variants = (UNROLLED, IN, IB, BN, BB)
-    run = made([{**m._asdict(), "seed": s} for m, s in itertools.product(variants, (0, 1))])
+    run = made([{**m._asdict(), "seed": s} for m, s in itertools.product(METHODS.values(), (0, 1))])
     figure = curve_figure(run, "val/cross_entropy")
     [panel] = figure.axes
     assert len({line.get_color() for line in panel.lines}) == 5 and len(panel.collections) == 5, "a band per variant"
@@ -77,7 +76,7 @@ def test_more_modes_than_colours_have_a_panel_each_in_front_of_the_others():
     found = panels(curve_figure(run, NORM))
     assert list(found) == MODES
     for title, ax in found.items():
-        own = [line for line in ax.lines if line.get_color() == method_colors(run)[title]]
+        own = [line for line in ax.lines if line.get_color() == method_styles(run)[title]["color"]]
         assert len(own) == 1 and len(ax.lines) == len(MODES), "one cell in colour, all others behind it"
     assert overview_tags(run) == []
 
@@ -107,7 +106,7 @@ def test_results_by_method_are_sorted_and_mark_what_diverged():
 
 
 def test_a_sweep_has_a_line_for_each_solver_and_mode():
-    methods = [UNROLLED, IN, BN, Method("implicit", "anderson")]
+    methods = [METHODS["unrolled"], METHODS["IN"], METHODS["BN"], Method("implicit", "anderson")]
     run = made(
         [{**m._asdict(), "seed": s, "iterations": n} for m, s, n in itertools.product(methods, (0, 1), (1, 7, 11))]
     )
@@ -122,7 +121,7 @@ def test_a_sweep_has_a_line_for_each_solver_and_mode():
 
 def test_other_modes_have_colours_of_their_own():
     run = made([{"gradient": g} for g in ("neumann(3)", "implicit", "phantom(5, 0.5)", "unrolled", "exact(broyden)")])
-    colors = method_colors(run)
+    colors = {method: style["color"] for method, style in method_styles(run).items()}
     assert len(set(colors.values())) == 5 and list(colors)[:2] == ["unrolled", "implicit"]
     assert colors["implicit"] == COLORS["implicit"] and colors["unrolled"] == COLORS["unrolled"]
 

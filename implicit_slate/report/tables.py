@@ -1,0 +1,166 @@
+"""The numbers in the tables: mean and spread over seeds by setting and method, which method is best, the paper's table.
+
+Only complete cells are averaged, and only evaluations with the same numbers of images and draws.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from implicit_slate.measures import COLUMNS, EVALUATED, column_name
+from implicit_slate.report.judging import judge
+from implicit_slate.report.numbers import ratio
+from implicit_slate.report.run import IMPLICIT, PAPER, UNROLLED, Run
+
+WIDE = 100
+"""From this ratio of largest to least on, values are averaged geometrically: else one seed would be the mean."""
+
+NAMES = {column: column_name(column) for column in COLUMNS} | {"steps_per_second": "steps per second"}
+"""The columns of the cells that are summed up, and what the report calls them."""
+
+TABLE = PAPER["results"]
+"""The paper's results table."""
+
+
+def spreads(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str], wide: Collection[str] = ()) -> pd.DataFrame:
+    """Mean and spread of some columns in each group of rows.
+
+    Args:
+        by: the columns that make the groups; categories come in their order.
+        wide: those of `columns` that are averaged geometrically.
+    Returns:
+        one row per group and column that has a value: `by`, `measurement` (the column), `count`, `mean`, `deviation`
+        (NaN of one value; a factor where the mean is geometric), `least`, `largest`, `geometric`.
+    """
+    rows = []
+    for group, members in frame.groupby(list(by), observed=True):
+        for column in columns:
+            values, geometric = members[column].dropna(), column in wide
+            if len(values):
+                inner = np.log(values) if geometric else values
+                mean, deviation = (np.exp(x) if geometric else x for x in (inner.mean(), inner.std()))
+                rows.append((*group, column, len(values), mean, deviation, values.min(), values.max(), geometric))
+    header = ["measurement", "count", "mean", "deviation", "least", "largest", "geometric"]
+    return pd.DataFrame(rows, columns=[*by, *header])
+
+
+def result_spreads(run: Run) -> pd.DataFrame:
+    """The spreads of all results by setting and method.
+
+    A diverged cell has no final values: it counts in the largest norms only.
+    """
+    columns = [column for column in NAMES if column != "val/loss" or run.loss == "val/loss"]  # no sum beside its parts
+    found = run.finished.copy()
+    final = [column for column in columns if column not in COLUMNS or COLUMNS[column][1] != "largest"]
+    found.loc[found["status"] != "complete", final] = math.nan
+    wide = [column for column in columns if ratio(run.finished[column].dropna()) >= WIDE]
+    return spreads(found, ["setting", "method", *run.method_axes], columns, wide)
+
+
+def evaluation_spreads(run: Run, split: str) -> pd.DataFrame:
+    """The spreads of every metric over seeds; those of `<metric>_std` are of the deviation over a cell's draws."""
+    found = run.evaluated(split)
+    by = ["setting", "method", *run.method_axes, "images", "draws"]
+    columns = [*EVALUATED, *(f"{key}_std" for key in EVALUATED)]
+    return spreads(found[found["status"] == "complete"].reindex(columns=[*by, *columns]), by, columns)
+
+
+def by_place(spread: pd.DataFrame, *within: str) -> dict[tuple[str, str], dict[tuple, dict[str, Any]]]:
+    """The rows of a spread by setting and method, there by the columns `within`, there by measurement."""
+    found: dict[tuple[str, str], dict[tuple, dict[str, Any]]] = {}
+    for (setting, method, *rest), rows in spread.groupby(["setting", "method", *within], sort=False):
+        found.setdefault((setting, method), {})[tuple(rest)] = {row.measurement: row for row in rows.itertuples()}
+    return found
+
+
+def result_places(run: Run, spread: pd.DataFrame) -> list[tuple[str, str]]:
+    """The settings and methods that have cells; of more than two methods those with the lowest mean loss first."""
+    places = run.cells[["setting", "method"]].drop_duplicates().sort_values(["setting", "method"])
+    if len(run.methods) > 2:
+        losses = spread.loc[spread["measurement"] == run.loss, ["setting", "method", "mean"]]
+        places = places.astype(str).merge(losses.astype({"setting": str, "method": str}), "left")
+        places = places.sort_values(
+            ["setting", "mean"], key=lambda x: x if x.name == "mean" else x.map(run.settings.index)
+        )
+    return list(places[["setting", "method"]].itertuples(index=False, name=None))
+
+
+def best_methods(run: Run, split: str, key: str) -> dict[str, str]:
+    """By setting, the method whose seeds are all better than all seeds of the others, if there is one.
+
+    It takes two seeds of each method. A diverged cell counts as worse than every number. Scores on different images do
+    not compare, so nothing is best there.
+    """
+    found = run.evaluated(split)
+    scores = found[found["of"] == "slots"].set_index("cell")[key] * (-1 if EVALUATED[key].better == "higher" else 1)
+    cells = run.finished.assign(score=scores.reindex(run.finished.index))
+    cells["score"] = cells["score"].mask(cells["status"] == "diverged", math.inf)
+    groups = cells.dropna(subset="score").groupby(["setting", "method"], observed=True)["score"]
+    best = {}
+    for setting, ranges in groups.agg(["min", "max", "count"]).groupby("setting", observed=True):
+        first = ranges["max"].idxmin()
+        others = ranges["min"].drop(first)
+        if len(others) and ranges["count"].min() >= 2 and ranges.loc[first, "max"] < others.min():
+            best[setting] = first[1]
+    return {setting: method for setting, method in best.items() if setting not in not_comparable(run, split)}
+
+
+def not_comparable(run: Run, split: str) -> list[str]:
+    """The settings whose cells were not all evaluated on the same images, as far as their files tell."""
+    groups = run.evaluated(split).groupby("setting", observed=True)[["data", "image_size", "images"]]
+    return [setting for setting, found in groups if len(found.drop_duplicates()) > 1]
+
+
+def paper_table(run: Run, split: str) -> list[dict[str, Any]]:
+    """FID and MSE on the paper's data sets, to stand beside the paper's numbers; empty where the grid has nothing to do
+    with them: no axis of data sets, and none of the paper's to train on.
+
+    Returns:
+        one row per data set and setting of the other axes: `data`, `name` (of both), `evaluated` (the complete cells of
+        each mode, with a column for each metric), `reason` why the paper's numbers do not compare to them (empty where
+        they do), `judgement` of the paper's claim.
+    """
+    found = run.evaluated(split)
+    found = found[found["of"] == "slots"].set_index("cell").reindex(run.cells.index)
+    trained_on = run.cells["data"] if "data" in run.axes else run.shared_settings.get("data.class_path", "")
+    data_sets = found["data"].fillna(trained_on).map(_paper_name)
+    if "data" not in run.setting_axes and data_sets.isna().all():
+        return []
+    others = run.settings_without("data").replace("all cells", "")
+    columns = ["images", "image_size", *(key for key in EVALUATED if key in found)]
+    rows = []
+    for data in TABLE["data"]:
+        for setting in dict.fromkeys(others[data_sets == data]) or [""]:
+            name = f"{data}, {setting}" if setting else data
+            chosen = (data_sets == data) & (others == setting)
+            part = replace(run, cells=run.cells[chosen].join(found[columns]))
+            complete = part.cells[part.cells["status"] == "complete"].dropna(subset="images")
+            ours = {mode.gradient: complete[complete["method"] == part.label(mode)] for mode in (IMPLICIT, UNROLLED)}
+            claim = TABLE | {"claim": TABLE["claim"].format(data=name)}
+            reason = _why_not_beside(run, pd.concat(ours.values())["image_size"])
+            rows.append(
+                {"data": data, "name": name, "evaluated": ours, "reason": reason, "judgement": judge(part, claim)}
+            )
+    return rows
+
+
+def _paper_name(data: str) -> str | None:
+    """The paper's name of a data set, from the class of its data module or from an axis."""
+    plain = data.rpartition(".")[2].lower().replace("_", "")
+    return next((name for name in TABLE["data"] if name.lower().replace("-", "") == plain), None)
+
+
+def _why_not_beside(run: Run, image_sizes: pd.Series) -> str:
+    sizes, size = set(image_sizes.fillna(0).astype(int)), TABLE["image_size"]
+    if sizes and "SLATE" not in run.shared_settings.get("model.class_path", "SLATE"):
+        return "the paper's model is SLATE, this one is not."
+    if sizes <= {size}:
+        return ""
+    if 0 in sizes:
+        return f"the evaluations do not tell the size of their images; the paper's are {size}×{size}."
+    ours = " or ".join(f"{found}×{found}" for found in sorted(sizes))
+    return f"images of {ours}, the paper's are {size}×{size}, and both FID and the summed MSE depend on it."
