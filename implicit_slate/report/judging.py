@@ -180,12 +180,12 @@ def values_of(run: Run, part: Mapping[str, str]) -> pd.Series:
     if "over" in part:
         return _worst_to_best(run, axes_over(run, part))
     column, diverged = run.loss if part["of"] == "loss" else part["of"], run.finished["status"] == "diverged"
-    found = run.finished[column] if "curve" not in part else None
-    if found is None:
-        measure = OF_CURVES[part["curve"]]
-        found = pd.Series({cell: measure(run.curve(cell, column)) for cell in run.finished.index}, dtype=float)
-        if measure is fall:  # of training that was finished
-            return found[~diverged].dropna()
+    if "curve" not in part:
+        return run.finished[column].mask(diverged, math.inf).dropna()
+    measure = OF_CURVES[part["curve"]]
+    found = pd.Series({cell: measure(run.curve(cell, column)) for cell in run.finished.index}, dtype=float)
+    if measure is fall:  # of training that was finished
+        return found[~diverged].dropna()
     return found.mask(diverged, math.inf).dropna()
 
 

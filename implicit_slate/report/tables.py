@@ -79,14 +79,11 @@ def by_place(spread: pd.DataFrame, *within: str) -> dict[tuple[str, str], dict[t
 
 def result_places(run: Run, spread: pd.DataFrame) -> list[tuple[str, str]]:
     """The settings and methods that have cells; of more than two methods those with the lowest mean loss first."""
-    places = run.cells[["setting", "method"]].drop_duplicates().sort_values(["setting", "method"])
+    places = list(run.cells.groupby(["setting", "method"], observed=True).groups)
     if len(run.methods) > 2:
-        losses = spread.loc[spread["measurement"] == run.loss, ["setting", "method", "mean"]]
-        places = places.astype(str).merge(losses.astype({"setting": str, "method": str}), "left")
-        places = places.sort_values(
-            ["setting", "mean"], key=lambda x: x if x.name == "mean" else x.map(run.settings.index)
-        )
-    return list(places[["setting", "method"]].itertuples(index=False, name=None))
+        losses = spread[spread["measurement"] == run.loss].set_index(["setting", "method"])["mean"].to_dict()
+        places.sort(key=lambda place: (run.settings.index(place[0]), losses.get(place, math.inf)))
+    return places
 
 
 def best_methods(run: Run, split: str, key: str) -> dict[str, str]:

@@ -97,11 +97,6 @@ class TestFrames:
         run = frames([{"status": "complete", **known[name]._asdict(), "seed": 0} for name in methods])
         assert list(run.methods) == labels
 
-    def test_values_that_are_not_finite_are_no_points_of_a_curve(self, tmp_path):
-        grid = Grid(tmp_path)
-        (grid.cell() / "curves.csv").write_text("tag,step,value\ngrad_norm,0,1.0\ngrad_norm,1,nan\ngrad_norm,2,inf\n")
-        assert load_run(grid.done()).curves["value"].tolist() == [1.0]
-
     def test_reading_a_run_needs_neither_torch_nor_the_report(self, tricks):
         code = f"""if True:
             import sys, implicit_slate, implicit_slate.report
@@ -132,10 +127,13 @@ class TestFrames:
             write_report(grid.done())
         assert str(path) in str(error.value) and complaint in str(error.value) and "\n" not in str(error.value)
 
-    def test_a_torn_result_counts_as_absent(self, tmp_path):
+    def test_what_is_not_finite_is_no_point_of_a_curve_and_a_torn_result_is_absent(self, tmp_path):
         grid = Grid(tmp_path)
-        (grid.cell() / "result.json").write_text('{"status": "compl')
-        assert load_run(grid.done()).cells["status"].tolist() == ["waiting"]
+        folder = grid.cell()
+        (folder / "curves.csv").write_text("tag,step,value\ngrad_norm,0,1.0\ngrad_norm,1,nan\ngrad_norm,2,inf\n")
+        (folder / "result.json").write_text('{"status": "compl')
+        run = load_run(grid.done())
+        assert run.curves["value"].tolist() == [1.0] and run.cells["status"].tolist() == ["waiting"]
 
     def test_what_is_no_run_is_refused_in_one_line(self, tmp_path):
         with pytest.raises(UserError, match="no such folder"):
