@@ -257,7 +257,7 @@ def summarise(curves: Mapping[str, Mapping[int, float]]) -> dict[str, float | No
     A value that is not finite or not there is None.
     """
     return {
-        column: _finite(_last_or_largest(list(curves.get(measure.tag, {}).values()), how))
+        column: finite(_last_or_largest(list(curves.get(measure.tag, {}).values()), how))
         for column, (measure, how) in COLUMNS.items()
     }
 
@@ -273,7 +273,8 @@ def _last_or_largest(values: list[float], how: Summary) -> float:
     return values[-1] if how == "last" else max(values)
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value as JSON can hold it: None for what is not finite."""
     return value if math.isfinite(value) else None
 
 

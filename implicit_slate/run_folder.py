@@ -22,7 +22,8 @@ from implicit_slate.measures import COLUMNS
 DONE = ("complete", "diverged")
 """A cell with such a result is not run again; one that failed is, when the grid is started again."""
 
-STATUSES = (*DONE, "failed", "running", "waiting")
+FINISHED = (*DONE, "failed")
+"""What `result.json` may say of a cell; without one it is `running` or `waiting`."""
 
 Axes = dict[str, Any]
 """The value of every axis of a cell, `seed` included."""
@@ -53,7 +54,7 @@ class RunFolder:
         return read_result(self.cell(cell))
 
     def status(self, cell: str) -> str:
-        """One of `STATUSES`; reads only."""
+        """One of `FINISHED`, `running` or `waiting`; reads only."""
         return status_of(self.cell(cell))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -111,12 +112,12 @@ class RunFolder:
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The content of `result.json` in a cell's folder; None if there is none, or only a part of one."""
     result = read_json(folder / "result.json") or {}
-    whole = result.get("status") in (*DONE, "failed") and isinstance(result.get("measures"), dict)
+    whole = result.get("status") in FINISHED and isinstance(result.get("measures"), dict)
     return result if whole else None
 
 
 def status_of(folder: Path) -> str:
-    """The status of the cell in `folder`: one of `STATUSES`."""
+    """The status of the cell in `folder`: one of `FINISHED`, `running` or `waiting`."""
     result = read_result(folder)
     if result is not None and result["status"] in DONE:
         return result["status"]

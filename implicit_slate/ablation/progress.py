@@ -12,10 +12,9 @@ from rich.table import Table
 from implicit_slate.files import read_json
 from implicit_slate.locks import is_locked
 from implicit_slate.measures import final_loss
-from implicit_slate.run_folder import DONE, RunFolder
+from implicit_slate.run_folder import FINISHED, RunFolder
 
 PLAIN_SECONDS = 30.0
-FINISHED = (*DONE, "failed")
 STYLES = {"complete": "green", "diverged": "yellow", "failed": "red", "running": "cyan", "waiting": "dim"}
 
 

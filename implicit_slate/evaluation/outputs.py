@@ -13,7 +13,7 @@ import pandas as pd
 from torch import Tensor
 
 from implicit_slate.evaluation.module import CEILING, TRUTH, Evaluation
-from implicit_slate.measures import EVALUATED
+from implicit_slate.measures import EVALUATED, finite
 from implicit_slate.metrics.fid import fid, kid
 from implicit_slate.metrics.inception import to_uint8
 
@@ -33,7 +33,7 @@ def summarise(evaluation: Evaluation, values_per_image: int) -> dict[str, Any]:
     ceiling = None
     if CEILING in passes.index:
         of_images = [tag for tag, measure in EVALUATED.items() if measure.compares_images]
-        ceiling = {tag: _finite(value) for tag, value in passes.loc[CEILING].reindex(of_images).items()}
+        ceiling = {tag: finite(value) for tag, value in passes.loc[CEILING].reindex(of_images).items()}
     return {"metrics": {tag: _over_draws(list(values)) for tag, values in draws.items()}, "ceiling": ceiling}
 
 
@@ -59,16 +59,12 @@ def _means_over_images(evaluation: Evaluation, values_per_image: int) -> pd.Data
 def _over_draws(values: list[float]) -> dict[str, Any] | None:
     if any(map(math.isnan, values)):
         return None
-    finite = all(map(math.isfinite, values))
+    whole = all(map(math.isfinite, values))
     return {
-        "mean": statistics.fmean(values) if finite else None,
-        "std": statistics.stdev(values) if finite and len(values) > 1 else None,
-        "draws": [_finite(value) for value in values],
+        "mean": statistics.fmean(values) if whole else None,
+        "std": statistics.stdev(values) if whole and len(values) > 1 else None,
+        "draws": [finite(value) for value in values],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
