@@ -15,6 +15,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -36,10 +37,11 @@ class DecodedEachTime:
         self.source = source
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source.items)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        images, masks, *_ = self.source.decode([self.source.items[index] for index in indices])
+        decoded = [self.source.decode(self.source.items[index]) for index in indices]
+        images, masks = (np.concatenate([piece[part] for piece in decoded]) for part in range(2))
         return ArrayImages(images, masks)[list(range(len(images)))]
 
 

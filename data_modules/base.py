@@ -1,7 +1,7 @@
 """What all image data modules share: splits by sorted name, loaders that are the same run after run, probe images."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -82,25 +82,6 @@ def split_70_15_15(items: Sequence[Item], place: object) -> tuple[Sequence[Item]
     return parts
 
 
-class _Loader(DataLoader):
-    """A DataLoader that passes on a worker's UserError as the one line that it was, not as a traceback in a message."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        return _OneLineErrors(super().__iter__())
-
-
-class _OneLineErrors(Iterator[Batch]):
-    def __init__(self, batches: Iterator[Batch]):
-        self.batches = batches
-
-    def __next__(self) -> Batch:
-        try:
-            return next(self.batches)
-        except UserError as error:
-            name = f"{UserError.__module__}.{UserError.__qualname__}"
-            raise UserError(str(error).strip().splitlines()[-1].removeprefix(f"{name}: ")) from None
-
-
 class ImageDataModule(LightningDataModule):
     """Base of the data modules: a subclass says what its splits are.
 
@@ -154,7 +135,7 @@ class ImageDataModule(LightningDataModule):
 
     def _loader(self, images: Images, sampler: StepBatchSampler | SequentialShard) -> DataLoader:
         # batch_size=None: the sampler gives whole batches of indices, and the images are read a batch at a time.
-        return _Loader(
+        return DataLoader(
             images,
             batch_size=None,
             sampler=sampler,

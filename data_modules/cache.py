@@ -1,7 +1,7 @@
 """Decoded, resized images kept once beside their source, as arrays of bytes that processes map into memory.
 
 An entry is a folder, `<split>-<size>-<what>-<files>/`, with `images.npy`, uint8 (N, 3, size, size), where there are
-masks `masks.npy`, uint8 (N, size, size), and, where a source counts them, `num_objects.npy`. Its name holds a hash of
+masks `masks.npy`, uint8 (N, size, size), and, where a source counts something, `counts.npy`. Its name holds a hash of
 all that it was made of: names, sizes and times of the files, and how they are cropped and resized. So an entry is
 never changed: it is made in a folder of another name, and renamed when it is whole. An entry that is damaged
 nevertheless is made again.
@@ -14,11 +14,12 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import AcquireReturnProxy, FileLock, Timeout
+from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info
 
 from data_modules.base import ArrayImages, Batch
@@ -40,12 +41,12 @@ class CachedImages(ArrayImages):
 
     def __init__(self, entry: Path, rows: np.ndarray | None = None, properties: torch.Tensor | None = None):
         self.entry, self.rows = entry, rows
-        images, masks, num_objects = (entry / f"{name}.npy" for name in ("images", "masks", "num_objects"))
+        images, masks, counts = (entry / f"{name}.npy" for name in ("images", "masks", "counts"))
         self.arrays = {"image": _mapped(images)}
         if masks.exists():
             self.arrays["mask"] = _mapped(masks)
-        self.num_objects = np.load(num_objects) if num_objects.exists() else None
-        """int (N,), for all images of the entry."""
+        self.counts = np.load(counts) if counts.exists() else None
+        """int (N,), of all images of the entry."""
         self.properties = properties
 
     def select(self, rows: np.ndarray) -> "CachedImages":
@@ -92,7 +93,7 @@ def open_cache(source: Source, split: str, root: Path, folder: Path, selection: 
         if (kept := _kept(entry)) is not None:
             return kept
         folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder / "lock", f"{folder}: another process decodes images; waiting for it"):
+        with _alone_in(folder):
             if (kept := _kept(entry)) is not None:
                 return kept
             _build(source, split, entry)
@@ -106,14 +107,13 @@ def open_cache(source: Source, split: str, root: Path, folder: Path, selection: 
         ) from error
 
 
-def lock(path: Path, message: str) -> AcquireReturnProxy:
-    """Holds the lock of the file `path` for the length of a `with`. Says `message` if another process has it now."""
-    file_lock = FileLock(path)
+def _alone_in(folder: Path) -> AbstractContextManager:
+    lock = FileLock(folder / "lock")
     try:
-        return file_lock.acquire(blocking=False)
+        return lock.acquire(blocking=False)
     except Timeout:
-        rank_zero_info(message)
-        return file_lock.acquire()
+        rank_zero_info(f"{folder}: another process decodes images; waiting for it")
+        return lock.acquire()
 
 
 def _kept(entry: Path) -> CachedImages | None:
@@ -147,25 +147,21 @@ def _build(source: Source, split: str, entry: Path) -> None:
 
 def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:
     """Writes the arrays. Returns the files whose colours were converted, with their modes."""
-    try:
-        total = len(source)
-        if 3 * source.size**2 * total > shutil.disk_usage(folder).free:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except NotImplementedError:
-        total = None
+    total = source.count()
+    if 3 * source.size**2 * (total or 0) > shutil.disk_usage(folder).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     images, masks = _Appended(folder / "images.npy"), _Appended(folder / "masks.npy")
-    num_objects, converted = [], []
+    counts, converted = [], []
     with images, masks, meter(f"decode {split}", total, unit="images") as advance:
-        for piece in in_threads(source.decode, source.pieces(source.PIECE), num_cores()):
+        for piece in in_threads(source.decode, source.stored(), num_cores()):
             images.append(piece.images.transpose(0, 3, 1, 2))
             if piece.masks is not None:
                 masks.append(piece.masks)
-            if piece.num_objects is not None:
-                num_objects.append(piece.num_objects)
+            counts += piece.counts or ()
             converted += piece.converted
             advance(len(piece.images))
-    if num_objects:
-        np.save(folder / "num_objects.npy", np.concatenate(num_objects))
+    if counts:
+        np.save(folder / "counts.npy", counts)
     return converted
 
 

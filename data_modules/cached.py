@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Examined(NamedTuple):
-    """What a check finds out about an image, or about a few that are read together."""
+    """What a check finds out about a piece of a source."""
 
     problems: list[str]
     """Each one line: which file, what was expected, what was found."""
@@ -52,8 +52,8 @@ class CachedDataModule(ImageDataModule):
     open_mask: Callable = staticmethod(open_mask)
     selection: object = None
     """The options that say which part of the data is used; each part has a cache of its own."""
-    unit, unit_size = "images", 1
-    """What a check counts, and how many images that is."""
+    unit = "images"
+    """What a check calls the pieces of a source."""
     problems: list[str] | None = None
     """During a check: what it has found wrong in folders and lists."""
 
@@ -119,22 +119,21 @@ class CachedDataModule(ImageDataModule):
         return self.sources()
 
     def sample_name(self, piece: Any) -> str:
-        """The name of a piece of `unit_size` images in the list of good ones (`--fix-list`)."""
-        return piece[0].image.name
+        """The name of a piece in the list of good ones (`--fix-list`)."""
+        return piece.image.name
 
     def examine(self, source: Source, piece: Any) -> Examined:
-        """A piece of `unit_size` images, as a check reads it: what decoding complains of, and what else is not as the
-        data set has it. May raise UserError instead, which is then the problem."""
+        """A piece as a check reads it: what decoding complains of, and what else is not as the data set has it. May
+        raise UserError instead, which is then the problem."""
         problems, size, mode, labels = [], None, "RGB", None
-        [item] = piece
         try:
-            whole, _ = open_image(item.image, source.crop)
+            whole, _ = open_image(piece.image, source.crop)
             size, mode = whole.size, whole.mode
         except UserError as error:
             problems.append(str(error))
-        if item.mask is not None:
+        if piece.mask is not None:
             try:
-                labels = [label for label in np.unique(source.open_mask(item.mask, size)).tolist() if label]
+                labels = [label for label in np.unique(source.open_mask(piece.mask, size)).tolist() if label]
             except UserError as error:
                 problems.append(str(error))
         return Examined(problems, size, mode, labels)

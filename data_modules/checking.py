@@ -42,7 +42,7 @@ def check(module: CachedDataModule, workers: int) -> tuple[list[Sample], list[st
 
     def pieces(source: Source) -> Iterator[Any]:
         try:
-            yield from source.pieces(module.unit_size)
+            yield from source.stored()
         except UserError as error:  # damage, after which nothing can be read
             problems.append(str(error))
 
@@ -53,7 +53,7 @@ def check(module: CachedDataModule, workers: int) -> tuple[list[Sample], list[st
             return Examined([str(error)])
 
     sources = module.sources_to_check()
-    with meter("check", _total(module, sources), unit=module.unit) as advance:
+    with meter("check", _total(sources), unit=module.unit) as advance:
         for split, source in sources.items():
 
             def read(piece: Any, split: str = split, source: Source = source) -> Sample:
@@ -66,11 +66,12 @@ def check(module: CachedDataModule, workers: int) -> tuple[list[Sample], list[st
     return samples, problems
 
 
-def _total(module: CachedDataModule, sources: dict[str, Source]) -> int | None:
+def _total(sources: dict[str, Source]) -> int | None:
     try:
-        return sum(-(-len(source) // module.unit_size) for source in sources.values())
-    except (NotImplementedError, UserError):  # only reading tells
+        counts = [(source.count(), source.PIECE) for source in sources.values()]
+    except UserError:  # which reading meets, too
         return None
+    return None if (None, 1) in counts else sum(-(-count // length) for count, length in counts)
 
 
 def _counts(samples: list[Sample], unit: str) -> Iterator[str]:

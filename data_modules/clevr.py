@@ -65,18 +65,17 @@ class CLEVR(CachedDataModule):
     def load(self) -> Splits:
         [(name, source)] = self.sources().items()
         scenes = self._open(source, name)
-        train, val, test = self._split(scenes.num_objects)
+        train, val, test = self._split(scenes.counts)
         return Splits(scenes.select(train), scenes.select(val), scenes.select(test))
 
-    def sample_name(self, piece: list) -> str:
-        [(number, _)] = piece
-        return f"{number}"
+    def sample_name(self, piece: tuple) -> str:
+        return f"{piece[0]}"
 
-    def examine(self, source: Source, piece: list) -> Examined:
-        problems, num_objects = [], int(source.decode(piece).num_objects[0])
+    def examine(self, source: Source, piece: tuple) -> Examined:
+        problems, [num_objects] = [], source.decode(piece).counts
         if num_objects not in NUM_OBJECTS:
             wanted = f"{NUM_OBJECTS[0]} to {NUM_OBJECTS[-1]}"
-            problems.append(f"{source.path}: scene {piece[0][0]}: expected {wanted} objects, found {num_objects}")
+            problems.append(f"{source.path}: scene {piece[0]}: expected {wanted} objects, found {num_objects}")
         return Examined(problems, SIZE, labels=range(1, num_objects + 1))
 
     def conclude(self, examined: list[Examined]) -> None:
@@ -121,30 +120,26 @@ class Scene(NamedTuple):
 
 @dataclass(frozen=True)
 class Scenes(Source):
-    """All scenes of a file; a subclass says how they are stored. A piece is a list of numbers and what is there."""
+    """All scenes of a file; a subclass says how they are stored. A piece is a scene's number, and what is there."""
 
     path: Path
     size: int
 
-    PIECE = 4  # scenes, of some 3 MB each
-
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.size}, {CROP})"
+        return f"{type(self).__name__}({self.size}, {CROP}, counts=objects)"
 
     def scene(self, number: int, stored: Any) -> Scene:
         """UserError names the file and the scene's number."""
         raise NotImplementedError
 
-    def decode(self, piece: list[tuple[int, Any]]) -> Decoded:
-        images, masks, num_objects = [], [], []
-        for number, stored in piece:
-            scene = self.scene(number, stored)
-            image, mask = Image.fromarray(scene.image), Image.fromarray(scene.layers.argmax(0).astype(np.uint8))
-            images.append(resize_image(CROP.apply(image, self.path), self.size))
-            masks.append(resize_mask(CROP.apply(mask, self.path), self.size))
-            there = scene.layers.any((1, 2))[1:].sum() if scene.visibility is None else scene.visibility.sum() - 1
-            num_objects.append(round(float(there)))
-        return Decoded(np.stack(images), np.stack(masks), np.array(num_objects))
+    def decode(self, piece: tuple[int, Any]) -> Decoded:
+        """Counts the objects of the whole scene; the crop may hide some."""
+        scene = self.scene(*piece)
+        image, mask = Image.fromarray(scene.image), Image.fromarray(scene.layers.argmax(0).astype(np.uint8))
+        image = resize_image(CROP.apply(image, self.path), self.size)
+        mask = resize_mask(CROP.apply(mask, self.path), self.size)
+        there = scene.layers.any((1, 2))[1:].sum() if scene.visibility is None else scene.visibility.sum() - 1
+        return Decoded(image[None], mask[None], [round(float(there))])
 
 
 class TFRecordScenes(Scenes):
@@ -174,16 +169,16 @@ class TFRecordScenes(Scenes):
 class HDF5Scenes(Scenes):
     """The scenes of an HDF5 file, read by their numbers."""
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         with self._opened() as (images, _, _):
             return len(images)
 
-    def stored(self) -> Iterator[tuple[int, int]]:
-        return enumerate(range(len(self)))
+    def stored(self) -> Iterator[tuple[int, None]]:
+        return ((number, None) for number in range(self.count()))
 
-    def scene(self, number: int, stored: int) -> Scene:
+    def scene(self, number: int, stored: None) -> Scene:
         with self._opened() as (images, masks, visibility):
-            return Scene(images[stored], masks[stored, ..., 0], None if visibility is None else visibility[stored])
+            return Scene(images[number], masks[number, ..., 0], None if visibility is None else visibility[number])
 
     @contextmanager
     def _opened(self) -> Iterator[tuple]:

@@ -64,22 +64,22 @@ class CLEVRMirror(CachedDataModule):
                 elif kind == "images" and path.suffix == suffix and not NAME.fullmatch(path.stem):
                     self.suspect(f"{path}: expected a name like CLEVR_new_0000000000.png")
 
-    def examine(self, source: FileSource, piece: list[Item]) -> Examined:
-        examined, [item] = super().examine(source, piece), piece
+    def examine(self, source: FileSource, piece: Item) -> Examined:
+        examined = super().examine(source, piece)
         if not (self.root / "scenes").is_dir():
             return examined
-        path = self._scene(item)
+        path = self._scene(piece)
         try:
             scene = read_scene(path)
         except UserError as error:
             examined.problems.append(str(error))
             return examined
-        if scene.get("image_filename") != item.image.name:
+        if scene.get("image_filename") != piece.image.name:
             found = scene.get("image_filename")
-            examined.problems.append(f"{path}: expected image_filename {item.image.name}, found {found}")
+            examined.problems.append(f"{path}: expected image_filename {piece.image.name}, found {found}")
         elif examined.labels not in (None, [*range(1, len(scene["objects"]) + 1)]):
             examined.problems.append(
-                f"{item.mask}: expected the values 1 to {len(scene['objects'])}, the objects of {path}, "
+                f"{piece.mask}: expected the values 1 to {len(scene['objects'])}, the objects of {path}, "
                 f"found {examined.labels}"
             )
         return examined

@@ -1,34 +1,28 @@
-"""COCO-2017 with instance masks, read through FiftyOne from a copy in its zoo's layout or from a plain COCO folder."""
+"""COCO-2017 with instance masks, read by FiftyOne from a copy in its zoo's layout or from a plain COCO folder."""
 
-import hashlib
 import os
-import shutil
-import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
 
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from data_modules.cache import lock
+from data_modules.base import Splits
 from data_modules.cached import CachedDataModule, Examined
-from data_modules.coco_annotations import (
-    MAX_INSTANCES,
-    Split,
-    check_mask,
-    draw_masks,
-    list_images,
-    read_annotations,
-    read_index,
-)
-from data_modules.image_files import CENTRE, Item
-from data_modules.sources import FileSource
+from data_modules.image_files import CENTRE, Crop, Item, open_image, resize_image, resize_mask
+from data_modules.sources import Decoded, FileSource, Source
 from implicit_slate.errors import UserError
 
-VERSION = 1  # of the masks; another one makes them anew
 ZOO_NAMES = {"train": "train", "val": "validation", "test": "test"}
 """What FiftyOne calls the splits."""
 SIZES = {"train": 118_287, "val": 5_000}
 """Images of COCO-2017."""
+MAX_INSTANCES = 255  # in a mask of bytes
 
 
 class COCO(CachedDataModule):
@@ -39,8 +33,7 @@ class COCO(CachedDataModule):
     `train2017/`, `val2017/` and `test2017/`. The test images may be missing as long as nobody tests.
 
     A mask has a number for each instance of an image; where two overlap, the smaller one is on top. Crowds are left
-    out, so their pixels are background; `num_crowds` counts them, by split. FiftyOne reads the annotations once; what
-    it read is kept in `coco_masks` of the cache.
+    out, so their pixels are background; `num_crowds` counts them, by split.
 
     Args:
         root: the folder of the copy.
@@ -57,147 +50,240 @@ class COCO(CachedDataModule):
             raise UserError(f"max_samples {max_samples}: must be at least 1, or null for all images")
         self.max_samples = self.selection = max_samples
         self.num_crowds: dict[str, int] = {}
-        self._annotated: dict[Path, tuple[Split, dict]] = {}
 
-    def list_items(self) -> dict[str, list[Item]]:
-        items = {}
-        for key, folder in self._masks().items():
-            index, images, masks = read_index(folder), self._split(key).images, folder / "masks"
-            items[key] = [Item(images / name, (masks / name).with_suffix(".png")) for name in index.images]
-            self.num_crowds[key] = index.num_crowds
-        return items | {"test": self._test_items()}
+    def sources(self) -> dict[str, Source]:
+        sources = {key: source for key in SIZES if (source := self._annotated(key))}
+        for key, source in sources.items():
+            count = len(list_images(source.images))
+            if source.partial and self.max_samples is None and self.problems is None and count < SIZES[key]:
+                needed = "max_samples must be given for a partial copy"
+                raise UserError(f"{source.images}: holds {count} of {SIZES[key]} images; {needed}")
+        folder, _, _ = self._locate("test")
+        names = list_images(folder)[: self.max_samples] if folder.is_dir() else []
+        return sources | {"test": FileSource([Item(folder / name) for name in names], self.image_size, self.crop)}
+
+    def sources_to_check(self) -> dict[str, Source]:
+        import_coco_utils()  # a missing one is no problem of the data
+        return self.sources()
+
+    def load(self) -> Splits:
+        splits = super().load()
+        self.num_crowds = {key: int(splits._asdict()[key].counts.sum()) for key in SIZES}
+        return splits
 
     def test_dataloader(self) -> DataLoader:
         if not len(self.splits.test):
-            raise UserError(f"{self._split('test').images}: expected the test images of COCO-2017, found none")
+            raise UserError(f"{self._locate('test')[0]}: expected the test images of COCO-2017, found none")
         return super().test_dataloader()
 
-    def sources_to_check(self) -> dict[str, FileSource]:
-        """The images, and in `examine` their annotations: FiftyOne has no part in a check."""
-        try:
-            import pycocotools.mask  # noqa: F401
-        except ImportError as error:
-            raise UserError(f"checking COCO needs the extra 'coco': make setup EXTRAS=coco ({error})") from None
-        items: dict[str, list[Item]] = {}
-        for key in ZOO_NAMES:
-            split = self._split(key)
-            if key == "test":
-                items[key] = self._test_items()
-            elif self._is_there(split):
-                images = read_annotations(split, self.wrong, self.suspect)
-                self._annotated |= {split.images / image["file_name"]: (split, image) for image in images}
-                items[key] = [Item(split.images / image["file_name"]) for image in images]
-        return {key: FileSource(listed, self.image_size, self.crop) for key, listed in items.items()}
+    def sample_name(self, piece: "Item | Annotated") -> str:
+        return piece.image.relative_to(self.root).as_posix()
 
-    def sample_name(self, piece: list[Item]) -> str:
-        return piece[0].image.relative_to(self.root).as_posix()
-
-    def examine(self, source: FileSource, piece: list[Item]) -> Examined:
-        examined, [item] = super().examine(source, piece), piece
-        if item.image not in self._annotated:
-            return examined
-        split, image = self._annotated[item.image]
-        size, problems = (image["width"], image["height"]), examined.problems
-        if examined.size not in (None, size):
-            found = "{} × {}".format(*examined.size)
-            problems.append(
-                f"{item.image}: expected {size[0]} × {size[1]} pixels by {split.annotations}, found {found}"
-            )
-        for thing in image["things"]:
+    def examine(self, source: Source, piece: "Item | Annotated") -> Examined:
+        if isinstance(piece, Item):
+            return super().examine(source, piece)
+        examined = super().examine(source, Item(piece.image))
+        if examined.size not in (None, piece.size):
+            examined.problems.append(source.other_size(piece, examined.size))
+        for thing in piece.things:
             try:
-                check_mask(thing["segmentation"], *size)
+                check_mask(thing.segmentation, *piece.size)
             except ValueError as error:
-                problems.append(
-                    f"{split.annotations}: annotation {thing.get('id')} of {item.image.name}: expected a mask of "
-                    f"{size[0]} × {size[1]} pixels ({error})"
+                examined.problems.append(
+                    f"{source.annotations}: annotation {thing.id} of {piece.image.name}: expected a mask of "
+                    f"{piece.size[0]} × {piece.size[1]} pixels ({error})"
                 )
-        num_instances = sum(not thing.get("iscrowd") for thing in image["things"])
+        num_instances = sum(not thing.iscrowd for thing in piece.things)
         if num_instances > MAX_INSTANCES:
-            problems.append(f"{item.image}: expected at most {MAX_INSTANCES} instances, found {num_instances}")
+            examined.problems.append(too_many(piece, num_instances))
         return examined._replace(labels=range(1, num_instances + 1))
 
-    def _test_items(self) -> list[Item]:
-        folder = self._split("test").images
-        names = list_images(folder)[: self.max_samples] if folder.is_dir() else []
-        return [Item(folder / name) for name in names]
-
-    def _split(self, key: str) -> Split:
-        """Where the split of that name must be. UserError if `root` is nothing like COCO-2017."""
+    def _locate(self, key: str) -> tuple[Path, Path, bool]:
+        """Where images and annotations of a split must be, and whether some images may be missing, as in a part of the
+        zoo. UserError if `root` is nothing like COCO-2017."""
         zoo, plain, file = self.root / "coco-2017", self.root / "annotations", f"instances_{key}2017.json"
         if zoo.is_dir():
-            return Split(key, zoo / ZOO_NAMES[key] / "data", zoo / "raw" / file, True, self.max_samples)
+            return zoo / ZOO_NAMES[key] / "data", zoo / "raw" / file, True
         if plain.is_dir():
-            return Split(key, self.root / f"{key}2017", plain / file, False, self.max_samples)
+            return self.root / f"{key}2017", plain / file, False
         raise UserError(
             f"{self.root}: expected COCO-2017, either coco-2017/ of FiftyOne's zoo or annotations/ beside "
             f"train2017/ and val2017/; found neither"
         )
 
-    def _is_there(self, split: Split) -> bool:
-        if not split.images.is_dir():
-            self.wrong(f"{split.images}: expected the folder of COCO-2017's {split.name} images, found none")
-        elif not split.annotations.is_file():
-            self.wrong(
-                f"{split.annotations}: expected COCO-2017's annotations of the {split.name} split, found no file"
-            )
-        elif not list_images(split.images):
-            self.wrong(f"{split.images}: the {split.name} split is empty; expected *.jpg")
+    def _annotated(self, key: str) -> "AnnotatedImages | None":
+        images, file, partial = self._locate(key)
+        if not images.is_dir():
+            self.wrong(f"{images}: expected the folder of COCO-2017's {key} images, found none")
+        elif not file.is_file():
+            self.wrong(f"{file}: expected COCO-2017's annotations of the {key} split, found no file")
+        elif not list_images(images):
+            self.wrong(f"{images}: the {key} split is empty; expected *.jpg")
         else:
-            return True
-        return False
+            return AnnotatedImages(
+                images, file, partial, self.max_samples, self.image_size, self.wrong, self.suspect, self.crop
+            )
+        return None
 
-    def _masks(self) -> dict[str, Path]:
-        """The folders of the masks of the training and of the validation split, made now if they are not there."""
-        kept = self.cache_dir / "coco_masks"
-        splits = {key: self._split(key) for key in SIZES}
-        for key, split in splits.items():
-            self._is_there(split)
-            count = len(list_images(split.images))
-            if split.partial and self.max_samples is None and count < SIZES[key]:
-                needed = "max_samples must be given for a partial copy"
-                raise UserError(f"{split.images}: holds {count} of {SIZES[key]} images; {needed}")
-        folders = {key: kept / f"{ZOO_NAMES[key]}-{_fingerprint(split)}" for key, split in splits.items()}
+
+class Annotated(NamedTuple):
+    """An image of a split."""
+
+    image: Path
+    size: tuple[int, int]
+    """Width and height that the annotations say."""
+    things: Sequence[Any]
+    """FiftyOne's `COCOObject`s, crowds among them."""
+
+
+@dataclass(frozen=True)
+class AnnotatedImages(Source):
+    """The images of a split that its annotations list, by id, with masks of their instances.
+
+    Args:
+        images: the folder of the images.
+        annotations: the JSON file of the annotations.
+        partial: images that the annotations list may be missing.
+        max_samples: the first so many images; None: all.
+        wrong: is told because of what the split cannot be loaded.
+        suspect: is told what loading does not mind.
+    """
+
+    images: Path
+    annotations: Path
+    partial: bool
+    max_samples: int | None
+    size: int
+    wrong: Callable[[str], None]
+    suspect: Callable[[str], None]
+    crop: Crop
+
+    def __repr__(self) -> str:
+        return f"AnnotatedImages({self.partial}, {self.max_samples}, {self.size}, {self.crop})"
+
+    def count(self) -> int:
+        """Unless there are images that nothing lists."""
+        return len(list_images(self.images)[: self.max_samples])
+
+    def files(self) -> list[Path]:
+        return [self.annotations, *(self.images / name for name in list_images(self.images))]
+
+    def stored(self) -> Iterator[Annotated]:
+        utils, file, there = import_coco_utils(), self.annotations, set(list_images(self.images))
+        rank_zero_info(f"COCO: FiftyOne reads {file}")
         try:
-            if not all(map(_is_whole, folders.values())):
-                kept.mkdir(parents=True, exist_ok=True)
-                with lock(kept / "lock", f"{kept}: another process reads the annotations; waiting for it"):
-                    missing = {key: folder for key, folder in folders.items() if not _is_whole(folder)}
-                    if missing:
-                        _draw([splits[key] for key in missing], missing, kept)
-        except OSError as error:
-            raise UserError(f"{error.filename or kept}: {error.strerror or error}") from error
-        return folders
+            listed, things = utils.load_coco_detection_annotations(str(file), extra_attrs=False)[-2:]
+            used = [
+                Annotated(self.images / image["file_name"], (image["width"], image["height"]), things.pop(key, ()))
+                for key, image in sorted(listed.items())
+            ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"{file}: expected COCO's annotations, JSON with `images` and `annotations` ({reason})"
+            ) from None
+        for thing in (thing for left in things.values() for thing in left):
+            self.suspect(f"{file}: annotation {thing.id}: expected an image with the id {thing.image_id}, found none")
+        for name in sorted(there - {image.image.name for image in used}):
+            self.suspect(f"{self.images / name}: expected only images that {file} lists")
+        used = [image for image in used if image.image.name in there or not self.partial][: self.max_samples]
+        for image in used:
+            if image.image.name not in there:
+                self.wrong(f"{image.image}: expected the image that {file} lists, found nothing")
+        if not used:
+            self.wrong(f"{file}: expected a list of the images in {self.images}, found none")
+        crowds = [bool(thing.iscrowd) for image in used for thing in image.things]
+        counted = f"{len(used)} images, {len(crowds) - sum(crowds)} instances"
+        rank_zero_info(f"{file}: {counted}; {sum(crowds)} annotations of crowds left out")
+        return (image for image in used if image.image.name in there)
+
+    def decode(self, piece: Annotated) -> Decoded:
+        whole, cropped = open_image(piece.image, self.crop)
+        if whole.size != piece.size:
+            raise UserError(self.other_size(piece, whole.size))
+        mask = self.crop.apply(Image.fromarray(self.label_map(piece)), piece.image)
+        converted = [(piece.image, whole.mode)] if whole.mode != "RGB" else []
+        num_crowds = sum(bool(thing.iscrowd) for thing in piece.things)
+        return Decoded(
+            resize_image(cropped, self.size)[None], resize_mask(mask, self.size)[None], [num_crowds], converted
+        )
+
+    def label_map(self, piece: Annotated) -> np.ndarray:
+        """uint8 (height, width): 0 = background, i = the i-th instance. See `overlay`."""
+        masks, corners = [], []
+        for thing in piece.things:
+            try:
+                detection = thing.to_detection(piece.size, load_segmentation=True)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                what = f"annotation {thing.id} of {piece.image.name}"
+                raise UserError(f"{self.annotations}: {what}: FiftyOne cannot read it ({error!r})") from None
+            if not thing.iscrowd and detection is not None and detection.mask is not None:
+                masks.append(detection.mask)
+                left, top, *_ = thing.bbox
+                corners.append((round(top), round(left)))  # where FiftyOne crops the mask
+        if len(masks) > MAX_INSTANCES:
+            raise UserError(too_many(piece, len(masks)))
+        return overlay(masks, corners, *piece.size[::-1])
+
+    def other_size(self, piece: Annotated, found: tuple[int, int]) -> str:
+        wanted, found = ("{} × {}".format(*size) for size in (piece.size, found))
+        return f"{piece.image}: expected {wanted} pixels by {self.annotations}, found {found}"
 
 
-def _draw(splits: list[Split], folders: dict[str, Path], kept: Path) -> None:
-    for left in kept.glob(".new-*"):  # by a process that was killed: we have the lock
-        shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(dir=kept, prefix=".new-") as new:
-        try:
-            draw_masks(splits, Path(new))
-        finally:
-            for key, folder in folders.items():  # a split that is whole is kept, whatever became of the other
-                if _is_whole(made := Path(new, key)):
-                    shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-                    os.replace(made, folder)
-                    index = read_index(folder)
-                    rank_zero_info(
-                        f"COCO {key}: {len(index.images)} images, {index.num_instances} instances; "
-                        f"{index.num_crowds} annotations of crowds left out"
-                    )
+def too_many(piece: Annotated, num_instances: int) -> str:
+    return f"{piece.image}: expected at most {MAX_INSTANCES} instances, found {num_instances}"
 
 
-def _is_whole(folder: Path) -> bool:
+def list_images(folder: Path) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if name.endswith(".jpg"))
+
+
+def import_coco_utils() -> ModuleType:
+    """`fiftyone.utils.coco`; imported where it is needed, since that takes seconds. UserError if it is missing."""
+    os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
     try:
-        read_index(folder)
-    except (FileNotFoundError, ValueError, TypeError):
-        return False
-    return True
+        import fiftyone.utils.coco
+        import pycocotools  # noqa: F401 (FiftyOne would offer to install it)
+    except ImportError as error:
+        needs = f"the extra 'coco': make setup EXTRAS=coco ({error})"
+        raise UserError(f"COCO is read through FiftyOne, which needs {needs}") from None
+    return fiftyone.utils.coco
 
 
-def _fingerprint(split: Split) -> str:
-    """Of all that the masks of a split depend on: another one when annotations or images change."""
-    status, names = split.annotations.stat(), list_images(split.images)
-    count = min(split.max_samples or len(names), len(names))
-    parts = [VERSION, status.st_size, status.st_mtime_ns, count, *names]
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+def overlay(masks: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], height: int, width: int) -> np.ndarray:
+    """One map of an image's instances.
+
+    Args:
+        masks: bool (h, w), each cropped to its box.
+        corners: (top, left) of each box.
+
+    Returns:
+        uint8 (height, width): 0 = background, i = the i-th instance. Where instances overlap, the one of the smaller
+        area is on top, and the later one of two of the same area.
+    """
+    labels = np.zeros((height, width), np.uint8)
+    for i in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
+        (top, left), (h, w) = corners[i], masks[i].shape
+        window = labels[top : top + h, left : left + w]
+        window[masks[i][: window.shape[0], : window.shape[1]]] = i + 1
+    return labels
+
+
+def check_mask(segmentation: Any, width: int, height: int) -> None:
+    """ValueError if the polygons or the run-length code make no mask of an image of that size."""
+    from pycocotools import mask
+
+    try:
+        if isinstance(segmentation, list):
+            if not segmentation or any(len(part) < 6 for part in segmentation):  # pycocotools takes four for a box
+                raise ValueError("a polygon has at least three corners")
+            segmentation = mask.frPyObjects(segmentation, height, width)
+        elif isinstance(segmentation["counts"], list):
+            if (total := sum(segmentation["counts"])) != width * height:  # pycocotools fills up what is missing
+                raise ValueError(f"its run-length code has {total} pixels")
+            segmentation = mask.frPyObjects(segmentation, height, width)
+        found = mask.decode(segmentation).shape
+    except Exception as error:  # pycocotools has no errors of its own
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
+    if found[:2] != (height, width):
+        raise ValueError(f"its run-length code is of {found[1]} × {found[0]}")

@@ -1,13 +1,15 @@
 """The embedded data set: small mirror scenes with instance masks. `embedded/CARD.md` says how they were made."""
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from data_modules.base import ArrayImages, ImageDataModule, Splits, split_70_15_15
-from data_modules.image_files import SQUARE, Item
+from data_modules.image_files import Item, read_item
 from data_modules.rendering.scenes import read_scene
 from data_modules.scene_properties import padded_properties
-from data_modules.sources import FileSource
 from implicit_slate.errors import UserError
 
 EMBEDDED = Path(__file__).parent / "embedded" / "mirror_scenes.zip"
@@ -34,25 +36,24 @@ class MirrorScenes(ImageDataModule):
         self.properties = properties
 
     def load(self) -> Splits:
-        properties = None
         try:
             with zipfile.ZipFile(EMBEDDED) as archive:
                 root = zipfile.Path(archive)
-                images = sorted((root / "images").iterdir(), key=lambda image: image.name)
-                if not images:
-                    raise UserError(f"{EMBEDDED}: expected images/*.png in it, found none")
-                items = [Item(image, root / "masks" / image.name) for image in images]
-                decoded = FileSource(items, self.image_size, SQUARE).decode(items)
-                if self.properties:
-                    scenes = [root / "scenes" / f"{Path(image.name).stem}.json" for image in images]
-                    properties = padded_properties([read_scene(scene) for scene in scenes])
+                names = sorted(image.name for image in (root / "images").iterdir())
+                return Splits(*(self._read(root, part) for part in split_70_15_15(names, EMBEDDED)))
         except FileNotFoundError:
             raise UserError(f"{EMBEDDED}: expected the embedded scenes there, found nothing") from None
         except (OSError, zipfile.BadZipFile, EOFError) as error:
             raise UserError(f"{EMBEDDED}: expected a zip file of scenes, but it cannot be read ({error})") from None
-        return Splits(
-            *(
-                ArrayImages(decoded.images[part], decoded.masks[part], None if properties is None else properties[part])
-                for part in (slice(part.start, part.stop) for part in split_70_15_15(range(len(images)), EMBEDDED))
-            )
+
+    def _read(self, root: zipfile.Path, names: Sequence[str]) -> ArrayImages:
+        items = [Item(root / "images" / name, root / "masks" / name) for name in names]
+        examples = [read_item(item, self.image_size) for item in items]
+        properties = None
+        if self.properties:
+            properties = padded_properties([read_scene(root / "scenes" / f"{Path(name).stem}.json") for name in names])
+        return ArrayImages(
+            np.stack([example.image for example in examples]),
+            np.stack([example.mask for example in examples]),
+            properties,
         )

@@ -1,5 +1,6 @@
 """3D Shapes, the data set of the public SLATE code."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Shapes3D(CachedDataModule):
         root: the folder that holds `3dshapes.h5`.
     """
 
-    unit, unit_size = "ranges of images", 1000
+    unit = "ranges of images"
 
     def sources(self) -> dict[str, Source]:
         path = self.root / "3dshapes.h5"
@@ -41,10 +42,10 @@ class Shapes3D(CachedDataModule):
             self.suspect(f"{path}: expected `labels`, {(SHAPE[0], 6)}, found {labels}")
         return {split: Shapes3DSource(path, part, self.image_size) for split, part in SPLITS.items()}
 
-    def sample_name(self, piece: list[int]) -> str:
+    def sample_name(self, piece: range) -> str:
         return f"{piece[0]}:{piece[-1] + 1}"
 
-    def examine(self, source: Source, piece: list[int]) -> Examined:
+    def examine(self, source: Source, piece: range) -> Examined:
         where = f"{source.path}: images {piece[0]} to {piece[-1]}"
         try:
             images = source.read(piece)
@@ -71,18 +72,18 @@ class Shapes3DSource(Source):
     def __repr__(self) -> str:
         return f"Shapes3DSource({self.part}, {self.size})"
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         return len(self.part)
 
-    def stored(self) -> range:
-        return self.part
+    def stored(self) -> Iterator[range]:
+        return (self.part[start : start + self.PIECE] for start in range(0, len(self.part), self.PIECE))
 
-    def read(self, piece: list[int]) -> np.ndarray:
+    def read(self, piece: range) -> np.ndarray:
         """uint8 (B, 64, 64, 3), of a piece's numbers. UserError if the file is damaged there."""
         with open_hdf5(self.path) as file:
             return file["images"][piece[0] : piece[-1] + 1]
 
-    def decode(self, piece: list[int]) -> Decoded:
+    def decode(self, piece: range) -> Decoded:
         images = self.read(piece)
         if images.shape[1] == self.size:
             return Decoded(images)

@@ -80,14 +80,14 @@ class ShapeStacks(CachedDataModule):
             for split, listed in items.items()
         }
 
-    def sample_name(self, piece: list[Item]) -> str:
-        return piece[0].image.parent.name
+    def sample_name(self, piece: Item) -> str:
+        return piece.image.parent.name
 
-    def examine(self, source: FileSource, piece: list[Item]) -> Examined:
+    def examine(self, source: FileSource, piece: Item) -> Examined:
         examined = super().examine(source, piece)
         if len(examined.labels or ()) > MAX_OBJECTS:
             found = len(examined.labels)
-            examined.problems.append(f"{piece[0].mask}: expected at most {MAX_OBJECTS} shapes, found {found}")
+            examined.problems.append(f"{piece.mask}: expected at most {MAX_OBJECTS} shapes, found {found}")
         return examined
 
     def _items(self, scenarios: list[str]) -> list[Item]:

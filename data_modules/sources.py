@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +11,14 @@ from data_modules.image_files import Crop, File, Item, open_mask, read_item
 
 
 class Decoded(NamedTuple):
-    """A piece of a source: B images in their order."""
+    """A piece of a source: B images in their order, mostly one."""
 
     images: np.ndarray
     """uint8 (B, size, size, 3)"""
     masks: np.ndarray | None = None
     """uint8 (B, size, size), 0 = background"""
-    num_objects: np.ndarray | None = None
-    """int (B,): of the whole scene; a crop may hide some"""
+    counts: Sequence[int] | None = None
+    """B numbers that the cache is to keep, where a source counts something of its images."""
     converted: Sequence[tuple[File, str]] = ()
     """The files whose colours were not RGB, and Pillow's name of what they were."""
 
@@ -29,28 +28,22 @@ class Source:
 
     size: int
     """Side in pixels of the decoded images."""
-    PIECE: int
-    """How many images are best decoded together."""
+    PIECE = 1
+    """How many images a piece has; the last one may have less."""
 
-    def __len__(self) -> int:
-        """How many images; NotImplementedError where only reading tells."""
-        raise NotImplementedError("only reading tells")
+    def count(self) -> int | None:
+        """How many images; None where only reading tells."""
+        return None
 
     def files(self) -> Iterable[Path]:
         """What the images are read from: one file, if a subclass does not say otherwise."""
         return [self.path]
 
     def stored(self) -> Iterable[Any]:
-        """What `decode` makes the images of, in their order. UserError where the source ends in damage."""
+        """The pieces, in their order, of which `decode` makes images. UserError where the source ends in damage."""
         raise NotImplementedError
 
-    def pieces(self, length: int) -> Iterator[list[Any]]:
-        """Parts of `length` images, in order, for `decode`."""
-        stored = iter(self.stored())
-        while piece := list(islice(stored, length)):
-            yield piece
-
-    def decode(self, piece: list[Any]) -> Decoded:
+    def decode(self, piece: Any) -> Decoded:
         """Called in threads. UserError names the file that is missing or damaged."""
         raise NotImplementedError
 
@@ -64,13 +57,11 @@ class FileSource(Source):
     crop: Crop
     open_mask: Callable = open_mask
 
-    PIECE = 32
-
     def __repr__(self) -> str:
         reader = f"{self.open_mask.__module__}.{self.open_mask.__qualname__}"
         return f"FileSource({self.size}, {self.crop}, {reader}, with_masks={self._with_masks})"
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         return len(self.items)
 
     def files(self) -> Iterator[File]:
@@ -80,13 +71,10 @@ class FileSource(Source):
     def stored(self) -> Sequence[Item]:
         return self.items
 
-    def decode(self, piece: Sequence[Item]) -> Decoded:
-        examples = [read_item(item, self.size, self.crop, self.open_mask) for item in piece]
-        return Decoded(
-            np.stack([example.image for example in examples]),
-            np.stack([example.mask for example in examples]) if self._with_masks else None,
-            converted=[(item.image, example.mode) for item, example in zip(piece, examples) if example.mode != "RGB"],
-        )
+    def decode(self, piece: Item) -> Decoded:
+        example = read_item(piece, self.size, self.crop, self.open_mask)
+        converted = [(piece.image, example.mode)] if example.mode != "RGB" else []
+        return Decoded(example.image[None], None if example.mask is None else example.mask[None], converted=converted)
 
     @property
     def _with_masks(self) -> bool:

@@ -1,62 +1,30 @@
-"""COCO-2017 through the real FiftyOne and its database server, on small made copies in the original layouts."""
+"""COCO-2017 through the real FiftyOne, on small made copies in the original layouts."""
 
 import json
-import logging
-import os
+import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
 
-from data_modules import COCO, coco
-from data_modules.coco_annotations import Index, label_map, read_index
+from data_modules import COCO
+from data_modules.coco import overlay
 from implicit_slate.errors import UserError
-from implicit_slate.files import write_atomically
 from tests.data_modules import made
 from tests.data_modules.made import HEIGHT, TRIANGLE, WIDTH
 
 FIRST = f"{1:012d}.jpg"
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """Where FiftyOne keeps its database: not the user's."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FIFTYONE_DATABASE_DIR", str(folder := tmp_path_factory.mktemp("database")))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def zoo(tmp_path_factory, database):
-    """A copy in the zoo's layout that FiftyOne has read; and what was said then."""
-    root = made.coco_zoo(tmp_path_factory.mktemp("zoo"))
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addHandler(handler)
-    COCO(root, max_samples=100).prepare_data()
-    logger.removeHandler(handler)
-    return root, messages
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory, database):
-    """A plain COCO folder that FiftyOne has read."""
-    root = made.coco_plain(tmp_path_factory.mktemp("plain"))
-    COCO(root).prepare_data()
-    return root, []
-
-
-@pytest.fixture(params=["zoo", pytest.param("plain", marks=pytest.mark.slow)])  # FiftyOne takes long to start
-def root(request):
-    return request.getfixturevalue(request.param)[0]
+@pytest.fixture(scope="module", params=[made.coco_zoo, made.coco_plain], ids=["zoo", "plain"])
+def root(request, tmp_path_factory):
+    """A copy that was read before."""
+    root = request.param(tmp_path_factory.mktemp("coco"))
+    module(root)
+    return root
 
 
 def module(root: Path, **options) -> COCO:
@@ -65,13 +33,11 @@ def module(root: Path, **options) -> COCO:
     return made
 
 
-def masks(root: Path, split: str = "train") -> dict[int, np.ndarray]:
-    """The label maps that were made, by image."""
-    (folder,) = (root / ".decoded" / "coco_masks").glob(f"{split}-*")
-    return {
-        int(Path(name).stem): np.asarray(Image.open((folder / "masks" / name).with_suffix(".png")))
-        for name in read_index(folder).images
-    }
+@pytest.fixture(scope="module")
+def masks(root) -> dict[int, np.ndarray]:
+    """The label maps of the training images, before they are cropped."""
+    source = COCO(root, max_samples=100).sources()["train"]
+    return {int(piece.image.stem): source.label_map(piece) for piece in source.stored()}
 
 
 def drawn(*boxes) -> np.ndarray:
@@ -82,41 +48,41 @@ def drawn(*boxes) -> np.ndarray:
     return labels
 
 
-def test_masks_are_the_polygons_pixel_by_pixel(root):
-    made = masks(root)
-    assert sorted(made) == [1, 2, 3, 4, 5, 6]
-    assert all(mask.dtype == np.uint8 and mask.shape == (HEIGHT, WIDTH) for mask in made.values())
-    np.testing.assert_array_equal(made[1], drawn((2, 15, 5, 45, 40), (1, 20, 10, 30, 20)))
-    np.testing.assert_array_equal(made[4], drawn((1, 50, 30, 64, 48)))
-    np.testing.assert_array_equal(made[2][:15], drawn((1, 5, 5, 10, 10), (1, 30, 5, 40, 12))[:15])
-    assert not made[5].any() and not made[6].any()  # 6 is nothing but a crowd
+def test_masks_are_the_polygons_pixel_by_pixel(masks):
+    assert [*masks] == [1, 2, 3, 4, 5, 6]
+    assert all(mask.dtype == np.uint8 and mask.shape == (HEIGHT, WIDTH) for mask in masks.values())
+    np.testing.assert_array_equal(masks[1], drawn((2, 15, 5, 45, 40), (1, 20, 10, 30, 20)))
+    np.testing.assert_array_equal(masks[4], drawn((1, 50, 30, 64, 48)))
+    np.testing.assert_array_equal(masks[2][:15], drawn((1, 5, 5, 10, 10), (1, 30, 5, 40, 12))[:15])
+    assert not masks[5].any() and not masks[6].any()  # 6 is nothing but a crowd
 
 
-def test_a_box_between_pixels_stays_in_its_place(root):
-    second = np.argwhere(masks(root)[2] == 2)
+def test_a_box_between_pixels_stays_in_its_place(masks):
+    second = np.argwhere(masks[2] == 2)
     assert np.abs(second.min(0) - (20.5, 10.5)).max() <= 0.5 and np.abs(second.max(0) + 1 - (40.5, 30.5)).max() <= 0.5
     assert 19 * 19 <= len(second) <= 20 * 20
 
 
-def test_slanted_edges_are_right_to_the_pixel(root):
+def test_slanted_edges_are_right_to_the_pixel(masks):
     x, y = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     distances = []  # to each edge, positive inside
     for (x0, y0), (x1, y1) in zip(TRIANGLE, TRIANGLE[1:] + TRIANGLE[:1], strict=True):
         distances.append(((x1 - x0) * (y - y0) - (y1 - y0) * (x - x0)) / np.hypot(x1 - x0, y1 - y0))
     inside = np.min(distances, axis=0)
-    mask = masks(root)[3]
-    assert (mask[inside > 0.75] == 1).all() and (mask[inside < -0.75] == 0).all() and (inside > 0.75).sum() > 300
+    assert (
+        (masks[3][inside > 0.75] == 1).all() and (masks[3][inside < -0.75] == 0).all() and (inside > 0.75).sum() > 300
+    )
 
 
-def test_crowds_are_counted_and_said_once(zoo, caplog):
-    root, messages = zoo
-    assert [message for message in messages if message.startswith("COCO")] == [
-        "COCO train: 6 images, 6 instances; 2 annotations of crowds left out",
-        "COCO val: 3 images, 2 instances; 1 annotations of crowds left out",
-    ]
+def test_crowds_are_counted_and_said_once(tmp_path, caplog):
+    made.coco_plain(tmp_path)
     with caplog.at_level("INFO"):
-        assert module(root).num_crowds == {"train": 2, "val": 1}
-    assert "crowds" not in caplog.text
+        counted = [module(tmp_path).num_crowds for _ in range(2)]
+    assert counted == [{"train": 2, "val": 1}] * 2
+    assert [message.partition(".json: ")[2] for message in caplog.messages if "left out" in message] == [
+        "6 images, 6 instances; 2 annotations of crowds left out",
+        "3 images, 2 instances; 1 annotations of crowds left out",
+    ]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -129,7 +95,11 @@ def test_batches(root, num_workers):
     train = data.splits.train[list(range(6))]  # by id, with their masks
     assert (train["image"].mean((1, 2, 3)) * 255 / 30 - torch.arange(1, 7)).abs().max() < 0.1
     assert [len(mask.unique()) for mask in train["mask"]] == [3, 3, 2, 2, 1, 1]
-    assert not [name for name in sys.modules if name.split(".")[0] == "fiftyone"]  # it stays out of this process
+
+
+def test_what_is_kept_is_read_without_fiftyone(root):
+    code = f"from data_modules import COCO; import sys; COCO({str(root)!r}, 24, max_samples=100).setup()"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'fiftyone' not in sys.modules"], check=True)
 
 
 def test_the_short_side_is_resized_and_the_middle_cut_out(root):
@@ -138,95 +108,25 @@ def test_the_short_side_is_resized_and_the_middle_cut_out(root):
     np.testing.assert_array_equal(mask, drawn((2, 15, 5, 45, 40), (1, 20, 10, 30, 20))[1::2, 9:57:2])
 
 
-def test_the_test_split_has_images_only(zoo):
-    batches = list(module(zoo[0]).test_dataloader())
+def test_the_test_split_has_images_only(tmp_path):
+    batches = list(module(made.coco_zoo(tmp_path)).test_dataloader())
     assert [set(batch) for batch in batches] == [{"image"}] * 2
     assert torch.cat([batch["image"] for batch in batches]).shape == (4, 3, 24, 24)
 
 
-def test_nothing_is_left_behind(root, database):
-    """The server ends soon after the process that used it."""
-    kept = sorted(path.name.split("-")[0] for path in (root / ".decoded" / "coco_masks").iterdir())
-    assert kept == ["lock", "train", "validation"]
-    left = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if any(str(place) in part for part in process.info["cmdline"] or [] for place in (root, database))
-    ]
-    assert psutil.wait_procs(left, timeout=60)[1] == []
-
-
 def test_of_two_instances_of_one_area_the_later_is_on_top():
     square = np.ones((4, 4), bool)
-    labels = label_map([square, square, square[:2]], [(0, 0), (2, 2), (5, 5)], 8, 8)
+    labels = overlay([square, square, square[:2]], [(0, 0), (2, 2), (5, 5)], 8, 8)
     assert labels[3, 3] == labels[2, 2] == 2 and labels[0, 0] == 1 and labels[5, 5] == 3 and labels[7, 7] == 0
 
 
-@pytest.fixture
-def drawn_splits(monkeypatch):
-    """Instead of FiftyOne, for what happens around it: empty masks, after a while; and whose splits were asked for."""
-    calls: list[list[str]] = []
-
-    def draw_masks(splits, out):
-        calls.append([split.name for split in splits])
-        time.sleep(0.2)
-        for split in splits:
-            names = sorted(os.listdir(split.images))[: split.max_samples]
-            for name in names:
-                mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-                made.save((out / split.name / "masks" / name).with_suffix(".png"), mask)
-            write_atomically(out / split.name / "index.json", json.dumps(Index(names, 0, 0)._asdict()))
-
-    monkeypatch.setattr(coco, "draw_masks", draw_masks)
-    return calls
-
-
-def test_of_several_processes_one_reads_the_annotations(tmp_path, drawn_splits):
+def test_changed_annotations_are_read_again_and_more_samples_beside(tmp_path):
     made.coco_plain(tmp_path)
-    threads = [threading.Thread(target=COCO(tmp_path).prepare_data) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert drawn_splits == [["train", "val"]]
-
-
-def test_what_has_changed_or_is_damaged_is_read_again(tmp_path, drawn_splits):
-    made.coco_plain(tmp_path)
-    module(tmp_path)
-    file = tmp_path / "annotations" / "instances_val2017.json"
-    file.write_text(file.read_text() + " ")
-    module(tmp_path)
-    module(tmp_path)
-    assert drawn_splits == [["train", "val"], ["val"]]
-    (index,) = (tmp_path / ".decoded" / "coco_masks").glob("train-*/index.json")
-    index.write_text("{")
-    module(tmp_path)
-    assert drawn_splits == [["train", "val"], ["val"], ["train"]]
-
-
-def test_a_split_that_is_whole_is_kept_when_the_other_fails(tmp_path, drawn_splits, monkeypatch):
-    made.coco_plain(tmp_path)
-    (tmp_path / ".decoded" / "coco_masks" / ".new-abc" / "train").mkdir(parents=True)  # left by a killed process
-    whole = coco.draw_masks
-
-    def failing(splits, out):
-        whole(splits[:1], out)
-        raise UserError("the database: no space left")
-
-    monkeypatch.setattr(coco, "draw_masks", failing)
-    with pytest.raises(UserError, match="no space left"):
-        module(tmp_path)
-    monkeypatch.setattr(coco, "draw_masks", whole)
-    module(tmp_path)
-    assert drawn_splits == [["train"], ["val"]]
-    assert not list((tmp_path / ".decoded" / "coco_masks").glob(".*"))
-
-
-def test_max_samples(tmp_path, drawn_splits):
-    made.coco_zoo(tmp_path)
-    assert [len(split) for split in module(tmp_path, max_samples=2).splits] == [2, 2, 2]
-    assert [len(split) for split in module(tmp_path, max_samples=5).splits] == [5, 3, 4]
+    assert [len(split) for split in module(tmp_path, max_samples=2).splits] == [2, 2, 0]
+    edit(tmp_path, lambda content: content["annotations"].pop(1))
+    assert module(tmp_path, max_samples=2).splits.train[[0]]["mask"].unique().tolist() == [0, 1]
+    assert [len(split) for split in module(tmp_path, max_samples=5).splits] == [5, 3, 0]
+    assert len(list((tmp_path / ".decoded").iterdir())) == 2 + 2 + 1  # and a lock
 
 
 def fails(root: Path, message: str, **options) -> None:
@@ -234,10 +134,10 @@ def fails(root: Path, message: str, **options) -> None:
     with pytest.raises(UserError) as error:
         module(root, **options)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
-    assert not list(root.glob(".decoded/coco_masks/*-*")) and not list(root.glob(".decoded/coco_masks/.*"))
+    assert not list(root.glob(".decoded/.*"))
 
 
-def test_without_test_images_only_testing_fails(tmp_path, drawn_splits):
+def test_without_test_images_only_testing_fails(tmp_path):
     data = module(made.coco_plain(tmp_path))
     with pytest.raises(UserError, match=f"{tmp_path}/test2017: expected the test images"):
         data.test_dataloader()
@@ -272,7 +172,7 @@ FAULTS = {
     "a missing image": (lambda d: (d / "train2017" / FIRST).unlink(), f"train2017/{FIRST}: expected the image that "),
     "no JSON": (lambda d: (d / TRAIN).write_text("{"), f"{TRAIN}: expected COCO's annotations, JSON"),
     "a list": (lambda d: (d / TRAIN).write_text("[]"), f"{TRAIN}: expected COCO's annotations, JSON"),
-    "no images in it": (lambda d: edit(d, lambda c: c.pop("images")), f"{TRAIN}: expected COCO's annotations, JSON"),
+    "no images in it": (lambda d: edit(d, lambda c: c.pop("images")), f"{TRAIN}: expected a list of the images in "),
     "no annotations": (lambda d: (d / TRAIN).unlink(), f"{TRAIN}: expected COCO-2017's annotations of the train split"),
     "no folder": (
         lambda d: (d / "val2017").rename(d / "elsewhere"),
@@ -344,20 +244,10 @@ def test_a_check_of_a_part_of_the_zoo(tmp_path, check):
     assert status == 0 and lines[0] == "train 5, val 3, test 4 images" and "4 stored as L, converted to RGB" in lines
 
 
-@pytest.mark.parametrize("missing", ["fiftyone", "pycocotools"])
+@pytest.mark.parametrize("missing", ["fiftyone.utils.coco", "pycocotools"])
 def test_a_missing_extra_is_named(tmp_path, check, monkeypatch, missing):
     made.coco_plain(tmp_path)
-    (tmp_path / "path" / missing).mkdir(parents=True)
-    (tmp_path / "path" / missing / "__init__.py").write_text("raise ImportError('there is none')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
-    fails(tmp_path, "COCO is read through FiftyOne, which needs the extra 'coco': make setup EXTRAS=coco")
-    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
+    monkeypatch.setitem(sys.modules, missing, None)
+    fails(tmp_path, message := "COCO is read through FiftyOne, which needs the extra 'coco': make setup EXTRAS=coco")
     status, (line,) = check("coco", tmp_path)
-    assert status == 2 and "make setup EXTRAS=coco" in line
-
-
-@pytest.mark.slow
-def test_a_database_that_does_not_answer(tmp_path, monkeypatch):
-    made.coco_plain(tmp_path)
-    monkeypatch.setenv("FIFTYONE_DATABASE_URI", "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=300")
-    fails(tmp_path, "FiftyOne's database does not start or answer (")
+    assert status == 2 and message in line

@@ -170,20 +170,6 @@ def test_a_file_with_a_fault_is_named_by_loader_and_check(file_case, tmp_path, c
     assert status == 1 and sum(line.startswith(f"{path}: {message}") for line in lines) == 1, lines
 
 
-def test_a_worker_s_error_is_one_line(tmp_path):
-    """Loaders pass it on as it was."""
-    made.clevr_mirror(tmp_path)
-    data = module(CASES[0], tmp_path, num_workers=1)
-    data.setup()
-    data.splits.val.__class__ = type("Failing", (data.splits.val.__class__,), {"__getitem__": _fail})
-    with pytest.raises(UserError, match="^a.png: expected an image$"):
-        next(iter(data.val_dataloader()))
-
-
-def _fail(images, indices):
-    raise UserError("a.png: expected an image")
-
-
 def test_a_missing_mask(file_case, tmp_path, check):
     file_case.make(tmp_path)
     (path := tmp_path / file_case.mask).unlink()

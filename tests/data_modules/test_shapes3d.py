@@ -66,7 +66,7 @@ def damage_first_chunk(path) -> None:
     [
         (lambda path: path.write_bytes(b""), ""),
         (lambda path: path.write_bytes(path.read_bytes()[:3000]), ""),
-        (damage_first_chunk, " images 0 to 39:"),
+        (damage_first_chunk, " images 0 to 15:"),
     ],
     ids=["empty", "truncated", "damaged"],
 )
@@ -80,7 +80,7 @@ def test_damage_is_named_by_loader_and_check(folder, check, spoil, bad):
 
 
 def test_a_check_finds_images_that_were_never_written(folder, check, tmp_path, monkeypatch):
-    monkeypatch.setattr(Shapes3D, "unit_size", 20)
+    monkeypatch.setattr(shapes3d.Shapes3DSource, "PIECE", 20)
     file = folder / "3dshapes.h5"
     with h5py.File(file, "r+") as opened:
         opened["images"][:100] = np.arange(64, dtype=np.uint8)[:, None]
