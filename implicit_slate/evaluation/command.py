@@ -37,14 +37,17 @@ def main(argv: Sequence[str]) -> int:
     for name in ("lightning.pytorch", "lightning.fabric.utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers")  # a batch is a list of numbers
-    warnings.filterwarnings("ignore", "Using `DistributedSampler`")  # what it repeats is counted once: `PerImage`
+    warnings.filterwarnings("ignore", "Using `DistributedSampler`")  # what it repeats is counted once
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    devices = _devices(arguments, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    if gpus and arguments.devices and arguments.devices > gpus:
+        raise UserError(f"--devices {arguments.devices}: there are {gpus} GPUs")
+    devices = arguments.devices or max(gpus, 1)
     if devices > 1:  # Lightning starts this command again for each of the other processes
         expect_children()
     trainer = Trainer(
-        accelerator="gpu" if torch.cuda.is_available() else "cpu",
+        accelerator="gpu" if gpus else "cpu",
         devices=devices,
         barebones=True,  # neither loggers nor checkpoints; the progress is ours, on stderr
     )
@@ -139,9 +142,3 @@ def default_folder(checkpoint: Path) -> Path:
     if checkpoint.absolute().parent.name == "checkpoints":
         return checkpoint.parent.parent / "evaluation"
     return checkpoint.with_name(f"{checkpoint.stem}.evaluation")
-
-
-def _devices(arguments: argparse.Namespace, available: int) -> int:
-    if arguments.devices and available and arguments.devices > available:
-        raise UserError(f"--devices {arguments.devices}: there are {available} GPUs")
-    return arguments.devices or max(available, 1)

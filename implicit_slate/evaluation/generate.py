@@ -1,15 +1,16 @@
 """`implicit-slate generate`: image files through the slots of a checkpoint, and the slots' masks."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from data_modules.base import ArrayImages
 from data_modules.image_files import CENTRE, Item, read_item
 from data_modules.image_folder import SUFFIXES
 from data_modules.progress import meter
@@ -34,8 +35,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"{out / name}: exists already; it is not overwritten")
     model = load_image_model(arguments.checkpoint).model.to("cuda" if torch.cuda.is_available() else "cpu")
     sampling = _sampling(arguments, model)
-    pixels = [read_item(Item(file), model.image_size, CENTRE).image.copy() for file in files]  # all, for their errors
-    images = torch.stack([torch.from_numpy(image) for image in pixels]).permute(0, 3, 1, 2)
+    images = ArrayImages(np.stack([read_item(Item(file), model.image_size, CENTRE).image for file in files]))
     try:
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out, prefix=".") as folder:
@@ -44,22 +44,19 @@ def main(argv: Sequence[str]) -> int:
                 (Path(folder) / name).rename(out / name)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from error
-    except KeyboardInterrupt:
-        print("stopped; nothing is written", file=sys.stderr)
-        return 130
     print(f"{out}: {len(files)} reconstructions, the masks of {model.slot_attention.num_slots} slots, panels.png")
     return 0
 
 
 def _generate(
-    model: SlotModel, images: Tensor, names: list[str], folder: Path, arguments: argparse.Namespace, sampling: dict
+    model: SlotModel, images: ArrayImages, names: list[str], folder: Path, arguments: argparse.Namespace, sampling: dict
 ) -> None:
-    """Write `OUTPUTS` into `folder`, for images (N, 3, H, W) of bytes."""
+    """Write `OUTPUTS` into `folder`."""
     rows: list[Tensor] = []
     with meter("generate", len(names), unit="images") as advance:
-        for places in torch.arange(len(names)).split(arguments.batch_size):
-            image = images[places].to(next(model.parameters())) / 255
-            slots_init = draw_slots(model, arguments.seed, 0, places.tolist()).to(image)
+        for places in map(Tensor.tolist, torch.arange(len(names)).split(arguments.batch_size)):
+            image = images[places]["image"].to(next(model.parameters()))
+            slots_init = draw_slots(model, arguments.seed, 0, places).to(image)
             views = model.views(image, slots_init, **sampling)
             for place, reconstruction, masks in zip(places, views.reconstruction, views.masks):
                 _write(folder / "reconstructions" / f"{names[place]}.png", reconstruction)

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from data_modules.base import Images
 from implicit_slate.errors import UserError
-from implicit_slate.evaluation.per_image import PerImage, likeness, segmentation
 from implicit_slate.metrics.inception import Inception, to_uint8
+from implicit_slate.metrics.likeness import likeness
+from implicit_slate.metrics.segmentation import agreement
 from implicit_slate.models import SlotModel
 from implicit_slate.training.checkpoints import Trained, load_trained
 
 TRUTH, CEILING = "truth", "ceiling"
 """The passes over the images that need no slots; the others are named `0`, `1`, … after the draw of initial slots."""
+
+FEATURES, PLACE = "features", ("", "place")
 
 
 class Evaluation(L.LightningModule):
@@ -53,18 +56,18 @@ class Evaluation(L.LightningModule):
         self.metrics, self.draws, self.seed = metrics, draws, seed
         self.measured = pd.DataFrame()
         self.features = {} if true_features is None else {TRUTH: true_features}
-        self._columns: dict[str, list[str]] = {}
-        self._values: defaultdict[str, PerImage] = defaultdict(PerImage)
-        self._features: defaultdict[str, PerImage] = defaultdict(PerImage)
+        self._kept: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
+        """What this process has found, by pass and name, batch by batch."""
 
     def test_step(self, index: Tensor, batch_idx: int) -> None:
         places = index.tolist()
         batch = {name: value.to(self.device) for name, value in self.images[places].items()}
         image, masks_only = batch["image"], set(self.metrics) == {"segmentation"}
+        self._kept[PLACE].append(index)
         if TRUTH not in self.features:
-            self._keep(TRUTH, index, {}, image)
+            self._keep(TRUTH, {}, image)
         if not masks_only and (ceiling := self.model.ceiling(image)) is not None:
-            self._keep(CEILING, index, likeness(ceiling, image), ceiling)
+            self._keep(CEILING, likeness(ceiling, image), ceiling)
         for draw in range(self.draws):
             slots_init = draw_slots(self.model, self.seed, draw, places).to(image)
             values, picture = {}, None
@@ -76,26 +79,29 @@ class Evaluation(L.LightningModule):
                 if cross_entropy is not None:
                     values["cross_entropy"] = cross_entropy
             if "segmentation" in self.metrics:
-                values |= segmentation(masks, batch["mask"])
-            self._keep(str(draw), index, values, picture)
+                values |= agreement(batch["mask"], masks)
+            self._keep(str(draw), values, picture)
         if self.advance:
             self.advance(1)
 
-    def _keep(self, name: str, index: Tensor, values: dict[str, Tensor], picture: Tensor | None) -> None:
-        if values:
-            self._columns[name] = list(values)
-            self._values[name].update(index, torch.stack([value.double() for value in values.values()], 1))
+    def _keep(self, name: str, values: dict[str, Tensor], picture: Tensor | None) -> None:
+        for what, value in values.items():
+            self._kept[name, what].append(value.double())
         if self.inception is not None and picture is not None:
-            self._features[name].update(index, self.inception(to_uint8(picture)))
+            self._kept[name, FEATURES].append(self.inception(to_uint8(picture)))
 
     def on_test_epoch_end(self) -> None:
-        frames = []
-        for name, metric in self._values.items():
-            frame = pd.DataFrame(metric.compute().cpu().numpy(), columns=self._columns[name])
-            frame.insert(0, "draw", name)
-            frames.append(frame.rename_axis("image").reset_index())
-        self.measured = pd.concat(frames, ignore_index=True)
-        self.features |= {name: metric.compute().cpu() for name, metric in self._features.items()}
+        own = {key: torch.cat(batches) for key, batches in self._kept.items()}
+        found = {key: values.reshape(-1, *own[key].shape[1:]) for key, values in self.all_gather(own).items()}
+        places = found.pop(PLACE)
+        order = torch.empty(int(places.max()) + 1, dtype=torch.long, device=self.device)
+        order[places] = torch.arange(len(places), device=self.device)  # one of those that a sampler has repeated
+        passes: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+        for (name, what), values in found.items():
+            passes[name][what] = values[order].cpu()
+        self.features |= {name: found.pop(FEATURES) for name, found in passes.items() if FEATURES in found}
+        frames = {name: pd.DataFrame(values) for name, values in passes.items() if values}
+        self.measured = pd.concat(frames, names=["draw", "image"]).swaplevel().reset_index()
 
 
 def load_image_model(path: Path) -> Trained:

@@ -1,8 +1,6 @@
 """What an evaluation leaves: its numbers, a table, a line per image, and panels."""
 
 import io
-import math
-import statistics
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -18,26 +16,23 @@ from implicit_slate.metrics.fid import fid, kid
 from implicit_slate.metrics.inception import to_uint8
 
 
-def summarise(evaluation: Evaluation, values_per_image: int) -> dict[str, Any]:
+def summarise(evaluation: Evaluation) -> dict[str, Any]:
     """The numbers of an evaluation that has run; what was not measured, or is not finite, is None.
-
-    Args:
-        values_per_image: C · H · W.
 
     Returns:
         `metrics`: for each measure `mean` and `std` over draws, and `draws`, each draw's value. `ceiling`: those
         measures that compare images, of the model without its slots; None where it cannot do without.
     """
-    passes = _means_over_images(evaluation, values_per_image)
+    passes = _means_over_images(evaluation)
     draws = passes.drop(index=CEILING, errors="ignore").reindex(columns=list(EVALUATED))
     ceiling = None
     if CEILING in passes.index:
         of_images = [tag for tag, measure in EVALUATED.items() if measure.compares_images]
         ceiling = {tag: finite(value) for tag, value in passes.loc[CEILING].reindex(of_images).items()}
-    return {"metrics": {tag: _over_draws(list(values)) for tag, values in draws.items()}, "ceiling": ceiling}
+    return {"metrics": {tag: _over_draws(values) for tag, values in draws.items()}, "ceiling": ceiling}
 
 
-def _means_over_images(evaluation: Evaluation, values_per_image: int) -> pd.DataFrame:
+def _means_over_images(evaluation: Evaluation) -> pd.DataFrame:
     """A row per pass, a column per measure: means over those images that have a value, and FID and KID."""
     measured = evaluation.measured
     if "objects" in measured:
@@ -47,7 +42,7 @@ def _means_over_images(evaluation: Evaluation, values_per_image: int) -> pd.Data
     if "objects" in measured:
         means["mbo_object"] = passes["overlap"].sum() / passes["objects"].sum()
     if "mse" in measured:
-        means["mse_per_value"] = means["mse"] / values_per_image
+        means["mse_per_value"] = means["mse"] / evaluation.images[[0]]["image"].numel()
     for name, features in evaluation.features.items():
         if name != TRUTH and "fid" in evaluation.metrics:
             means.loc[name, "fid"] = fid(evaluation.features[TRUTH], features)
@@ -56,15 +51,10 @@ def _means_over_images(evaluation: Evaluation, values_per_image: int) -> pd.Data
     return means
 
 
-def _over_draws(values: list[float]) -> dict[str, Any] | None:
-    if any(map(math.isnan, values)):
+def _over_draws(values: pd.Series) -> dict[str, Any] | None:
+    if values.hasnans:
         return None
-    whole = all(map(math.isfinite, values))
-    return {
-        "mean": statistics.fmean(values) if whole else None,
-        "std": statistics.stdev(values) if whole and len(values) > 1 else None,
-        "draws": [finite(value) for value in values],
-    }
+    return {"mean": finite(values.mean()), "std": finite(values.std()), "draws": [finite(value) for value in values]}
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:

@@ -1,7 +1,6 @@
 """One checkpoint, evaluated: what can be measured of it, the measuring, and the files that it leaves."""
 
 import json
-import tempfile
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -83,7 +82,8 @@ class Evaluator:
         evaluation = Evaluation(
             model, images, metrics, draws, self.seed, weights and _inception(weights), self._true_features.get(of_data)
         )
-        _check_writable(out)
+        write_atomically(probe := out / ".writable", "")  # its complaint is due before hours of work, not after them
+        probe.unlink(missing_ok=True)
         is_first, batches = self.trainer.is_global_zero, -(-count // (self.batch_size * self.trainer.world_size))
         with meter(title(checkpoint), batches, unit="batches") if is_first else nullcontext() as evaluation.advance:
             self.trainer.test(evaluation, DataLoader(range(count), self.batch_size), verbose=False)
@@ -92,7 +92,7 @@ class Evaluator:
         if not is_first:
             return None
         result = about | {
-            "step": step, **summarise(evaluation, first["image"][0].numel()), "notes": notes, "git": revision(),
+            "step": step, **summarise(evaluation), "notes": notes, "git": revision(),
             "versions": versions(), "seconds": time.monotonic() - begin, "fingerprint": fingerprint,
         }  # fmt: skip
         self._write(out, result, evaluation, first["image"])
@@ -109,19 +109,17 @@ class Evaluator:
         if {"fid", "kid"} & set(asked):
             try:
                 weights = find_weights(self.fid_weights)
-                reason = f"it needs at least 2 images, found {count} in {place}" if count < 2 else None
             except WeightsMissing as error:
                 if self.fid_weights:
                     raise
-                reason = str(error)
-            impossible |= {"fid": reason, "kid": reason} if reason else {}
+                impossible |= dict.fromkeys(("fid", "kid"), str(error))
+            if count < 2:
+                impossible |= dict.fromkeys(("fid", "kid"), f"it needs at least 2 images, found {count} in {place}")
         for name in self.metrics or ():
             if name in impossible:
                 raise UserError(f"--metrics {name}: {impossible[name]}")
-        metrics = tuple(name for name in asked if name not in impossible)
-        if "fid" in impossible:
-            return metrics, None, [f"FID is left out: {impossible['fid']}"]
-        return metrics, weights, []
+        notes = [f"FID is left out: {impossible['fid']}"] if "fid" in impossible else []
+        return tuple(name for name in asked if name not in impossible), None if notes else weights, notes
 
     @torch.no_grad()
     def _write(self, out: Path, result: dict[str, Any], evaluation: Evaluation, image: Tensor) -> None:
@@ -145,12 +143,3 @@ class Evaluator:
 def _inception(weights: Path) -> Inception:
     """One network for all cells of a grid; `UserError` for a file that is not the weights of FID."""
     return Inception(weights)
-
-
-def _check_writable(folder: Path) -> None:
-    """`UserError` for a folder that cannot be written, before hours of work rather than after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from error

@@ -76,4 +76,4 @@ def test_what_is_stopped_leaves_nothing(checkpoint, photos, tmp_path, monkeypatc
 
     monkeypatch.setattr(SLATE, "ceiling", stopped)  # after the first files are written
     assert main(["generate", str(checkpoint), str(photos), "--out", str(tmp_path / "out")]) == 130
-    assert "stopped; nothing is written" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+    assert "stopped: generate" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
