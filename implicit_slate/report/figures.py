@@ -39,9 +39,6 @@ styled = matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle"
 MAX_METHODS = len(OTHER_COLORS)
 """So many methods share a panel at most, which leaves a colour for each, whichever they are."""
 
-MAX_POINTS = 400
-"""A longer curve is drawn as the largest value of each of this many windows: a spike lasts one step and must stay."""
-
 SPREAD = 5
 """From this ratio of largest to least on, a measure has a logarithmic axis that else has none."""
 
@@ -103,7 +100,7 @@ def curve_figure(run: Run, tag: str) -> Figure:
     log = wants_log(run, tag)
     for ax, (title, cells) in zip(axes, panels.items()):
         for cell in run.cells.index.difference(cells.index) if alone else ():
-            ax.plot(thin(run.curve(cell, tag), log), color="#bbbbbb", lw=0.6, alpha=0.7, zorder=1)
+            ax.plot(_drawn(run, cell, tag, log), color="#bbbbbb", lw=0.6, alpha=0.7, zorder=1)
         _draw(ax, run, cells, tag, median=crowded)
         ax.set_title(title if count > 1 else None)
     for ax in axes[count:]:
@@ -186,21 +183,17 @@ def method_styles(run: Run) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def thin(curve: pd.Series, log: bool) -> pd.Series:
-    """The curve in at most `MAX_POINTS` points, spikes kept; on a log axis only what is positive."""
-    curve = curve[curve > 0] if log else curve
-    if len(curve) <= MAX_POINTS:
-        return curve
-    windows = np.arange(len(curve)) * MAX_POINTS // len(curve)
-    last = curve.index.to_series().groupby(windows).last()
-    return pd.Series(curve.groupby(windows).max().to_numpy(), last.to_numpy())
+def _drawn(run: Run, cell: str, tag: str, log: bool) -> pd.Series:
+    """The values of a tag by step; on a log axis only what is positive."""
+    curve = run.curve(cell, tag)
+    return curve[curve > 0] if log else curve
 
 
 def _draw(ax, run: Run, cells: pd.DataFrame, tag: str, median: bool) -> None:
     """The curves of some cells in the colours of their methods."""
     log, styles = wants_log(run, tag), method_styles(run)
     for method in reversed(run.methods):  # unrolled and implicit on top, and dashes above lines
-        drawn = {cell: thin(run.curve(cell, tag), log) for cell in cells.index[cells["method"] == method]}
+        drawn = {cell: _drawn(run, cell, tag, log) for cell in cells.index[cells["method"] == method]}
         drawn = {cell: curve for cell, curve in drawn.items() if len(curve)}
         (color, dash), several = styles[method].values(), len(drawn) > 1
         if several:

@@ -5,7 +5,7 @@ import math
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import jinja2
 import pandas as pd
@@ -34,7 +34,7 @@ def write(run: Run) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals |= {"run": run, "figures": figures, "tables": tables, "comb": math.comb}
+    environment.globals |= {"run": run, "figures": figures, "pictures": pictures, "tables": tables, "comb": math.comb}
     environment.globals |= {"LOGGED": LOGGED, "EVALUATED": EVALUATED, "SPLITS": SPLITS, "CEILING": CEILING}
     environment.filters |= {"plain": plain, "short": short, "counted": counted, "capitalised": capitalised}
     environment.filters["address"] = lambda path: quote(path, safe="/.=,+-_")
@@ -43,8 +43,6 @@ def write(run: Run) -> Path:
         drawn=_draw(run, folder),
         results=results,
         splits=splits,
-        same_images=_same_images(run, next(iter(splits)), folder) if splits else None,
-        panels=_panels(run, folder),
     )
     markdown = re.sub(r"\n{3,}", "\n\n", markdown) + "\n"
     write_atomically(folder / "report.md", markdown)
@@ -62,7 +60,7 @@ def _to_html(markdown: str, folder: Path) -> str:
     """The Markdown as HTML, with the pictures inside it and the verdicts marked by classes."""
 
     def embed(match: re.Match) -> str:
-        return f'src="data:image/png;base64,{base64.b64encode((folder / match[1]).read_bytes()).decode()}"'
+        return f'src="data:image/png;base64,{base64.b64encode((folder / unquote(match[1])).read_bytes()).decode()}"'
 
     def mark(match: re.Match) -> str:
         return f'<strong class="verdict {match[1].lower().replace(" ", "-")}">{match[1]}</strong>'
@@ -91,34 +89,5 @@ def _draw(run: Run, folder: Path) -> set[str]:
     return set(drawn)
 
 
-def _panels(run: Run, folder: Path) -> dict[str, Any]:
-    """The panels that the report shows, copied into its folder: file by cell; and the cells whose are only linked."""
-    shown, others = pictures.panels(run)
-    files = {}
-    for cell in shown:
-        words = run.place(cell) if len(shown) > len(run.methods) else run.cells.loc[cell, "method"]
-        files[cell] = f"panels_{_slug(words)}.png"
-        write_atomically(folder / files[cell], (run.folder(cell) / "panels.png").read_bytes())
-    return {"files": files, "others": others}
-
-
-def _same_images(run: Run, split: str, folder: Path) -> dict[str, Any]:
-    """Pictures of the same images in each mode, saved: file and cells by setting; the settings with different ones."""
-    found, different = {}, []
-    for setting in run.settings:
-        seen = pictures.same_images(run, split, setting)
-        if len({arrays["truth"].tobytes() for arrays in seen.values()}) > 1:
-            different.append(setting)
-        elif seen:
-            name = f"qualitative_{_slug(setting)}" if run.setting_axes else "qualitative"
-            save(pictures.same_images_figure(run, seen), folder, name)
-            found[setting] = (f"{name}.png", list(seen))
-    return {"split": split, "pictures": found, "different": different}
-
-
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
     write_atomically(path, frame.to_csv(index=False))
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

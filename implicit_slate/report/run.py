@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -221,7 +220,7 @@ def damage_named(path: Path) -> Iterator[None]:
     """Whatever goes wrong with the content of a file becomes a UserError that names the file."""
     try:
         yield
-    except (AttributeError, LookupError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{path}: damaged: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from implicit_slate.measures import COLUMNS
+from implicit_slate.report import write_report
 from implicit_slate.report.run import Run
 
 TRICKS = [
@@ -70,6 +71,11 @@ class Grid:
         (self.path / "grid.json").write_text(json.dumps(facts))
         return self.path
 
+    def report(self) -> str:
+        """The report of all cells, as Markdown."""
+        write_report(self.done())
+        return markdown(self.path)
+
 
 def frames(cells: list[dict], curves: dict[str, dict[str, list[float]]] | None = None) -> Run:
     """A run of frames alone: rows of `status`, axes and columns; of each cell, by its number, the values of tags."""
@@ -90,10 +96,10 @@ def frames(cells: list[dict], curves: dict[str, dict[str, list[float]]] | None =
     )  # fmt: skip
 
 
-def write_evaluation(folder: Path, split="test", data="CLEVRMirror", image_size=96, arrays=None, **facts):
+def write_evaluation(folder: Path, split="test", data="CLEVRMirror", image_size=96, picture=False, **facts):
     """The evaluation of the cell in `folder`; `facts` are metrics by name, or other keys of the file."""
     folder = folder / "evaluation"
-    folder.mkdir(exist_ok=True, parents=True)
+    folder.mkdir(exist_ok=True)
     metrics = dict.fromkeys(("mse", "psnr", "ssim", "fid", "kid", "cross_entropy", "fg_ari"))
     for key in metrics.keys() & facts.keys():
         mean = facts.pop(key)
@@ -104,18 +110,8 @@ def write_evaluation(folder: Path, split="test", data="CLEVRMirror", image_size=
         "notes": [], "git": "0123abc", "versions": {}, "seconds": 1.0,
     }  # fmt: skip
     (folder / f"{split}.json").write_text(json.dumps(content | facts))
-    if arrays is not None:
-        np.savez_compressed(folder / f"{split}_panels.npz", **arrays)
+    if picture:
         Image.new("RGB", (20, 20), "blue").save(folder / f"{split}.png")
-
-
-def arrays(seed=0, slots=3, images=4):
-    """The same truth for all; what a cell makes of it goes by `seed`."""
-    rng = np.random.default_rng(seed)
-    truth = np.random.default_rng(99).integers(0, 256, (images, 16, 16, 3), np.uint8)
-    weights = rng.dirichlet(np.ones(slots), (images, 16, 16)).transpose(0, 3, 1, 2)
-    made = rng.integers(0, 256, truth.shape, np.uint8)
-    return {"truth": truth, "reconstruction": made, "masks": (weights * 255).astype(np.uint8)}
 
 
 def markdown(run: Path) -> str:

@@ -2,13 +2,11 @@
 
 import itertools
 
-import pandas as pd
 import pytest
 
 from implicit_slate.report.figures import (
     COLORS,
     MAX_METHODS,
-    MAX_POINTS,
     curve_figure,
     curve_tags,
     method_styles,
@@ -17,7 +15,6 @@ from implicit_slate.report.figures import (
     overview_figure,
     overview_tags,
     sweep_figure,
-    thin,
     wants_log,
 )
 from implicit_slate.report.run import METHODS, Method
@@ -124,13 +121,6 @@ def test_other_modes_have_colours_of_their_own():
     colors = {method: style["color"] for method, style in method_styles(run).items()}
     assert len(set(colors.values())) == 5 and list(colors)[:2] == ["unrolled", "implicit"]
     assert colors["implicit"] == COLORS["implicit"] and colors["unrolled"] == COLORS["unrolled"]
-
-
-def test_a_long_curve_keeps_its_spikes():
-    values = pd.Series(1.0, index=range(10_000))
-    values[4321] = 1e6
-    drawn = thin(values, log=True)
-    assert len(drawn) == MAX_POINTS and drawn.max() == 1e6 and drawn.index[-1] == 9999
 
 
 @pytest.mark.parametrize("values, tag, log", [
