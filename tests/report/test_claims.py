@@ -9,14 +9,15 @@ import pytest
 from implicit_slate import load_run
 from implicit_slate.report.judging import fall, growth, judge, late_growth, setback
 from implicit_slate.report.run import METHODS, PAPER
-from tests.report.made import TRICKS, Grid, frames
+from tests.report.made import TRICKS, frames
 
 GROWS, LOSS, CLIP_NORM, CLIP_GRADIENT, WARMUP, DECAY, SENSITIVITY, ITERATIONS, PLATEAU, ALIKE, STABLE, MASKS = range(12)
 
-MODES = ("unrolled", "IN")
+VARIANTS = {"methods": tuple(METHODS), "settings": ({},)}
+"""Options of `judged` for a grid of the paper's variants."""
 
 
-def judged(make, settings=TRICKS, methods=MODES, seeds=2):
+def judged(make, settings=TRICKS, methods=("unrolled", "IN"), seeds=2):
     """The judgements of a run of which `make(name of the method, axes, seed)` gives the numbers of each cell.
 
     Those are `status`, `loss`, `norm` (of the Jacobian, the last and the largest), `gradient_norm`, and the curves
@@ -36,13 +37,8 @@ def judged(make, settings=TRICKS, methods=MODES, seeds=2):
     return [judge(run, claim) for claim in PAPER["claims"]]
 
 
-def variants(make, methods=tuple(METHODS), settings=({},), seeds=2):
-    """The judgements of a run of the paper's variants."""
-    return judged(make, settings, methods, seeds)
-
-
-def verdicts(judgements):
-    return [claim.verdict for claim in judgements]
+def verdicts(*arguments, **options):
+    return [claim.verdict for claim in judged(*arguments, **options)]
 
 
 def as_in_the_paper(mode, axes, seed):
@@ -65,13 +61,13 @@ def variants_as_in_the_paper(name, axes, seed):
 
 
 def test_all_claims_are_shown_where_all_is_as_in_the_paper():
-    assert verdicts(judged(as_in_the_paper)) == ["shown"] * 7 + ["not measured"] * 5
-    assert verdicts(variants(variants_as_in_the_paper))[PLATEAU:MASKS] == ["shown"] * 3
+    assert verdicts(as_in_the_paper) == ["shown"] * 7 + ["not measured"] * 5
+    assert verdicts(variants_as_in_the_paper, **VARIANTS)[PLATEAU:MASKS] == ["shown"] * 3
 
 
 def test_claims_are_refuted_where_it_is_the_other_way_round():
     swap = {"unrolled": "IN", "IN": "unrolled"}
-    found = verdicts(judged(lambda mode, axes, seed: as_in_the_paper(swap[mode], axes, seed)))
+    found = verdicts(lambda mode, axes, seed: as_in_the_paper(swap[mode], axes, seed))
     assert found[:4] == ["not shown"] * 4 and found[SENSITIVITY] == "not shown"
 
     def make(name, axes, seed):
@@ -81,7 +77,7 @@ def test_claims_are_refuted_where_it_is_the_other_way_round():
         jump = 1 if name == "IB" else 2
         return {"losses": [300, 3 * level, 2 * level, 2 * level * jump, level], "gradient_norm": 100 * jump + seed}
 
-    assert verdicts(variants(make))[PLATEAU:MASKS] == ["not shown"] * 3
+    assert verdicts(make, **VARIANTS)[PLATEAU:MASKS] == ["not shown"] * 3
 
 
 def test_nothing_is_separable_where_the_ranges_overlap():
@@ -89,43 +85,7 @@ def test_nothing_is_separable_where_the_ranges_overlap():
         value = 1 + seed + 0.1 * (mode == "unrolled")
         return {"loss": 80 * value, "norm": value, "gradient_norm": value, "end": 2 * value if seed else value}
 
-    assert verdicts(judged(overlap))[LOSS:SENSITIVITY] == ["not separable here"] * 5
-
-
-def test_the_sentences_hold_the_measured_figures():
-    assert judged(as_in_the_paper)[LOSS].sentence == (
-        "Final validation cross-entropy: 100 to 110 when unrolled, 79 to 80.0 when implicit; "
-        "every seed is higher when unrolled in each of the 4 settings."
-    )
-    plateau, alike, stable = variants(variants_as_in_the_paper)[PLATEAU:MASKS]
-    assert "falls by 0.687 to 0.763% when unrolled, by no more than 5% in 2 of 2 cells" in plateau.sentence
-    assert (
-        "Final validation cross-entropy: 130 when unrolled, 13 to 13.1 with BB, BN or IN; "
-        "every seed is higher when unrolled in each of the 3 comparisons." in plateau.sentence
-    )
-    assert "no medians differ by more than 1.2 times" in alike.sentence
-    assert "lowest before it: 1.80 with IB, 1 with BB, BN or IN; every seed is higher with IB" in stable.sentence
-
-
-def test_one_seed_shows_nothing_and_says_so():
-    claims = [judged(as_in_the_paper, seeds=1)[LOSS], *variants(variants_as_in_the_paper, seeds=1)[ALIKE:MASKS]]
-    for claim in claims:
-        assert claim.verdict == "not separable here" and "there is one seed only" in claim.sentence
-
-
-def test_a_claim_that_holds_in_most_settings_is_shown_in_part_and_in_a_few_is_not():
-    def apart_in(count):
-        def make(mode, axes, seed):
-            apart = TRICKS.index(axes) < count
-            return {"loss": 80 + seed + (20 if apart and mode == "unrolled" else 0.5)}
-
-        return judged(make)[LOSS]
-
-    assert [apart_in(n).verdict for n in (4, 3, 2)] == ["shown", "shown in part", "not separable here"]
-    assert (
-        "every seed is higher when unrolled in 3 of 4 settings (all tricks; no clipping; no warmup), "
-        "the seeds overlap in 1 of 4 (no decay)" in apart_in(3).sentence
-    )
+    assert verdicts(overlap)[LOSS:SENSITIVITY] == ["not separable here"] * 5
 
 
 JUMPS_AT_ONCE = [1.0] + [9.0] * 8
@@ -133,80 +93,101 @@ PLATEAUS = {True: [300, 140, 131, 130, 130], False: [300, 120, 110, 100, 100]}
 OVERLAPPING = {"IN": (10, 40), "BN": (20, 60), "BB": (12, 41), "IB": (1, 1), "unrolled": (1, 1)}
 
 
-@pytest.mark.parametrize(
-    "claim, make, verdict, words",
-    [
-        pytest.param(
-            CLIP_GRADIENT, lambda mode, axes, seed: {"gradient_norm": (1e4 if mode == "unrolled" else 50) * (1 + seed)},
-            "shown in part", "10,000 to 20,000 without clipping, 10,000 to 20,000 with clipping; the seeds overlap",
-            id="gradients explode with clipping, too",
-        ),
-        pytest.param(
-            CLIP_GRADIENT, lambda mode, axes, seed: {"gradient_norm": 50.0 + seed if mode == "unrolled" else 20.0},
-            "shown in part", "20 when implicit; every seed is higher when unrolled, but not by 10 times",
-            id="gradients are larger, but not by far",
-        ),
-        pytest.param(
-            GROWS, lambda mode, axes, seed: {"norms": JUMPS_AT_ONCE if mode == "unrolled" else [1.0] + [1.5] * 8},
-            "shown in part", "second quarter of training: 1 when unrolled, 1 when implicit; the seeds overlap",
-            id="a rise in the first steps alone is not growth",
-        ),
-        pytest.param(
-            GROWS, lambda mode, axes, seed: {"end": (9.0 if mode == "unrolled" else 3.0) + seed},
-            "shown in part", "at least 2 times the one before training in 8 of 8 unrolled cells and 8 of 8 implicit",
-            id="a norm that grows in both modes is not stable",
-        ),
-        pytest.param(
-            WARMUP,
-            lambda mode, axes, seed: {
-                "status": "diverged" if mode == "unrolled" and axes["warmup"] == "off" else "complete"
-            },
-            "shown", "diverged (2 of 2) when unrolled", id="a diverged cell lies above every number",
-        ),
-        pytest.param(
-            LOSS, lambda mode, axes, seed: {"status": "diverged"},
-            "not separable here", "diverged (8 of 8) when unrolled", id="all cells diverge",
-        ),
-    ],
-)  # fmt: skip
-def test_what_modes_show(claim, make, verdict, words):
-    found = judged(make)[claim]
-    assert found.verdict == verdict and words in found.sentence
+def apart_in(count):
+    """The losses of the modes are apart in some of the settings."""
+    return lambda mode, axes, seed: {"loss": 80.0 + seed + 20 * (TRICKS.index(axes) < count and mode == "unrolled")}
 
 
-@pytest.mark.parametrize(
-    "claim, make, options, verdict, words",
-    [
-        pytest.param(
-            PLATEAU, lambda name, axes, seed: {"losses": PLATEAUS[name == "unrolled"]}, {},
-            "shown in part", "every seed is higher when unrolled, but not by 5 times", id="a plateau not far above",
-        ),
-        pytest.param(
-            ALIKE, lambda name, axes, seed: {"losses": [99, 99, 99, OVERLAPPING[name][seed]]}, {},
-            "not separable here", "by more than 1.2 times between BB and BN; BN and IN",
-            id="medians differ while the seeds overlap",
-        ),
-        pytest.param(
-            ALIKE, lambda name, axes, seed: {"losses": [9, 5, 3, 3 if name == "BN" and axes["iterations"] > 1 else 1]},
-            {"methods": ("IN", "BN"), "settings": [{"iterations": n} for n in (1, 11)]},
-            "not separable here", "between BN, n = 11 and IN", id="each setting is a comparison of its own",
-        ),
-        pytest.param(
-            STABLE,
-            lambda name, axes, seed: variants_as_in_the_paper("IN", axes, seed) | {
-                "status": "diverged" if name == "IB" else "complete"
-            }, {},
-            "shown", "diverged (2 of 2) with IB", id="a variant that diverges is the less stable",
-        ),
-        pytest.param(
-            LOSS, lambda name, axes, seed: {"losses": [9, {"unrolled": 100, "IN": 50, "BN": 1000}[name] + seed]},
-            {"methods": ("unrolled", "IN", "BN")},
-            "shown", "50 to 51 when implicit", id="unrolled is compared with the paper's method, not another solver",
-        ),
-    ],
-)  # fmt: skip
-def test_what_variants_show(claim, make, options, verdict, words):
-    found = variants(make, **options)[claim]
+def diverge(name, **where):
+    """One method diverges where the axes have these values; all else is as with `IN` in the paper."""
+
+    def make(mode, axes, seed):
+        made = {"losses": [300, 50, 30, 20, 13 + 0.1 * seed]}
+        return made | ({"status": "diverged"} if mode == name and where.items() <= axes.items() else {})
+
+    return make
+
+
+CASES = {
+    "a claim that holds in each setting": (
+        LOSS, as_in_the_paper, {}, "shown",
+        "Final validation cross-entropy: 100 to 110 when unrolled, 79 to 80.0 when implicit; "
+        "every seed is higher when unrolled in each of the 4 settings."
+    ),
+    "a claim that holds in most settings": (
+        LOSS, apart_in(3), {}, "shown in part",
+        "every seed is higher when unrolled in 3 of 4 settings (all tricks; no clipping; no warmup), "
+        "the seeds overlap in 1 of 4 (no decay)"
+    ),
+    "a claim that holds in a few settings": (
+        LOSS, apart_in(2), {}, "not separable here", "in 2 of 4 settings (all tricks; no clipping)"
+    ),
+    "one seed": (LOSS, as_in_the_paper, {"seeds": 1}, "not separable here", "there is one seed only"),
+    "gradients explode with clipping, too": (
+        CLIP_GRADIENT, lambda mode, axes, seed: {"gradient_norm": (1e4 if mode == "unrolled" else 50) * (1 + seed)},
+        {}, "shown in part", "10,000 to 20,000 without clipping, 10,000 to 20,000 with clipping; the seeds overlap"
+    ),
+    "gradients are larger, but not by far": (
+        CLIP_GRADIENT, lambda mode, axes, seed: {"gradient_norm": 50.0 + seed if mode == "unrolled" else 20.0},
+        {}, "shown in part", "20 when implicit; every seed is higher when unrolled, but not by 10 times"
+    ),
+    "a rise in the first steps alone is not growth": (
+        GROWS, lambda mode, axes, seed: {"norms": JUMPS_AT_ONCE if mode == "unrolled" else [1.0] + [1.5] * 8},
+        {}, "shown in part", "second quarter of training: 1 when unrolled, 1 when implicit; the seeds overlap"
+    ),
+    "a norm that grows in both modes is not stable": (
+        GROWS, lambda mode, axes, seed: {"end": (9.0 if mode == "unrolled" else 3.0) + seed},
+        {}, "shown in part", "at least 2 times the one before training in 8 of 8 unrolled cells and 8 of 8 implicit"
+    ),
+    "a diverged cell lies above every number": (
+        WARMUP, diverge("unrolled", warmup="off"), {}, "shown", "diverged (2 of 2) when unrolled"
+    ),
+    "all cells diverge": (
+        LOSS, lambda mode, axes, seed: {"status": "diverged"}, {}, "not separable here",
+        "diverged (8 of 8) when unrolled"
+    ),
+    "unrolled is compared with the paper's method, not with another solver": (
+        LOSS, lambda name, axes, seed: {"losses": [9, {"unrolled": 100, "IN": 50, "BN": 1000}[name] + seed]},
+        {"methods": ("unrolled", "IN", "BN"), "settings": ({},)}, "shown", "50 to 51 when implicit"
+    ),
+    "a plateau as in the paper": (
+        PLATEAU, variants_as_in_the_paper, VARIANTS, "shown",
+        "falls by 0.687 to 0.763% when unrolled, by no more than 5% in 2 of 2 cells. Final validation cross-entropy: "
+        "130 when unrolled, 13 to 13.1 with BB, BN or IN; every seed is higher when unrolled in each of the 3 "
+        "comparisons."
+    ),
+    "a plateau not far above": (
+        PLATEAU, lambda name, axes, seed: {"losses": PLATEAUS[name == "unrolled"]}, VARIANTS,
+        "shown in part", "every seed is higher when unrolled, but not by 5 times"
+    ),
+    "variants that end alike": (
+        ALIKE, variants_as_in_the_paper, VARIANTS, "shown", "no medians differ by more than 1.2 times"
+    ),
+    "one seed of each variant": (
+        ALIKE, variants_as_in_the_paper, VARIANTS | {"seeds": 1}, "not separable here", "there is one seed only"
+    ),
+    "medians differ while the seeds overlap": (
+        ALIKE, lambda name, axes, seed: {"losses": [99, 99, 99, OVERLAPPING[name][seed]]}, VARIANTS,
+        "not separable here", "by more than 1.2 times between BB and BN; BN and IN"
+    ),
+    "each setting is a comparison of its own": (
+        ALIKE, lambda name, axes, seed: {"losses": [9, 5, 3, 3 if name == "BN" and axes["iterations"] > 1 else 1]},
+        {"methods": ("IN", "BN"), "settings": [{"iterations": n} for n in (1, 11)]},
+        "not separable here", "between BN, n = 11 and IN"
+    ),
+    "a variant that is less stable": (
+        STABLE, variants_as_in_the_paper, VARIANTS, "shown",
+        "lowest before it: 1.80 with IB, 1 with BB, BN or IN; every seed is higher with IB"
+    ),
+    "a variant that diverges is the less stable": (
+        STABLE, diverge("IB"), VARIANTS, "shown", "diverged (2 of 2) with IB"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("claim, make, options, verdict, words", CASES.values(), ids=CASES)
+def test_the_verdict_and_the_figures_of_a_claim(claim, make, options, verdict, words):
+    found = judged(make, **options)[claim]
     assert found.verdict == verdict and words in found.sentence
 
 
@@ -214,13 +195,13 @@ def test_what_a_grid_has_not_is_not_measured():
     def running(mode, axes, seed):
         return as_in_the_paper(mode, axes, seed) | {"status": "running" if mode == "unrolled" else "complete"}
 
-    assert verdicts(judged(running))[LOSS] == "not measured"
-    found = verdicts(judged(as_in_the_paper, methods=("IN",)))
+    assert verdicts(running)[LOSS] == "not measured"
+    found = verdicts(as_in_the_paper, methods=("IN",))
     assert found[GROWS] == found[LOSS] == found[CLIP_NORM] == "not measured"
-    assert verdicts(variants(variants_as_in_the_paper, MODES))[PLATEAU:] == ["not measured"] * 4
-    assert verdicts(variants(variants_as_in_the_paper, ("IN", "BN")))[STABLE] == "not measured"
-    without_ib = variants(variants_as_in_the_paper, ("unrolled", "IN", "BN"))[PLATEAU:MASKS]
-    assert verdicts(without_ib) == ["shown", "shown", "not measured"]
+    assert verdicts(variants_as_in_the_paper, ({},))[PLATEAU:] == ["not measured"] * 4
+    assert verdicts(variants_as_in_the_paper, ({},), ("IN", "BN"))[STABLE] == "not measured"
+    without_ib = judged(variants_as_in_the_paper, ({},), ("unrolled", "IN", "BN"))[PLATEAU:MASKS]
+    assert [claim.verdict for claim in without_ib] == ["shown", "shown", "not measured"]
     assert "with BN or IN" in without_ib[0].sentence and "BB" not in without_ib[1].sentence
 
 
@@ -263,12 +244,7 @@ def test_what_is_measured_on_a_curve(measure, curve, expected):
     assert measure(pd.Series(curve, dtype=float)) == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize(
-    "gradients, verdict", [(("unrolled", "implicit"), "for the eye"), (("implicit",), "not measured")]
-)
-def test_whether_masks_are_intuitive_is_left_to_the_eye(tmp_path, gradients, verdict):
-    made = Grid(tmp_path)
-    for gradient in gradients:
-        made.cell(gradient, config={"class_path": "implicit_slate.training.SpatialBroadcastModule"})
-    claim = judge(load_run(made.done()), PAPER["claims"][MASKS])
-    assert claim.verdict == verdict and "masks" in claim.claim
+def test_whether_masks_are_intuitive_is_left_to_the_eye(grid):
+    for gradient, verdict in (("unrolled", "not measured"), ("implicit", "for the eye")):
+        grid.cell(gradient, config={"class_path": "implicit_slate.training.SpatialBroadcastModule"})
+        assert judge(load_run(grid.done()), PAPER["claims"][MASKS]).verdict == verdict
