@@ -36,7 +36,7 @@ class CachedImages(ArrayImages):
 
     Args:
         rows: those of the entry that are used, int (n,); None: all.
-        properties: of the rows that are used, float32 (n, M, P); None: there are none.
+        properties: of all images of the entry, float32 (N, M, P); None: there are none.
     """
 
     def __init__(self, entry: Path, rows: np.ndarray | None = None, properties: torch.Tensor | None = None):
@@ -45,9 +45,10 @@ class CachedImages(ArrayImages):
         self.arrays = {"image": _mapped(images)}
         if masks.exists():
             self.arrays["mask"] = _mapped(masks)
+        if properties is not None:
+            self.arrays["properties"] = properties
         self.counts = np.load(counts) if counts.exists() else None
         """int (N,), of all images of the entry."""
-        self.properties = properties
 
     def select(self, rows: np.ndarray) -> "CachedImages":
         return CachedImages(self.entry, rows)
@@ -56,20 +57,16 @@ class CachedImages(ArrayImages):
         return super().__len__() if self.rows is None else len(self.rows)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        batch = super().__getitem__(indices if self.rows is None else self.rows[indices].tolist())
-        if self.properties is None:
-            return batch
-        return batch | {"properties": self.properties[torch.tensor(indices, device=self.properties.device)]}
+        return super().__getitem__(indices if self.rows is None else self.rows[indices].tolist())
 
     def move_to(self, device: torch.device) -> None:
         if self.rows is not None:
             rows, self.rows = torch.from_numpy(self.rows), None
             self.arrays = {name: array[rows] for name, array in self.arrays.items()}
         super().move_to(device)
-        self.properties = None if self.properties is None else self.properties.to(device)
 
     def __reduce__(self):
-        return CachedImages, (self.entry, self.rows, self.properties)
+        return CachedImages, (self.entry, self.rows, self.arrays.get("properties"))
 
 
 def open_cache(source: Source, split: str, root: Path, folder: Path, selection: object = None) -> CachedImages:

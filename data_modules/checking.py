@@ -7,6 +7,7 @@ there.
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,20 +47,17 @@ def check(module: CachedDataModule, workers: int) -> tuple[list[Sample], list[st
         except UserError as error:  # damage, after which nothing can be read
             problems.append(str(error))
 
-    def examine(source: Source, piece: Any) -> Examined:
+    def read(split: str, source: Source, piece: Any) -> Sample:
         try:
-            return module.examine(source, piece)
+            examined = module.examine(source, piece)
         except UserError as error:
-            return Examined([str(error)])
+            examined = Examined([str(error)])
+        return Sample(module.sample_name(piece), split, examined)
 
     sources = module.sources_to_check()
     with meter("check", _total(sources), unit=module.unit) as advance:
         for split, source in sources.items():
-
-            def read(piece: Any, split: str = split, source: Source = source) -> Sample:
-                return Sample(module.sample_name(piece), split, examine(source, piece))
-
-            for sample in in_threads(read, pieces(source), workers):
+            for sample in in_threads(partial(read, split, source), pieces(source), workers):
                 samples.append(sample)
                 advance(1)
     module.conclude([sample.examined for sample in samples])

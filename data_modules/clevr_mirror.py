@@ -39,7 +39,7 @@ class CLEVRMirror(CachedDataModule):
             scenes = [read_scene(self._scene(item)) for item in track(items, "read scenes", len(items), unit="files")]
             parts = padded_properties(scenes).split([len(part) for part in splits])
             for images, properties in zip(splits, parts):
-                images.properties = properties
+                images.arrays["properties"] = properties
         return splits
 
     def list_items(self) -> dict[str, list[Item]]:

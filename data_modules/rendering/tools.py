@@ -5,7 +5,6 @@ compare  two folders of the same scenes: intersection over union of the masks, P
 pack     a folder as one zip file; the same folder gives the same bytes
 """
 
-import argparse
 import io
 import json
 import sys
@@ -14,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from jsonargparse import auto_cli
 from PIL import Image
 
 from data_modules.image_files import File, open_image, open_mask
@@ -50,8 +50,10 @@ def _counts(values) -> str:
 
 
 def compare(folder: Path, reference: Path, sheet: Path | None = None) -> None:
-    """Prints how alike the images and masks are that both folders have, of one size; `sheet` gets rows of
-    `folder`, `reference`, and half the difference plus grey. UserError if there are none."""
+    """Prints how alike the images and masks are that both folders have, of one size.
+
+    `sheet` gets rows of `folder`, `reference`, and half the difference plus grey. UserError if there are none.
+    """
     stems = sorted(path.stem for path in (folder / "images").glob("*.png"))
     stems = [stem for stem in stems if (reference / "images" / f"{stem}.png").exists()]
     if not stems:
@@ -83,8 +85,10 @@ def mask_ious(a: np.ndarray, b: np.ndarray) -> list[float]:
 
 
 def pack(folder: Path, file: Path) -> None:
-    """Writes images/, masks/, scenes/ and render.json of `folder` into the zip `file`: sorted, without dates; PNG files
-    as they are, since they are compressed already."""
+    """Writes images/, masks/, scenes/ and render.json of `folder` into the zip `file`.
+
+    Sorted and without dates; PNG files as they are, since they are compressed already.
+    """
     paths = sorted(path for kind in ("images", "masks", "scenes") for path in (folder / kind).glob("CLEVR_new_*"))
     if not paths:
         raise UserError(f"{folder}: expected a folder written by `implicit-slate data render`, found no scenes")
@@ -115,23 +119,9 @@ def write_sheet(file: Path, pictures: list[tuple[np.ndarray, ...]]) -> None:
     write_atomically(file, buffer.getvalue())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m data_modules.rendering.tools", description=__doc__.split("\n")[0])
-    tools = parser.add_subparsers(required=True)
-    for tool, paths in ((card, ("source", "sheet")), (compare, ("folder", "reference")), (pack, ("folder", "file"))):
-        command = tools.add_parser(tool.__name__, description=tool.__doc__)
-        command.set_defaults(tool=tool)
-        for path in paths:
-            command.add_argument(path, type=Path)
-        if tool is compare:
-            command.add_argument("--sheet", type=Path)
-    options = vars(parser.parse_args())
-    options.pop("tool")(**options)
-
-
 if __name__ == "__main__":
     try:
-        main()
+        auto_cli([card, compare, pack], prog="python -m data_modules.rendering.tools", description=__doc__)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
