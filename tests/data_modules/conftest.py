@@ -17,3 +17,15 @@ def check(capsys):
         return status, (printed.err if status == 2 else printed.out).splitlines()
 
     return run
+
+
+@pytest.fixture
+def blames(check):
+    """blames(kind, folder, message): the check says this once, at the start of a line; the lines that it prints."""
+
+    def run(kind, folder, message, *options) -> list[str]:
+        status, lines = check(kind, folder, *options)
+        assert status == 1 and sum(line.startswith(message) for line in lines) == 1, lines
+        return lines
+
+    return run

@@ -7,9 +7,26 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+import pytest
 from PIL import Image
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+from data_modules.cached import CachedDataModule
+from implicit_slate.errors import UserError
+
+
+def loaded(kind: type[CachedDataModule], root: Path, **options) -> CachedDataModule:
+    module = kind(root, **options)
+    module.setup()
+    return module
+
+
+def fails(kind: type[CachedDataModule], root: Path, message: str, **options) -> None:
+    """Loading fails with one line that starts with `message`, and leaves nothing half made."""
+    with pytest.raises(UserError) as error:
+        loaded(kind, root, **options)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+    assert not list(root.glob(".decoded/.new*"))
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -205,42 +222,29 @@ def framed(message: bytes) -> bytes:
     return length + struct.pack("<I", masked_crc32c(length)) + message + struct.pack("<I", 0)
 
 
-def example(features: dict[str, np.ndarray]) -> bytes:
-    """A serialised tf.train.Example."""
-    made = _Example()
+def example(features: dict[str, np.ndarray], joined: bool = False) -> bytes:
+    """A tf.train.Example as TensorFlow serialises it.
+
+    Args:
+        joined: all bytes of a feature are one value, as other writers have it.
+    """
+    entries = b""
     for name, values in features.items():
         if values.dtype == np.uint8:
             flat = values.tobytes()
-            made.features.feature[name].bytes_list.value.extend(flat[i : i + 1] for i in range(len(flat)))
+            feature = field(
+                1, field(1, flat) if joined else b"".join(field(1, flat[i : i + 1]) for i in range(len(flat)))
+            )
         else:
-            made.features.feature[name].float_list.value.extend(values.ravel().tolist())
-    return made.SerializeToString()
+            feature = field(2, field(1, values.astype("<f4").tobytes()))
+        entries += field(1, field(1, name.encode()) + field(2, feature))
+    return field(1, entries)
 
 
-EXAMPLE = """
-name: "example.proto" package: "made" syntax: "proto3"
-message_type { name: "BytesList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_BYTES } }
-message_type { name: "FloatList" field { name: "value" number: 1 label: LABEL_REPEATED type: TYPE_FLOAT } }
-message_type {
-  name: "Feature"
-  field { name: "bytes_list" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".made.BytesList" }
-  field { name: "float_list" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".made.FloatList" }
-}
-message_type {
-  name: "Features"
-  field { name: "feature" number: 1 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".made.Features.FeatureEntry" }
-  nested_type {
-    name: "FeatureEntry" options { map_entry: true }
-    field { name: "key" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
-    field { name: "value" number: 2 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".made.Feature" }
-  }
-}
-message_type {
-  name: "Example"
-  field { name: "features" number: 1 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".made.Features" }
-}
-"""
-"""tf.train.Example, as TensorFlow defines it."""
-_POOL = descriptor_pool.DescriptorPool()
-_POOL.Add(text_format.Parse(EXAMPLE, descriptor_pb2.FileDescriptorProto()))
-_Example = message_factory.GetMessageClass(_POOL.FindMessageTypeByName("made.Example"))
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protocol buffer: its number and the type 2, the length in groups of 7 bits, the content."""
+    length, groups = len(content), []
+    while length >= 128:
+        length, group = divmod(length, 128)
+        groups.append(group | 128)
+    return bytes([number << 3 | 2, *groups, length]) + content

@@ -7,6 +7,7 @@ import torch
 
 from data_modules.base import ArrayImages, ImageDataModule, Splits, split_70_15_15
 from implicit_slate.errors import UserError
+from tests.training.setting import trainer
 
 
 class Numbered(ImageDataModule):
@@ -44,21 +45,6 @@ def numbers(batch) -> list[int]:
     return (batch["image"][:, 0, 0, 0] * 255).round().int().tolist()
 
 
-def trainer(folder, steps: int, **options) -> L.Trainer:
-    return L.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        default_root_dir=folder,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        check_val_every_n_epoch=None,
-        val_check_interval=10,
-        **options,
-    )
-
-
 def test_batch_format():
     masks = np.zeros((3, 8, 8), np.uint8)
     masks[1] = 4
@@ -78,15 +64,15 @@ def test_probe_is_the_start_of_the_validation_split():
 
 def test_a_resumed_run_sees_what_an_uninterrupted_one_sees(tmp_path):
     whole = Recorder()
-    trainer(tmp_path, 25).fit(whole, Numbered(8, 6, seed=3))
+    trainer(25, val_check_interval=10).fit(whole, Numbered(8, 6, seed=3))
     assert len(whole.trained) == 25 and len(whole.validated) == 4
     assert sum(whole.validated, []) == [*range(40, 50)] * 2
 
     stopped, resumed = Recorder(), Recorder()
-    first = trainer(tmp_path, 13)
+    first = trainer(13)
     first.fit(stopped, Numbered(8, 6, seed=3))
     first.save_checkpoint(tmp_path / "last.ckpt")
-    trainer(tmp_path, 25).fit(resumed, Numbered(8, 6, seed=3), ckpt_path=tmp_path / "last.ckpt")
+    trainer(25).fit(resumed, Numbered(8, 6, seed=3), ckpt_path=tmp_path / "last.ckpt")
     assert stopped.trained + resumed.trained == whole.trained
 
 
@@ -100,12 +86,12 @@ def test_the_order_follows_the_seed_of_the_run():
     assert orders[0] == orders[2] != orders[1]
 
 
-def test_lightning_leaves_the_samplers_alone_under_ddp(tmp_path):
+def test_lightning_leaves_the_samplers_alone_under_ddp():
     from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
 
     module = Numbered(8, 6)
     module.setup()
-    connector = _DataConnector(trainer(tmp_path, 1, devices=2, strategy="ddp"))
+    connector = _DataConnector(trainer(1, devices=2, strategy="ddp", use_distributed_sampler=True))
     assert not connector._requires_distributed_sampler(module.train_dataloader())
     assert not connector._requires_distributed_sampler(module.val_dataloader())
 

@@ -7,6 +7,7 @@ import pickle
 import resource
 import shutil
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from data_modules import CLEVRMirror, cache
 from data_modules.sources import FileSource
 from implicit_slate.errors import UserError
-from tests.data_modules.made import clevr_mirror, grey, save
+from tests.data_modules.made import clevr_mirror, grey, loaded, save
 
 
 @pytest.fixture
@@ -36,10 +37,7 @@ def decoded(monkeypatch):
     return files
 
 
-def module(root, **options) -> CLEVRMirror:
-    made = CLEVRMirror(root, **{"image_size": 16, "batch_size": 4} | options)
-    made.setup()
-    return made
+module = partial(loaded, CLEVRMirror, image_size=16, batch_size=4)
 
 
 def entries(root) -> list[str]:
@@ -131,20 +129,12 @@ def test_too_little_room_is_said_before_anything_is_decoded(folder, decoded, mon
 
 
 def test_an_interruption_leaves_nothing(folder, monkeypatch):
-    class Interrupted:
-        def __enter__(self):
-            def advance(count):
-                raise KeyboardInterrupt
+    def interrupted(entry, values):
+        raise KeyboardInterrupt
 
-            return advance
-
-        def __exit__(self, *_):
-            pass
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "meter", lambda *_, **__: Interrupted())
-        with pytest.raises(KeyboardInterrupt):
-            module(folder)
+    monkeypatch.setattr(cache._Appended, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        module(folder)
     assert entries(folder) == []
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from data_modules import CLEVRMirror, ImageFolder
 from implicit_slate.cli import main
+from tests.data_modules import made
 from tests.data_modules.made import clevr_mirror, scenes
 
 STEM = "CLEVR_new_0000000015"
@@ -18,14 +19,8 @@ def folder(tmp_path):
     return scenes(clevr_mirror(tmp_path / "data"), [1] * 20)
 
 
-def module(folder, **options) -> CLEVRMirror:
-    made = CLEVRMirror(folder, image_size=16, batch_size=4, **options)
-    made.setup()
-    return made
-
-
 def test_splits_by_sorted_name(folder):
-    data = module(folder)
+    data = made.loaded(CLEVRMirror, folder, image_size=16)
     greys = {
         name: (part[list(range(len(part)))]["image"].mean((1, 2, 3)) * 25.5).round().int().tolist()
         for name, part in data.splits._asdict().items()
@@ -80,13 +75,10 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_wrong_is_named(folder, check, fault):
+def test_what_is_wrong_is_named(folder, blames, fault):
     make, expected = FAULTS[fault]
     make(folder)
-    status, lines = check("clevr-mirror", folder)
-    assert status == 1
-    assert any(line.startswith(f"{folder}/{expected}") for line in lines), lines
-    assert lines[-1].startswith("wrong: ")
+    assert blames("clevr-mirror", folder, f"{folder}/{expected}")[-1].startswith("wrong: ")
 
 
 def test_the_list_of_the_good_ones_can_be_loaded(folder, tmp_path, check):

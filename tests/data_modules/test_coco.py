@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,10 +27,9 @@ def root(request, tmp_path_factory):
     return root
 
 
-def module(root: Path, **options) -> COCO:
-    made = COCO(root, **{"image_size": 24, "batch_size": 2, "max_samples": 100} | options)
-    made.setup()
-    return made
+module, fails = (
+    partial(function, COCO, image_size=24, batch_size=2, max_samples=100) for function in (made.loaded, made.fails)
+)
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +128,6 @@ def test_changed_annotations_are_read_again_and_more_samples_beside(tmp_path):
     assert len(list((tmp_path / ".decoded").iterdir())) == 2 + 2 + 1  # and a lock
 
 
-def fails(root: Path, message: str, **options) -> None:
-    """Setting up fails with one line that starts with `message`, and leaves nothing half made."""
-    with pytest.raises(UserError) as error:
-        module(root, **options)
-    assert str(error.value).startswith(message) and "\n" not in str(error.value)
-    assert not list(root.glob(".decoded/.*"))
-
-
 def test_without_test_images_only_testing_fails(tmp_path):
     data = module(made.coco_plain(tmp_path))
     with pytest.raises(UserError, match=f"{tmp_path}/test2017: expected the test images"):
@@ -216,13 +207,12 @@ SUSPICIONS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS | SUSPICIONS)
-def test_a_fault_is_named_by_the_check_and_what_cannot_be_loaded_by_the_loader(tmp_path, check, fault):
+def test_a_fault_is_named_by_the_check_and_what_cannot_be_loaded_by_the_loader(tmp_path, blames, fault):
     make, expected = (FAULTS | SUSPICIONS)[fault]
     make(made.coco_plain(tmp_path))
     if fault in FAULTS:
         fails(tmp_path, f"{tmp_path}/{expected}", max_samples=None)
-    status, lines = check("coco", tmp_path)
-    assert status == 1 and sum(line.startswith(f"{tmp_path}/{expected}") for line in lines) == 1, lines
+    blames("coco", tmp_path, f"{tmp_path}/{expected}")
 
 
 def test_a_check_of_a_plain_copy(tmp_path, check):

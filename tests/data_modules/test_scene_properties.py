@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from data_modules.rendering.scenes import ATTRIBUTES, MAX_OBJECTS, read_scene
 from data_modules.scene_properties import WIDTH, scene_properties
 from implicit_slate.errors import UserError
 from implicit_slate.models.property_predictor import ATTRIBUTE_SIZES, NUM_PROPERTIES
-from tests.data_modules.made import THING, clevr_mirror, scenes
+from tests.data_modules.made import THING, clevr_mirror, loaded, scenes
 
 ROW = [0, 0.5, 0.75, 0, 1, 0, 0, 1, 1, 0, *[0] * 7, 1, 1]
 
@@ -22,10 +23,7 @@ def folder(tmp_path):
     return scenes(clevr_mirror(tmp_path), [2] * 10 + [1] * 10)
 
 
-def module(folder, **options) -> CLEVRMirror:
-    made = CLEVRMirror(folder, image_size=16, batch_size=4, properties=True, **options)
-    made.setup()
-    return made
+module = partial(loaded, CLEVRMirror, image_size=16, batch_size=4, properties=True)
 
 
 def test_a_row_is_coordinates_attributes_and_a_one():

@@ -1,5 +1,7 @@
 """3D Shapes as distributed, in a made file whose images are black but for the first."""
 
+from functools import partial
+
 import h5py
 import numpy as np
 import pytest
@@ -17,10 +19,7 @@ def folder(tmp_path, monkeypatch):
     return made.shapes3d(tmp_path, np.arange(100, dtype=np.uint8))
 
 
-def module(folder, image_size=64) -> Shapes3D:
-    data = Shapes3D(folder, image_size, batch_size=4)
-    data.setup()
-    return data
+module = partial(made.loaded, Shapes3D, image_size=64, batch_size=4)
 
 
 def test_the_public_split():
@@ -29,7 +28,7 @@ def test_the_public_split():
 
 @pytest.mark.parametrize("image_size", [64, 32])
 def test_splits_and_sizes(folder, image_size):
-    data = module(folder, image_size)
+    data = module(folder, image_size=image_size)
     greys = []
     for part in data.splits:
         batch = part[list(range(len(part)))]
@@ -70,13 +69,10 @@ def damage_first_chunk(path) -> None:
     ],
     ids=["empty", "truncated", "damaged"],
 )
-def test_damage_is_named_by_loader_and_check(folder, check, spoil, bad):
+def test_damage_is_named_by_loader_and_check(folder, blames, spoil, bad):
     spoil(path := folder / "3dshapes.h5")
-    with pytest.raises(UserError, match=f"{path}: expected an HDF5 file that can be read") as error:
-        module(folder)
-    assert "\n" not in str(error.value)
-    status, lines = check("shapes3d", folder)
-    assert status == 1 and any(line.startswith(f"{path}:{bad} expected an HDF5 file") for line in lines), lines
+    made.fails(Shapes3D, folder, f"{path}: expected an HDF5 file that can be read")
+    blames("shapes3d", folder, f"{path}:{bad} expected an HDF5 file")
 
 
 def test_a_check_finds_images_that_were_never_written(folder, check, tmp_path, monkeypatch):

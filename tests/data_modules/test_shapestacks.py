@@ -1,14 +1,14 @@
 """ShapeStacks in its authors' layout, on small made copies."""
 
-import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from data_modules import ShapeStacks
-from implicit_slate.errors import UserError
+from tests.data_modules import made
 from tests.data_modules.made import SCENARIOS, save, shapestacks
 
 TRAIN = SCENARIOS["train"]
@@ -19,16 +19,7 @@ def folder(tmp_path):
     return shapestacks(tmp_path)
 
 
-def module(folder, **options) -> ShapeStacks:
-    made = ShapeStacks(folder, **{"image_size": 28, "batch_size": 2} | options)
-    made.setup()
-    return made
-
-
-def fails(folder, message: str, **options) -> None:
-    with pytest.raises(UserError, match=re.escape(message)) as error:
-        module(folder, **options)
-    assert "\n" not in str(error.value)
+module, fails = (partial(function, ShapeStacks, image_size=28, batch_size=2) for function in (made.loaded, made.fails))
 
 
 def test_splits_hold_all_cameras_of_their_scenarios(folder):
@@ -138,15 +129,14 @@ SUSPICIONS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS | SUSPICIONS)
-def test_a_fault_is_named_by_the_check_and_what_cannot_be_loaded_by_the_loader(folder, check, fault):
+def test_a_fault_is_named_by_the_check_and_what_cannot_be_loaded_by_the_loader(folder, blames, fault):
     make, expected = (FAULTS | SUSPICIONS)[fault]
     make(folder)
     if fault in FAULTS:
         fails(folder, f"{folder}/{expected}")
     else:
         module(folder)
-    status, lines = check("shapestacks", folder)
-    assert status == 1 and sum(line.startswith(f"{folder}/{expected}") for line in lines) == 1, lines
+    blames("shapestacks", folder, f"{folder}/{expected}")
 
 
 def test_the_list_of_the_good_ones_is_a_split_list(folder, tmp_path, check):
