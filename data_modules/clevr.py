@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ SIZE = (320, 240)
 CROP = Crop(SIZE, (64, 29, 256, 221))
 """Columns 64:256 and rows 29:221, as the source has it."""
 NUM_OBJECTS = range(3, 11)
+Scene = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 SUFFIXES = (".tfrecords", ".tfrecord", ".h5", ".hdf5")
 
 
@@ -107,17 +108,6 @@ class CLEVR(CachedDataModule):
         return found[0]
 
 
-class Scene(NamedTuple):
-    """A scene as it is in the file."""
-
-    image: np.ndarray
-    """uint8 (240, 320, 3)"""
-    layers: np.ndarray
-    """uint8 (K, 240, 320), 0 where the entity is not seen; the background first"""
-    visibility: np.ndarray | None
-    """(K,)"""
-
-
 @dataclass(frozen=True)
 class Scenes(Source):
     """All scenes of a file; a subclass says how they are stored. A piece is a scene's number, and what is there."""
@@ -129,17 +119,18 @@ class Scenes(Source):
         return f"{type(self).__name__}({self.size}, {CROP}, counts=objects)"
 
     def scene(self, number: int, stored: Any) -> Scene:
-        """UserError names the file and the scene's number."""
+        """The image, uint8 (240, 320, 3); the layers, uint8 (K, 240, 320), 0 where the entity is not seen, with the
+        background first; and the visibility, (K,), or None. UserError names the file and the scene's number."""
         raise NotImplementedError
 
     def decode(self, piece: tuple[int, Any]) -> Decoded:
         """Counts the objects of the whole scene; the crop may hide some."""
-        scene = self.scene(*piece)
-        image, mask = Image.fromarray(scene.image), Image.fromarray(scene.layers.argmax(0).astype(np.uint8))
-        image = resize_image(CROP.apply(image, self.path), self.size)
-        mask = resize_mask(CROP.apply(mask, self.path), self.size)
-        there = scene.layers.any((1, 2))[1:].sum() if scene.visibility is None else scene.visibility.sum() - 1
-        return Decoded(image[None], mask[None], [round(float(there))])
+        pixels, layers, visibility = self.scene(*piece)
+        image = CROP.apply(Image.fromarray(pixels), self.path)
+        mask = CROP.apply(Image.fromarray(layers.argmax(0).astype(np.uint8)), self.path)
+        there = layers.any((1, 2))[1:].sum() if visibility is None else visibility.sum() - 1
+        images, masks = resize_image(image, self.size)[None], resize_mask(mask, self.size)[None]
+        return Decoded(images, masks, [round(float(there))])
 
 
 class TFRecordScenes(Scenes):
@@ -152,7 +143,7 @@ class TFRecordScenes(Scenes):
         width, height = SIZE
         try:
             features = tfrecords.features(stored)
-            return Scene(
+            return (
                 tfrecords.joined_bytes(features["image"]).reshape(height, width, 3),
                 tfrecords.joined_bytes(features["mask"]).reshape(-1, height, width),
                 tfrecords.floats(features["visibility"]),
@@ -178,7 +169,7 @@ class HDF5Scenes(Scenes):
 
     def scene(self, number: int, stored: None) -> Scene:
         with self._opened() as (images, masks, visibility):
-            return Scene(images[number], masks[number, ..., 0], None if visibility is None else visibility[number])
+            return (images[number], masks[number, ..., 0], None if visibility is None else visibility[number])
 
     @contextmanager
     def _opened(self) -> Iterator[tuple]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from data_modules.base import Splits
 from data_modules.cached import CachedDataModule, Examined
-from data_modules.image_files import CENTRE, Crop, Item, open_image, resize_image, resize_mask
+from data_modules.image_files import CENTRE, Crop, Item, Size, open_image, resize_image, resize_mask
 from data_modules.sources import Decoded, FileSource, Source
 from implicit_slate.errors import UserError
 
@@ -83,8 +83,7 @@ class COCO(CachedDataModule):
         if isinstance(piece, Item):
             return super().examine(source, piece)
         examined = super().examine(source, Item(piece.image))
-        if examined.size not in (None, piece.size):
-            examined.problems.append(source.other_size(piece, examined.size))
+        examined.problems.extend(source.faults(piece, examined.size))
         for thing in piece.things:
             try:
                 check_mask(thing.segmentation, *piece.size)
@@ -93,10 +92,7 @@ class COCO(CachedDataModule):
                     f"{source.annotations}: annotation {thing.id} of {piece.image.name}: expected a mask of "
                     f"{piece.size[0]} × {piece.size[1]} pixels ({error})"
                 )
-        num_instances = sum(not thing.iscrowd for thing in piece.things)
-        if num_instances > MAX_INSTANCES:
-            examined.problems.append(too_many(piece, num_instances))
-        return examined._replace(labels=range(1, num_instances + 1))
+        return examined._replace(labels=range(1, 1 + len(piece.instances)))
 
     def _locate(self, key: str) -> tuple[Path, Path, bool]:
         """Where images and annotations of a split must be, and whether some images may be missing, as in a part of the
@@ -130,10 +126,14 @@ class Annotated(NamedTuple):
     """An image of a split."""
 
     image: Path
-    size: tuple[int, int]
-    """Width and height that the annotations say."""
+    size: Size
+    """That the annotations say."""
     things: Sequence[Any]
     """FiftyOne's `COCOObject`s, crowds among them."""
+
+    @property
+    def instances(self) -> list[Any]:
+        return [thing for thing in self.things if not thing.iscrowd]
 
 
 @dataclass(frozen=True)
@@ -192,18 +192,19 @@ class AnnotatedImages(Source):
                 self.wrong(f"{image.image}: expected the image that {file} lists, found nothing")
         if not used:
             self.wrong(f"{file}: expected a list of the images in {self.images}, found none")
-        crowds = [bool(thing.iscrowd) for image in used for thing in image.things]
-        counted = f"{len(used)} images, {len(crowds) - sum(crowds)} instances"
-        rank_zero_info(f"{file}: {counted}; {sum(crowds)} annotations of crowds left out")
+        num_instances = sum(len(image.instances) for image in used)
+        num_crowds = sum(len(image.things) for image in used) - num_instances
+        counted = f"{len(used)} images, {num_instances} instances"
+        rank_zero_info(f"{file}: {counted}; {num_crowds} annotations of crowds left out")
         return (image for image in used if image.image.name in there)
 
     def decode(self, piece: Annotated) -> Decoded:
         whole, cropped = open_image(piece.image, self.crop)
-        if whole.size != piece.size:
-            raise UserError(self.other_size(piece, whole.size))
+        for fault in self.faults(piece, whole.size):
+            raise UserError(fault)
         mask = self.crop.apply(Image.fromarray(self.label_map(piece)), piece.image)
         converted = [(piece.image, whole.mode)] if whole.mode != "RGB" else []
-        num_crowds = sum(bool(thing.iscrowd) for thing in piece.things)
+        num_crowds = len(piece.things) - len(piece.instances)
         return Decoded(
             resize_image(cropped, self.size)[None], resize_mask(mask, self.size)[None], [num_crowds], converted
         )
@@ -211,27 +212,25 @@ class AnnotatedImages(Source):
     def label_map(self, piece: Annotated) -> np.ndarray:
         """uint8 (height, width): 0 = background, i = the i-th instance. See `overlay`."""
         masks, corners = [], []
-        for thing in piece.things:
+        for thing in piece.instances:
             try:
                 detection = thing.to_detection(piece.size, load_segmentation=True)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 what = f"annotation {thing.id} of {piece.image.name}"
                 raise UserError(f"{self.annotations}: {what}: FiftyOne cannot read it ({error!r})") from None
-            if not thing.iscrowd and detection is not None and detection.mask is not None:
+            if detection is not None and detection.mask is not None:
                 masks.append(detection.mask)
                 left, top, *_ = thing.bbox
                 corners.append((round(top), round(left)))  # where FiftyOne crops the mask
-        if len(masks) > MAX_INSTANCES:
-            raise UserError(too_many(piece, len(masks)))
         return overlay(masks, corners, *piece.size[::-1])
 
-    def other_size(self, piece: Annotated, found: tuple[int, int]) -> str:
-        wanted, found = ("{} × {}".format(*size) for size in (piece.size, found))
-        return f"{piece.image}: expected {wanted} pixels by {self.annotations}, found {found}"
-
-
-def too_many(piece: Annotated, num_instances: int) -> str:
-    return f"{piece.image}: expected at most {MAX_INSTANCES} instances, found {num_instances}"
+    def faults(self, piece: Annotated, found: Size | None) -> Iterator[str]:
+        """Why the annotations are not of the image, which is of the size `found`; None: nobody knows."""
+        if found not in (None, piece.size):
+            wanted, found = ("{} × {}".format(*size) for size in (piece.size, found))
+            yield f"{piece.image}: expected {wanted} pixels by {self.annotations}, found {found}"
+        if (count := len(piece.instances)) > MAX_INSTANCES:
+            yield f"{piece.image}: expected at most {MAX_INSTANCES} instances, found {count}"
 
 
 def list_images(folder: Path) -> list[str]:

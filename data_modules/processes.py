@@ -1,14 +1,10 @@
-"""Work on data, divided among threads or processes."""
+"""Work on data, divided among the cores."""
 
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
-
-from implicit_slate.processes import end_with_parent
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -31,16 +27,3 @@ def in_threads(function: Callable[[T], R], pieces: Iterable[T], workers: int) ->
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that end with this one, however it ends. An error in the block cancels what still waits."""
-    # spawn: a fork of a process that has threads inherits locks that they hold at that moment
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

@@ -12,22 +12,24 @@ stopped continues where it was.
 import argparse
 import io
 import json
+import multiprocessing
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data_modules.processes import num_cores, process_pool
+from data_modules.processes import num_cores
 from data_modules.progress import track
 from data_modules.rendering import render
 from data_modules.rendering.mitsuba_scene import load_mitsuba
 from data_modules.rendering.scenes import Scene, check_can_be_rendered, name_scene, read_scene
 from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.files import read_json, write_atomically
+from implicit_slate.processes import end_with_parent
 
 DEFAULT_SAMPLES = 96
 MIN_SIZE = 16  # below it objects would be smaller than a pixel
@@ -129,11 +131,16 @@ def _is_whole(out: Path, stem: str) -> bool:
 
 
 def _results(work: Callable, waiting: dict, workers: int) -> Iterator[None]:
-    """Calls work(stem, scene) for all that is waiting, in some order."""
+    """Calls work(stem, scene) for all that is waiting, in some order, in processes that end with this one."""
     if workers == 1 or len(waiting) < 2:
         for item in waiting.items():
             yield work(*item)
         return
-    with process_pool(min(workers, len(waiting))) as pool:
-        for future in as_completed([pool.submit(work, *item) for item in waiting.items()]):
-            yield future.result()
+    # spawn: a fork of a process that has threads inherits locks that they hold at that moment
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(waiting)), context, initializer=end_with_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(work, *item) for item in waiting.items()]):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
