@@ -22,9 +22,9 @@ def same_images(run: Run, split: str) -> dict[str, list[str]]:
 
     A setting whose cells were evaluated on different images is left out.
     """
-    cells = run.cells[run.cells["status"] == "complete"].reset_index().assign(seed=lambda found: found.get("seed", 0))
-    cells = cells[[(run.folder(cell) / "evaluation" / f"{split}.png").exists() for cell in cells["cell"]]]
-    found = {}
+    pictured = [cell for cell in run.cells.index if (run.folder(cell) / "evaluation" / f"{split}.png").exists()]
+    cells = run.cells.loc[pictured].query("status == 'complete'").reset_index()
+    cells, found = cells.assign(seed=cells.get("seed", 0)), {}
     for setting, group in cells.groupby("setting", observed=True):
         seeds = group.pivot(index="seed", columns="method", values="cell").iloc[:, :2]
         common = seeds.dropna()

@@ -131,6 +131,11 @@ def test_what_evaluations_differ_in_is_said(small, grid):
     assert text.index("on the test split") < text.index("on the validation split")
 
 
+def test_only_a_cell_that_is_not_complete_is_evaluated(small, grid):
+    write_evaluation(small(implicit=(None,))["implicit0"], mse=9.0, picture=True)
+    assert "not counted because not complete: implicit, seed 0." in grid.report()
+
+
 @pytest.mark.parametrize(
     "unrolled, implicit, best",
     [
