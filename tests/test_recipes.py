@@ -47,11 +47,12 @@ from pathlib import Path
 import torch
 
 from implicit_slate.ablation.cell import preparation, prepare
-from implicit_slate.ablation.experiment import Experiment
+from implicit_slate.ablation.experiment import override
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.cli import main
 from implicit_slate.fixed_point import fixed_point
 from implicit_slate.run_folder import RunFolder
+from implicit_slate.yaml_files import load_yaml
 
 weight = torch.tensor(0.5, requires_grad=True)
 solution = fixed_point(lambda z: torch.tanh(weight * z + 1), torch.zeros(2, 3), gradient="random_neumann(3)")
@@ -62,8 +63,8 @@ main(["ablate", "recipes", "--list"])
 grid = load_grid(Path("ablations.yaml"), "recipes")
 run = RunFolder(Path("runs/recipes"), {cell.id: cell.axes for cell in grid.cells})
 for cell in grid.cells:
-    experiment = Experiment(grid.experiment, cell.overrides, cell.id)
-    prepare(run.cell(cell.id), preparation(cell.id, cell.axes, experiment, devices=1, checkpoint=None))
+    config = override(load_yaml(grid.experiment), cell.overrides)
+    prepare(run.cell(cell.id), preparation(cell.id, cell.axes, config, devices=1, checkpoint=None))
     print("cell", main(["cell", str(run.cell(cell.id))]))
 run.write_results()
 checkpoint = run.cell(cell.id) / "checkpoints" / "last.ckpt"

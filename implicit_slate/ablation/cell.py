@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from implicit_slate.ablation.experiment import Experiment
 from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.files import read_json, sweep, write_atomically
 from implicit_slate.locks import holder, try_lock
+from implicit_slate.measures import summarise
 from implicit_slate.processes import end_with_parent
+from implicit_slate.provenance import revision, versions
 from implicit_slate.run_folder import DONE, read_result
 from implicit_slate.yaml_files import leaves
 
@@ -32,23 +33,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def preparation(
-    cell: str, axes: Mapping[str, Any], experiment: Experiment, devices: int, checkpoint: str | None
+    cell: str, axes: Mapping[str, Any], config: Mapping[str, Any], devices: int, checkpoint: str | None
 ) -> dict[str, Any]:
     """The content of `cell.json`, all that `run` needs to know.
 
     Args:
-        experiment: what it leaves out gets its default when the cell runs.
+        config: in LightningCLI's form; what it leaves out gets its default when the cell runs.
         devices: processes of the cell.
-        checkpoint: the dotted key of the experiment that takes the checkpoint of the run's pretraining; None for none.
+        checkpoint: the dotted key of the config that takes the checkpoint of the run's pretraining; None for none.
     """
-    content = {
-        "cell": cell,
-        "axes": dict(axes),
-        "devices": devices,
-        "checkpoint": checkpoint,
-        "origin": experiment.origin,
-        "config": experiment.config(),
-    }
+    content = {"cell": cell, "axes": axes, "devices": devices, "checkpoint": checkpoint, "config": config}
     return json.loads(json.dumps(content, default=str))
 
 
@@ -65,7 +59,7 @@ def check(folder: Path, content: Mapping[str, Any]) -> None:
     if found is not None:
         old, new, absent = dict(leaves(found)), dict(leaves(content)), object()
         for key in [*new, *old]:
-            if key != "origin" and old.get(key, absent) != new.get(key, absent):
+            if old.get(key, absent) != new.get(key, absent):
                 raise UserError(f"{folder}: holds a cell of another configuration ({key} differs); give another --out")
 
 
@@ -93,6 +87,38 @@ def run(folder: Path) -> int:
         from implicit_slate.ablation.train import train  # takes seconds
 
         return int(train(folder) == "failed")
+
+
+def make_result(
+    folder: Path, curves, status: str, step: int | None = None, seconds: float | None = None, error: str | None = None
+) -> dict[str, Any]:
+    """The content of `result.json` of the cell prepared in `folder`.
+
+    Args:
+        curves: tag to step to value, in the order of the steps.
+        status: `complete`, `diverged` or `failed`.
+        step: training steps done.
+        seconds: training time of all sessions.
+        error: why it failed, in one line.
+    """
+    cell = read_json(folder / "cell.json")
+    result = {
+        "cell": cell["cell"],
+        "status": status,
+        "axes": cell["axes"],
+        "step": step,
+        "measures": summarise(curves),
+        "seconds": seconds,
+        "steps_per_second": step / seconds if step and seconds else None,
+        "git": revision(),
+        "versions": versions(),
+    }
+    return result if error is None else result | {"error": error}
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write `result.json`, which says that the cell is done: to be called last."""
+    write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def is_done(folder: Path) -> bool:

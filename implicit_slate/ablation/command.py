@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from implicit_slate.ablation.cell import check, preparation, prepare
-from implicit_slate.ablation.experiment import Experiment
+from implicit_slate.ablation.experiment import override
 from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.run_folder import DONE, RunFolder, status_of
 from implicit_slate.yaml_files import load_yaml
 
-SOLVE = ("model.gradient", "model.solver", "model.tol", "model.slot_init")
-"""Keys of an experiment that must fit together."""
+Preparations = dict[Path, dict[str, Any]]
+"""The content of `cell.json` of the pretraining, if there is one, and of every cell, by their folders."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,26 +52,22 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _preparations(folder: RunFolder, grid: Grid, devices: int | None) -> dict[Path, dict[str, Any]]:
-    """The content of `cell.json` of the pretraining and of every cell, by their folders.
-
-    The number of devices of a cell changes its batch, so it is of its configuration; None takes that of the run.
-    """
+def _preparations(folder: RunFolder, grid: Grid, devices: int | None) -> Preparations:
+    """The number of devices of a cell changes its batch, so it is of its configuration; None takes that of the run."""
     if devices is None:
         earlier = (read_json(path / "cell.json") for path in map(folder.cell, folder.cells))
         devices = next((cell["devices"] for cell in earlier if cell), 1)
     found = {}
     if grid.pretrain:
-        experiment = Experiment(grid.pretrain.experiment, {}, str(grid.pretrain.experiment))
-        found[folder.pretrain] = preparation("pretrain", {}, experiment, devices, None)
-    checkpoint = grid.pretrain and grid.pretrain.checkpoint
+        found[folder.pretrain] = preparation("pretrain", {}, load_yaml(grid.pretrain), devices, None)
+    experiment = load_yaml(grid.experiment)
     for cell in grid.cells:
-        experiment = Experiment(grid.experiment, cell.overrides, f"{grid.experiment}, cell {cell.id}")
-        found[folder.cell(cell.id)] = preparation(cell.id, cell.axes, experiment, devices, checkpoint)
+        config = override(experiment, cell.overrides)
+        found[folder.cell(cell.id)] = preparation(cell.id, cell.axes, config, devices, grid.checkpoint)
     return found
 
 
-def _check_folder(folder: RunFolder, preparations: dict[Path, dict[str, Any]]) -> None:
+def _check_folder(folder: RunFolder, preparations: Preparations) -> None:
     """`UserError` if the folder holds another grid, this grid in another configuration, or something else.
 
     A run may be given more cells, as by more seeds in `ablations.yaml`.
@@ -90,7 +86,7 @@ def _check_folder(folder: RunFolder, preparations: dict[Path, dict[str, Any]]) -
         check(cell, content)
 
 
-def _begin(folder: RunFolder, grid: Grid, preparations: dict[Path, dict[str, Any]]) -> None:
+def _begin(folder: RunFolder, grid: Grid, preparations: Preparations) -> None:
     """Make the folder with `grid.json` and every cell prepared; `UserError` as for `_check_folder`."""
     cells = [{"cell": cell.id, "axes": cell.axes} for cell in grid.cells]
     facts = {"grid": grid.name, "description": grid.description, "cells": cells}
@@ -114,7 +110,7 @@ def _print_counts(rows: Sequence[dict[str, Any]]) -> None:
     print(f"{len(rows)} cells: {', '.join(f'{count} {status}' for status, count in counts.items())}")
 
 
-def _run(grid: Grid, folder: RunFolder, preparations: dict[Path, dict[str, Any]], arguments: argparse.Namespace) -> int:
+def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: argparse.Namespace) -> int:
     if not all(folder.status(cell) in DONE for cell in folder.cells):
         from implicit_slate.ablation.launchers.local import LocalPool, Resources
         from implicit_slate.ablation.progress import ProgressDisplay
@@ -127,11 +123,10 @@ def _run(grid: Grid, folder: RunFolder, preparations: dict[Path, dict[str, Any]]
             folder.write_results()
 
         with LocalPool(report) as pool:
-            machine = pool.check(*_to_check(grid, arguments.file))
+            accelerators, display.max_steps = pool.check(*_to_check(grid, arguments.file, preparations))
             devices = next(iter(preparations.values()))["devices"]
-            resources = Resources.share_out(arguments.workers, devices, machine.accelerators)
+            resources = Resources.share_out(arguments.workers, devices, accelerators)
             _begin(folder, grid, preparations)
-            display.max_steps = machine.max_steps
             with display:
                 if grid.pretrain:
                     pool.run({"pretrain": folder.pretrain}, resources)
@@ -164,28 +159,16 @@ def _conclude(folder: RunFolder) -> int:
     return 1 if failed else 0
 
 
-def _to_check(grid: Grid, file: Path) -> tuple[list[Experiment], list[Experiment]]:
-    """Every experiment file, every value of an axis and every combination of solver and gradient once,
-    instead of every cell; see `configure.check`."""
+def _to_check(grid: Grid, file: Path, preparations: Preparations) -> tuple[dict[str, dict], dict[str, dict]]:
+    """What `configure.check` takes: the experiment files, and of cells that differ in their seed only the first."""
+    where = f"{file}: grid {grid.name!r}"
+    experiment = override(load_yaml(grid.experiment), grid.overrides)
     origin = f"{grid.experiment}" + (f", with 'overrides' of grid {grid.name!r} in {file}" if grid.overrides else "")
-    built, parsed = [Experiment(grid.experiment, grid.overrides, origin)], []
+    configs, to_parse = {origin: experiment}, {}
     if grid.pretrain:
-        built.append(Experiment(grid.pretrain.experiment, {}, str(grid.pretrain.experiment)))
-        checkpoint = {**grid.overrides, grid.pretrain.checkpoint: "last.ckpt"}
-        parsed.append(Experiment(grid.experiment, checkpoint, f"{file}: grid {grid.name!r}, 'pretrain'"))
-    axes = load_yaml(file)["axes"]
-    values = dict.fromkeys((axis, value) for cell in grid.cells for axis, value in cell.axes.items() if axis != "seed")
-    for axis, value in values:
-        if overrides := axes[axis][value]:
-            settings = {**grid.overrides, **overrides}
-            built.append(Experiment(grid.experiment, settings, f"{file}: axis {axis!r}, value {value!r}"))
-    # Gradient modes and solvers do not all go together, so axes that are right by themselves may not be.
-    combinations = {}
-    for cell in grid.cells:
-        solve = {key: value for key, value in cell.overrides.items() if key in SOLVE}
-        combinations.setdefault(tuple(solve.items()), f"{file}: grid {grid.name!r}, cell {cell.id}")
-    seen = [experiment.overrides for experiment in built]
-    for solve, where in combinations.items():
-        if (settings := {**grid.overrides, **dict(solve)}) not in seen:
-            built.append(Experiment(grid.experiment, settings, where))
-    return built, parsed
+        to_parse[f"{where}, 'pretrain'"] = override(experiment, {grid.checkpoint: "last.ckpt"})
+    for content in preparations.values():
+        config = content["config"]
+        if all(config | {"seed_everything": 0} != other | {"seed_everything": 0} for other in configs.values()):
+            configs[f"{where}, cell {content['cell']}" if content["axes"] else str(grid.pretrain)] = config
+    return configs, to_parse

@@ -1,34 +1,8 @@
-"""An experiment file with overrides: plain nested mappings in LightningCLI's form, before anything is imported."""
+"""Overrides of an experiment file: plain nested mappings in LightningCLI's form, before anything is imported."""
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from implicit_slate.yaml_files import load_yaml
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """An experiment file with overrides."""
-
-    path: Path
-    overrides: Mapping[str, Any]
-    origin: str
-    """Where a user can correct it: the file, or an axis and its value in `ablations.yaml`."""
-
-    def config(self) -> dict[str, Any]:
-        return override(load_yaml(self.path), self.overrides)
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where an experiment would run on this machine, and for how long, as a check found out."""
-
-    accelerators: int
-    """0 if on the CPU."""
-    max_steps: int
 
 
 def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

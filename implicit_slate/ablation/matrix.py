@@ -25,7 +25,7 @@ An expression under `cells` is a list of choices, a choice being a mapping from 
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Pretrain:
-    """A run that comes before all cells; they get its checkpoint."""
-
-    experiment: Path
-    checkpoint: str
-    """The dotted key of the cells' experiment that takes the checkpoint's path."""
-
-
-@dataclass(frozen=True)
 class Grid:
     """A named grid: its cells are ready to run, its files are there."""
 
@@ -66,9 +57,12 @@ class Grid:
     description: str
     experiment: Path
     cells: tuple[Cell, ...]
-    pretrain: Pretrain | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any]
     """What all cells override; the overrides of each cell contain it."""
+    pretrain: Path | None = None
+    """The experiment of a run that comes before all cells."""
+    checkpoint: str | None = None
+    """The dotted key of the cells' experiment that takes the path of its checkpoint."""
 
 
 def load_grid(path: Path, name: str) -> Grid:
@@ -83,21 +77,16 @@ def load_grid(path: Path, name: str) -> Grid:
     where = f"{path}: grid {name!r}"
     grid = grids[name]
     _check_keys(grid, where, required=("experiment", "cells"), optional=("description", "pretrain", "overrides"))
-    pretrain = grid.get("pretrain")
-    if pretrain is not None:
+    before = ()
+    if (pretrain := grid.get("pretrain")) is not None:
         _check_keys(pretrain, f"{where}, 'pretrain'", required=("experiment", "checkpoint"))
-        pretrain = Pretrain(_experiment(pretrain, path, where), pretrain["checkpoint"])
+        before = (_experiment(pretrain, path, where), pretrain["checkpoint"])
     overrides = _checked_overrides(grid.get("overrides", {}), f"{where}, 'overrides'")
     try:
         cells = make_cells(axes, grid["cells"], overrides)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    return Grid(name, str(grid.get("description", "")), _experiment(grid, path, where), cells, pretrain, overrides)
-
-
-def grid_names(path: Path) -> list[str]:
-    """The names of the grids in the file `path`."""
-    return list(_mapping(load_yaml(path).get("grids", {}), f"{path}: 'grids'"))
+    return Grid(name, str(grid.get("description", "")), _experiment(grid, path, where), cells, overrides, *before)
 
 
 def make_cells(
@@ -165,12 +154,11 @@ def _leave_one_out(axes: Mapping[str, Mapping], names: list) -> list[Choice]:
 
 
 def _selection(axes: Mapping[str, Mapping], axis: Any, values: Any) -> list[Choice]:
-    if axis not in axes:
-        raise UserError(f"unknown axis or operator {axis!r}{nearest(axis, [*axes, *OPERATORS])}")
+    known = _axis(axes, axis, or_one_of=OPERATORS)
     chosen = values if isinstance(values, list) else [values]
     for value in chosen:
-        if value not in axes[axis]:
-            raise UserError(f"axis {axis!r} has no value {value!r}{nearest(value, axes[axis])}")
+        if value not in known:
+            raise UserError(f"axis {axis!r} has no value {value!r}{nearest(value, known)}")
     return [{axis: value} for value in chosen]
 
 
@@ -188,20 +176,18 @@ def _overrides(axes: Mapping[str, Mapping], choice: Choice, of_grid: Mapping[str
     """What the grid and the chosen values set, and the seed; no key may be set twice, for one would be lost."""
     settings = {"'overrides'": of_grid, "the axis 'seed'": {"seed_everything": choice["seed"]}}
     settings |= {f"the axis {axis!r}": axes[axis][value] for axis, value in choice.items() if axis != "seed"}
-    owner: dict[str, str] = {}
-    overrides: dict[str, Any] = {}
+    owner = {}
     for name, values in settings.items():
-        for key, setting in values.items():
+        for key in values:
             if key in owner:
                 raise UserError(f"{owner[key]} and {name} both set {key!r}")
             owner[key] = name
-            overrides[key] = setting
-    return overrides
+    return {key: settings[name][key] for key, name in owner.items()}
 
 
-def _axis(axes: Mapping[str, Mapping], name: str) -> Mapping:
+def _axis(axes: Mapping[str, Mapping], name: Any, or_one_of: tuple[str, ...] = ()) -> Mapping:
     if name not in axes:
-        raise UserError(f"unknown axis {name!r}{nearest(name, axes)}")
+        raise UserError(f"unknown axis {name!r}{nearest(name, [*axes, *or_one_of])}")
     return axes[name]
 
 

@@ -13,10 +13,10 @@ import callbacks  # noqa: F401  (what experiments name is imported here, before 
 import implicit_slate.training  # noqa: F401
 from callbacks import Diverged
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
+from implicit_slate.ablation.cell import make_result, write_result
 from implicit_slate.ablation.configure import build
 from implicit_slate.ablation.experiment import override
 from implicit_slate.ablation.hparams import log_hparams
-from implicit_slate.ablation.result import make_result, write_result
 from implicit_slate.ablation.resume import ResumePoint, write_curves
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically

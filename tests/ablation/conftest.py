@@ -7,6 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+
+from implicit_slate.ablation import cell, command
+from implicit_slate.ablation.experiment import override
+from implicit_slate.ablation.matrix import load_grid
+from implicit_slate.run_folder import RunFolder
 
 EXPERIMENT = """\
 trainer:
@@ -35,6 +41,19 @@ grids:
   ends: {experiment: experiment.yaml, cells: end}
 """
 
+TINY = override(
+    yaml.safe_load(EXPERIMENT),
+    {"model.class_path": "tests.ablation.tiny.TinyModule", "data.class_path": "tests.ablation.tiny.TinyData"},
+)
+"""The same for cells that are run from here."""
+
+
+def prepared(folder: Path, config: dict = TINY, devices: int = 1, **overrides) -> Path:
+    """The folder, with a cell prepared in it."""
+    content = cell.preparation("a", {"seed": 0}, override(config, overrides), devices, checkpoint=None)
+    cell.prepare(folder, content)
+    return folder
+
 
 class Grids:
     """A folder with grids of tiny models."""
@@ -44,6 +63,12 @@ class Grids:
         self.started: list[subprocess.Popen] = []
         (path / "ablations.yaml").write_text(ABLATIONS)
         (path / "experiment.yaml").write_text(EXPERIMENT)
+
+    def plan(self, name: str, devices: int | None = None):
+        """What the command is about to do: the folder of its run, the grid, and what is prepared of every cell."""
+        grid = load_grid(self.path / "ablations.yaml", name)
+        folder = RunFolder(self.path / "run", {cell.id: cell.axes for cell in grid.cells})
+        return folder, grid, command._preparations(folder, grid, devices)
 
     def start(self, *arguments: str) -> subprocess.Popen:
         """`implicit-slate ablate` in the folder."""

@@ -5,16 +5,16 @@ import socket
 
 import pytest
 import torch
-import yaml
 
 from callbacks import Diverged
 from implicit_slate.ablation import cell
-from implicit_slate.ablation.experiment import Experiment, override
+from implicit_slate.ablation.experiment import override
+from implicit_slate.ablation.train import RESUME_POINT
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.locks import try_lock
 from implicit_slate.training import SLATEModule
-from tests.ablation.conftest import EXPERIMENT
+from tests.ablation.conftest import TINY, prepared
 from tests.ablation.tiny import TinyModule
 from tests.tiny import SLATE_SIZES
 
@@ -23,23 +23,11 @@ SLATE = {
     "data": {"class_path": "tests.tiny.TinyImages"},
     "trainer": {"max_steps": 5, "accelerator": "cpu", "num_sanity_val_steps": 0, "limit_val_batches": 0},
 }
-TINY = override(
-    yaml.safe_load(EXPERIMENT.replace("every_seconds: 0.2", "every_seconds: 0.0")),
-    {"model.class_path": "tests.ablation.tiny.TinyModule", "data.class_path": "tests.ablation.tiny.TinyData"},
-)
+OFTEN = override(TINY, {"trainer.callbacks": [{"class_path": RESUME_POINT, "init_args": {"every_seconds": 0.0}}]})
 
 
 class Killed(BaseException):
     """Ends a cell as a kill does: nothing is written any more."""
-
-
-def prepared(folder, config, **overrides):
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    file = folder.parent / "experiment.yaml"
-    file.write_text(yaml.safe_dump(config))
-    experiment = Experiment(file, overrides, "here")
-    cell.prepare(folder, cell.preparation("a", {"seed": 0}, experiment, devices=1, checkpoint=None))
-    return folder
 
 
 def result_of(folder):
@@ -54,7 +42,7 @@ def numbers(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    folder = prepared(tmp_path_factory.mktemp("undisturbed") / "cells" / "a", TINY)
+    folder = prepared(tmp_path_factory.mktemp("undisturbed") / "cells" / "a", OFTEN)
     assert cell.run(folder) == 0
     return numbers(folder)
 
@@ -62,7 +50,7 @@ def undisturbed(tmp_path_factory):
 @pytest.fixture
 def killed(tmp_path, monkeypatch):
     """The folder of a cell that was killed at step 37; the checkpoint is of step 31."""
-    folder = prepared(tmp_path / "run" / "cells" / "a", TINY)
+    folder = prepared(tmp_path / "run" / "cells" / "a", OFTEN)
     train = TinyModule.training_step
 
     def die(module, *batch):
@@ -105,7 +93,7 @@ def test_a_cell_that_ends_badly_says_how(tmp_path, monkeypatch, error, status, s
         raise error
 
     monkeypatch.setattr(TinyModule, "training_step", refuse)
-    folder = prepared(tmp_path / "a", TINY)
+    folder = prepared(tmp_path / "a", OFTEN)
     assert cell.run(folder) == (status == "failed")
     result = result_of(folder)
     assert (result["status"], result["step"], result["axes"]) == (status, step, {"seed": 0})
@@ -113,7 +101,7 @@ def test_a_cell_that_ends_badly_says_how(tmp_path, monkeypatch, error, status, s
 
 
 def test_a_failed_cell_runs_again_and_a_done_one_ends_at_once(tmp_path, monkeypatch, undisturbed):
-    folder = prepared(tmp_path / "a", TINY)
+    folder = prepared(tmp_path / "a", OFTEN)
     (folder / "result.json").write_text(json.dumps({"status": "failed", "error": "for want of memory"}))
     assert cell.run(folder) == 0
     assert numbers(folder) == undisturbed
@@ -123,7 +111,7 @@ def test_a_failed_cell_runs_again_and_a_done_one_ends_at_once(tmp_path, monkeypa
 
 
 def test_a_cell_that_somebody_works_on_says_so(tmp_path, capsys):
-    folder = prepared(tmp_path / "a", TINY)
+    folder = prepared(tmp_path / "a", OFTEN)
     with try_lock(folder):
         assert main(["cell", str(folder)]) == cell.BUSY
     assert "works on this cell" in capsys.readouterr().err and not (folder / "result.json").exists()
@@ -167,7 +155,7 @@ def test_a_run_that_was_moved_goes_on_in_its_new_place(killed, tmp_path, monkeyp
 
 
 def test_a_torn_result_is_made_again_from_the_last_checkpoint(tmp_path, undisturbed):
-    folder = prepared(tmp_path / "a", TINY)
+    folder = prepared(tmp_path / "a", OFTEN)
     cell.run(folder)
     halve(folder / "result.json")
     assert cell.run(folder) == 0
@@ -176,14 +164,14 @@ def test_a_torn_result_is_made_again_from_the_last_checkpoint(tmp_path, undistur
 
 @pytest.mark.parametrize("damage", [empty, lambda file: file.unlink()])
 def test_a_folder_without_a_prepared_cell_is_named(tmp_path, capsys, damage):
-    folder = prepared(tmp_path / "a", TINY)
+    folder = prepared(tmp_path / "a", OFTEN)
     damage(folder / "cell.json")
     assert main(["cell", str(folder)]) == 2
     assert f"{folder}: no prepared cell" in capsys.readouterr().err
 
 
 def test_a_cell_of_another_configuration_is_refused(tmp_path):
-    folder = prepared(tmp_path / "a", TINY)
+    folder = prepared(tmp_path / "a", OFTEN)
     with pytest.raises(UserError, match="another configuration"):
-        prepared(folder, TINY, **{"model.pause": 0.5})
-    prepared(folder, TINY)
+        prepared(folder, OFTEN, **{"model.pause": 0.5})
+    prepared(folder, OFTEN)

@@ -8,12 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from implicit_slate.ablation.cell import preparation, prepare
-from implicit_slate.ablation.experiment import Experiment
 from implicit_slate.ablation.launchers import local
 from implicit_slate.ablation.launchers.local import LocalPool, Resources
 from implicit_slate.errors import UserError
-from tests.ablation.conftest import EXPERIMENT, wait_until
+from tests.ablation.conftest import prepared, wait_until
 
 
 @pytest.fixture
@@ -54,16 +52,6 @@ def test_more_processes_than_there_is_room_for_are_refused(eight_cores, accelera
         Resources.share_out(None, 99, accelerators)
 
 
-def die(*arguments):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_check_whose_process_is_killed_is_tried_again_and_then_said_in_a_line(monkeypatch):
-    monkeypatch.setattr(local, "_check", die)
-    with LocalPool(print) as pool, pytest.raises(UserError, match="was killed 3 times"):
-        pool.check([], [])
-
-
 def ranks_of(cell):
     """The two processes of a cell by their rank, once both are there."""
     found = {}
@@ -79,12 +67,9 @@ def ranks_of(cell):
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_path, rank):
     """Lightning's DDP on two CPU processes."""
-    cell, file = tmp_path / "run" / "cells" / "a", tmp_path / "experiment.yaml"
-    file.write_text(EXPERIMENT.replace("tiny.", "tests.ablation.tiny."))
-    experiment = Experiment(file, {"model.pause": 0.04}, "here")
-    prepare(cell, preparation("a", {"seed": 0}, experiment, devices=2, checkpoint=None))
+    cell = prepared(tmp_path / "run" / "cells" / "a", devices=2, **{"model.pause": 0.04})
     events = []
-    pool = LocalPool(lambda name, event: events.append(event))
+    pool = LocalPool(lambda name, event: events.append(event))  # not entered: nothing need be imported before the fork
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(pool.run, {"a": cell}, Resources(1, 2, (), 2))
         wait_until(lambda: (cell / "checkpoints" / "last.ckpt").exists())
@@ -96,3 +81,13 @@ def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_pa
     result = json.loads((cell / "result.json").read_text())
     assert (result["status"], result["step"]) == ("complete", 60)
     assert "MEMBER: 2/2" in (cell / "log.txt").read_text()
+
+
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_check_whose_process_is_killed_is_tried_again_and_then_said_in_a_line(monkeypatch):
+    monkeypatch.setattr(local, "_check", die)
+    with LocalPool(print) as pool, pytest.raises(UserError, match="was killed 3 times"):
+        pool.check({}, {})

@@ -6,31 +6,17 @@ import json
 import pytest
 
 from implicit_slate.ablation import command
-from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.errors import UserError
 from implicit_slate.locks import try_lock
 from implicit_slate.measures import COLUMNS
 from implicit_slate.run_folder import RunFolder
 
 
-def open_run(grids, name="ends"):
-    grid = load_grid(grids.path / "ablations.yaml", name)
-    return grid, RunFolder(grids.path / "run", {cell.id: cell.axes for cell in grid.cells})
-
-
-def begin(folder, grid, devices=None):
-    command._begin(folder, grid, command._preparations(folder, grid, devices))
-
-
-def check(folder, grid, devices=None):
-    command._check_folder(folder, command._preparations(folder, grid, devices))
-
-
 @pytest.fixture
 def run(grids):
-    grid, folder = open_run(grids)
-    begin(folder, grid)
-    return folder
+    plan = grids.plan("ends")
+    command._begin(*plan)
+    return plan[0]
 
 
 def finish(folder, cell, status, step=None, **measures):
@@ -49,10 +35,13 @@ def test_another_configuration_is_refused(grids, run, file, old, new, what):
     path = grids.path / file
     path.write_text(path.read_text().replace(old, new))
     before = {file: file.read_bytes() for file in run.path.rglob("*.json")}
-    grid, folder = open_run(grids)
-    for attempt in (check, begin):
+    folder, grid, preparations = grids.plan("ends")
+    for attempt in (
+        lambda: command._check_folder(folder, preparations),
+        lambda: command._begin(folder, grid, preparations),
+    ):
         with pytest.raises(UserError) as error:
-            attempt(folder, grid)
+            attempt()
         assert f"({what} differs)" in str(error.value)
     assert {file: file.read_bytes() for file in run.path.rglob("*.json")} == before
 
@@ -63,31 +52,32 @@ def test_comments_do_not_count_and_a_torn_file_is_written_anew(grids, run, file)
         experiment.write("# a comment\n")
     before = (run.path / file).read_text()
     (run.path / file).write_text(before[:50])
-    grid, folder = open_run(grids)
-    begin(folder, grid)
+    command._begin(*grids.plan("ends"))
     assert (run.path / file).read_text() == before
 
 
-def test_another_grid_number_of_devices_or_a_foreign_folder_is_refused(grids, run):
-    grid, folder = open_run(grids)
-    check(folder, grid)
-    with pytest.raises(UserError, match="devices differs"):
-        check(folder, grid, devices=2)
-    with pytest.raises(UserError, match=r"other cells \(as end=well,seed=0\)"):
-        check(*reversed(open_run(grids, "pair")))
-    with pytest.raises(UserError, match="other files"):
-        check(RunFolder(grids.path, {}), grid)
-    with pytest.raises(UserError, match="is not a folder"):
-        check(RunFolder(grids.path / "experiment.yaml", {}), grid)
+@pytest.mark.parametrize(
+    "name, devices, place, message",
+    [
+        ("ends", 2, "run", "devices differs"),
+        ("pair", None, "run", r"other cells \(as end=well,seed=0\)"),
+        ("ends", None, ".", "other files"),
+        ("ends", None, "experiment.yaml", "is not a folder"),
+    ],
+)
+def test_another_grid_number_of_devices_or_a_foreign_folder_is_refused(grids, run, name, devices, place, message):
+    folder, _, preparations = grids.plan(name, devices)
+    folder.path = grids.path / place
+    with pytest.raises(UserError, match=message):
+        command._check_folder(folder, preparations)
 
 
 def test_a_run_may_be_given_more_seeds(grids, run):
     finish(run, "end=well,seed=0", "complete")
     path = grids.path / "ablations.yaml"
     path.write_text(path.read_text().replace("cells: end}", "cells: {product: [end, {seeds: 2}]}}"))
-    grid, folder = open_run(grids)
-    begin(folder, grid)
-    assert [folder.status(cell) for cell in RunFolder(run.path).cells] == ["complete", *["waiting"] * 5]
+    command._begin(*grids.plan("ends"))
+    assert [run.status(cell) for cell in RunFolder(run.path).cells] == ["complete", *["waiting"] * 5]
 
 
 def test_the_tables_have_a_row_for_every_cell(run):

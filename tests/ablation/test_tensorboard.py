@@ -9,8 +9,8 @@ import urllib.request
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
+from implicit_slate.ablation.cell import make_result
 from implicit_slate.ablation.hparams import log_hparams
-from implicit_slate.ablation.result import make_result
 from implicit_slate.measures import headline_columns
 from tests.ablation.conftest import wait_until
 

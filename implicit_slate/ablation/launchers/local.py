@@ -1,8 +1,8 @@
 """The pool of this machine: several cells at a time, each in a fresh process.
 
-A process of one device is forked from a server that has imported everything (that takes some ten seconds, a fork none)
-and never trains, so it has no threads and no accelerator's context to lose. A cell on several devices is a program of
-its own, which Lightning repeats for every device.
+Every process is forked from a server that has imported everything (that takes some ten seconds, a fork none) and never
+trains, so it has no threads and no accelerator's context to lose. A cell on several devices is a program of its own,
+which Lightning repeats for every device; the forked process starts it and waits.
 """
 
 import contextlib
@@ -11,24 +11,22 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import connection, forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil
 
 from implicit_slate.ablation import cell
-from implicit_slate.ablation.experiment import Experiment, Machine
-from implicit_slate.ablation.result import make_result, write_result
 from implicit_slate.errors import UserError
 from implicit_slate.locks import is_locked
-from implicit_slate.processes import PARENT, end_with_parent
-from implicit_slate.run_folder import read_result
+from implicit_slate.processes import end_with_parent, expect_children
+from implicit_slate.run_folder import DONE, read_result
 
 POLL_SECONDS = 1.0
 MOST_TRIES = 3
@@ -81,13 +79,8 @@ class LocalPool:
         """`report(name, event)` hears what happens to a cell: `started`, `resumed`, `interrupted`, `taken by another
         process`, or how it ended."""
         self.report = report
-        self.error: BaseException | None = None
-        self._stopping = threading.Event()
-        self._guard = threading.Lock()
         self._tries: Counter[str] = Counter()
-        self._taken: set[str] = set()
-        self._ended: set[str] = set()
-        self._failed_before: set[str] = set()
+        self._again: set[str] = set()
 
     def __enter__(self) -> "LocalPool":
         previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us, who then end the cells
@@ -101,18 +94,17 @@ class LocalPool:
     def __exit__(self, *exception) -> None:
         """Kill the cells that run (they lose what came after their last checkpoint), and the server, which by itself
         would take seconds to end and keep our output open."""
-        self._stopping.set()
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if "resource_tracker" not in " ".join(process.cmdline()):  # multiprocessing's, which ends after us
                     process.kill()
 
-    def check(self, experiments: Sequence[Experiment], parsed_only: Sequence[Experiment]) -> Machine:
+    def check(self, configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> tuple[int, int]:
         """`configure.check` in a process that has imported everything; `UserError` as it raises it."""
         for _ in range(MOST_TRIES):
-            pool = ProcessPoolExecutor(1, mp_context=_context, initializer=_be_quiet)
+            pool = ProcessPoolExecutor(1, mp_context=_context, initializer=_begin, initargs=(os.devnull,))
             try:
-                return pool.submit(_check, experiments, parsed_only).result()
+                return pool.submit(_check, configs, to_parse).result()
             except BrokenProcessPool:  # killed, perhaps for want of memory
                 continue
             finally:
@@ -123,72 +115,50 @@ class LocalPool:
         """Come back when every cell (a name and a prepared folder each) has a result, by us or by another process.
 
         A failed cell is tried once; cells on several devices and cells that die without a result, `MOST_TRIES` times.
-        Raises what stopped a worker.
         """
-        self._failed_before = {name for name, folder in folders.items() if read_result(folder)}
-        threads = [
-            threading.Thread(target=self._work, args=(folders, resources, worker))
-            for worker in range(resources.workers)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(POLL_SECONDS)  # in pieces: an endless wait would not let Ctrl-C through
-        if self.error is not None:
-            raise self.error
-
-    def _work(self, folders: Mapping[str, Path], resources: Resources, worker: int) -> None:
-        try:
-            while not self._stopping.is_set():
-                name = self._take(folders)
-                if name is not None:
-                    self._run_cell(name, folders[name], resources, worker)
-                elif all(self._is_over(name, folder) for name, folder in folders.items()):
-                    return
-                else:
-                    self._stopping.wait(POLL_SECONDS)
-        except BaseException as error:
-            self.error = self.error or error
-            self.__exit__()
-
-    def _take(self, folders: Mapping[str, Path]) -> str | None:
-        """A cell that nobody works on, begun ones first; nobody else of this process is given it until it is over."""
-        with self._guard:
-            for name in sorted(folders, key=lambda name: not _is_begun(folders[name])):
-                folder = folders[name]
-                if name not in self._taken and not self._is_over(name, folder) and not is_locked(folder):
-                    self._taken.add(name)
-                    return name
-        return None
+        # Cells that run again if they have failed. Whoever starts a grid again has mended something.
+        self._again = {name for name, folder in folders.items() if read_result(folder)}
+        idle = list(range(resources.workers))
+        running: dict[str, tuple[int, BaseProcess]] = {}
+        while True:
+            waiting = [name for name in folders if name not in running and not self._is_over(name, folders[name])]
+            if not waiting and not running:
+                return
+            for name in sorted(waiting, key=lambda name: not _is_begun(folders[name])):
+                if idle and not is_locked(folders[name]):
+                    worker = idle.pop(0)
+                    running[name] = worker, self._start(name, folders[name], resources, worker)
+            connection.wait([process.sentinel for _, process in running.values()], POLL_SECONDS)
+            for name, (worker, process) in list(running.items()):
+                if process.exitcode is not None:
+                    del running[name]
+                    idle.append(worker)
+                    self._end(name, folders[name], process.exitcode, resources.devices)
 
     def _is_over(self, name: str, folder: Path) -> bool:
-        """Whether a cell is done, or has failed since we began; one that failed before runs again, as whoever starts
-        the grid again has mended something."""
-        if name in self._ended or cell.is_done(folder):
-            return True
-        return not self._tries[name] and name not in self._failed_before and read_result(folder) is not None
+        result = read_result(folder)
+        return result is not None and (result["status"] in DONE or name not in self._again)
 
-    def _run_cell(self, name: str, folder: Path, resources: Resources, worker: int) -> None:
+    def _start(self, name: str, folder: Path, resources: Resources, worker: int) -> BaseProcess:
         self.report(name, "resumed" if _is_begun(folder) else "started")
-        kill, wait = _start(folder, resources, worker)
-        if self._stopping.is_set():
-            kill()
-        if wait() == cell.BUSY:  # another runner of this grid was quicker by a moment
-            with self._guard:
-                self._taken.discard(name)
+        share = resources.environment(worker)
+        process = _context.Process(target=_run_cell, args=(folder, share, resources.threads, resources.devices))
+        process.start()
+        return process
+
+    def _end(self, name: str, folder: Path, exitcode: int, devices: int) -> None:
+        if exitcode == cell.BUSY:  # another runner of this grid was quicker by a moment
             self.report(name, "taken by another process")
             return
         self._tries[name] += 1
+        self._again.discard(name)
         result = read_result(folder)
-        if result is None and self._tries[name] >= MOST_TRIES and not self._stopping.is_set():
-            result = make_result(folder, {}, "failed", error=f"its process was killed {MOST_TRIES} times")
-            write_result(folder, result)
-        with self._guard:
-            self._taken.discard(name)
-            # Where one process of several dies, the others often end with an error of their own.
-            if result and (resources.devices == 1 or self._tries[name] >= MOST_TRIES):
-                self._ended.add(name)
+        if self._tries[name] < MOST_TRIES:
+            if devices > 1:  # where one process of several dies, the others often end with an error of their own
+                self._again.add(name)
+        elif result is None:
+            result = cell.make_result(folder, {}, "failed", error=f"its process was killed {MOST_TRIES} times")
+            cell.write_result(folder, result)
         self.report(name, result["status"] if result else "interrupted")
 
 
@@ -196,33 +166,12 @@ def _is_begun(folder: Path) -> bool:
     return (folder / "checkpoints" / "last.ckpt").exists()
 
 
-def _start(folder: Path, resources: Resources, worker: int) -> tuple[Callable[[], None], Callable[[], int | None]]:
-    """Start the process of a prepared cell; how to kill it, and how to wait for its exit status."""
-    share = resources.environment(worker)
-    if resources.devices == 1:
-        process = _context.Process(target=_run_forked, args=(folder, share, resources.threads))
-        process.start()
-
-        def wait() -> int | None:
-            process.join()
-            return process.exitcode
-
-        return process.kill, wait
-    with open(folder / "log.txt", "a") as log:
-        program = subprocess.Popen(
-            [sys.executable, "-m", "implicit_slate.cli", "cell", str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=os.environ | share | {PARENT: str(os.getpid())},
-        )
-    return program.kill, program.wait
-
-
-def _run_forked(folder: Path, environment: dict[str, str], threads: int | None) -> None:
-    end_with_parent()
-    _redirect_output(folder / "log.txt")
+def _run_cell(folder: Path, environment: dict[str, str], threads: int | None, devices: int) -> None:
+    _begin(folder / "log.txt")
     os.environ.update(environment)
+    if devices > 1:
+        expect_children()
+        sys.exit(subprocess.call([sys.executable, "-m", "implicit_slate.cli", "cell", str(folder)]))
     if threads is not None:
         import torch  # imported before the fork, so OMP_NUM_THREADS comes too late
 
@@ -230,19 +179,16 @@ def _run_forked(folder: Path, environment: dict[str, str], threads: int | None) 
     sys.exit(cell.run(folder))
 
 
-def _check(experiments: Sequence[Experiment], parsed_only: Sequence[Experiment]) -> Machine:
+def _check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> tuple[int, int]:
     from implicit_slate.ablation.configure import check  # imported already by the server
 
-    return check(experiments, parsed_only)
+    return check(configs, to_parse)
 
 
-def _be_quiet() -> None:
+def _begin(log: str | os.PathLike) -> None:
+    """The first lines of every process: it ends with us, and what it prints goes to a file."""
     end_with_parent()
-    _redirect_output(Path(os.devnull))  # Lightning talks
-
-
-def _redirect_output(path: Path) -> None:
-    log = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
+    log = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
     os.dup2(log, 1)
