@@ -5,14 +5,13 @@ files only inform.
 """
 
 import csv
-import fcntl
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import AcquireReturnProxy, FileLock
 
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
@@ -72,19 +71,13 @@ class RunFolder:
             writer.writerows({**row, "versions": json.dumps(row["versions"] or {})} for row in rows)
             write_atomically(self.path / "results.csv", table.getvalue())
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """One process at a time of those that write files of the whole run; waits for the others."""
+    def lock(self) -> AcquireReturnProxy:
+        """A context of one process at a time, of those that write files of the whole run; waits for the others."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+            return FileLock(self.path / ".lock").acquire()
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     def _row(self, cell: str, axes: Axes) -> dict[str, Any]:
         found = self.result(cell) or read_json(self.cell(cell) / "progress.json") or {}

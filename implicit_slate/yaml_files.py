@@ -1,5 +1,6 @@
-"""YAML as people expect it, with errors that say where."""
+"""YAML as people expect it, with errors that say where; experiments as nested mappings in LightningCLI's form."""
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,3 +61,31 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, prefix if key == "init_args" else f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the value at every dotted key replaced; `config` itself stays as it is.
+
+    As on LightningCLI's command line, `model.gradient` reaches through `class_path`/`init_args`:
+    it means `model.init_args.gradient`. A mapping on the way that is not there is made.
+    """
+    result = copy.deepcopy(dict(config))
+    for key, value in overrides.items():
+        *parents, last = key.split(".")
+        section = result
+        for parent in parents:
+            section = _arguments(section, parent)
+            if not isinstance(section.get(parent), dict):
+                section[parent] = {}
+            section = section[parent]
+        _arguments(section, last)[last] = copy.deepcopy(value)
+    return result
+
+
+def _arguments(section: dict[str, Any], key: str) -> dict[str, Any]:
+    """The mapping that holds `key`: the section itself, or the `init_args` of a section that names a class."""
+    if "class_path" in section and key not in ("class_path", "init_args"):
+        if not isinstance(section.get("init_args"), dict):
+            section["init_args"] = {}
+        return section["init_args"]
+    return section

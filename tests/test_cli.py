@@ -25,6 +25,7 @@ def test_help_names_every_command_and_data_its_own(prefix, capsys):
         (["data", "rendr"], "unknown command 'data rendr'; did you mean 'data render'?"),
         (["ablate", "demoo"], "unknown grid 'demoo'; did you mean 'demo'?"),
         (["ablate", "demo", "--devices", "0"], "--devices: expected a positive number, got '0'"),
+        (["ablate", "demo", "--list", "--storage", "sqlite:///x.db"], "unrecognized arguments: --storage"),
         (["report", "/nowhere"], "/nowhere"),
         (["import-checkpoint", "a.pt"], "import-checkpoint: the following arguments are required"),
         (["fit", "--config", "/nowhere.yaml"], "/nowhere.yaml: No such file or directory"),

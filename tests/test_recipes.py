@@ -47,12 +47,11 @@ from pathlib import Path
 import torch
 
 from implicit_slate.ablation.cell import preparation, prepare
-from implicit_slate.ablation.experiment import override
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.cli import main
 from implicit_slate.fixed_point import fixed_point
 from implicit_slate.run_folder import RunFolder
-from implicit_slate.yaml_files import load_yaml
+from implicit_slate.yaml_files import load_yaml, override
 
 weight = torch.tensor(0.5, requires_grad=True)
 solution = fixed_point(lambda z: torch.tanh(weight * z + 1), torch.zeros(2, 3), gradient="random_neumann(3)")

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from implicit_slate.ablation.cell import check, preparation, prepare
-from implicit_slate.ablation.experiment import override
 from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.run_folder import DONE, RunFolder, status_of
-from implicit_slate.yaml_files import load_yaml
+from implicit_slate.yaml_files import load_yaml, override
 
 Preparations = dict[Path, dict[str, Any]]
 """The content of `cell.json` of the pretraining, if there is one, and of every cell, by their folders."""
@@ -127,7 +126,7 @@ def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: a
             devices = next(iter(preparations.values()))["devices"]
             resources = Resources.share_out(arguments.workers, devices, accelerators)
             _begin(folder, grid, preparations)
-            with display:
+            with display.shown():
                 if grid.pretrain:
                     pool.run({"pretrain": folder.pretrain}, resources)
                     if status_of(folder.pretrain) != "complete":

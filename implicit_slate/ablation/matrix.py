@@ -19,7 +19,7 @@ An expression under `cells` is a list of choices, a choice being a mapping from 
     {product: [a, b]}          every choice of a with every choice of b
     {zip: [a, b]}              the i-th choice of a with the i-th of b
     {chain: [a, b]}            the choices of a, then those of b
-    {leave_one_out: [x, y]}    every axis at its first value, then one axis after the other at its other values
+    {leave_one_out: [a, b]}    the first choices of a and b together, then each of their other choices in its place
 """
 
 import itertools
@@ -125,9 +125,10 @@ def expand(axes: Mapping[str, Mapping], expression: Any) -> list[Choice]:
         return _selection(axes, operator, operands)
     if not isinstance(operands, list) or not operands:
         raise UserError(f"{operator!r} takes a list, got {operands!r}")
-    if operator == "leave_one_out":
-        return _leave_one_out(axes, operands)
     branches = [expand(axes, operand) for operand in operands]
+    if operator == "leave_one_out":
+        base = _merge([branch[0] for branch in branches])
+        return [base] + [base | choice for branch in branches for choice in branch[1:]]
     if operator == "chain":
         return list(itertools.chain(*branches))
     if operator == "zip" and len({len(branch) for branch in branches}) > 1:
@@ -145,17 +146,11 @@ def cell_id(choice: Choice) -> str:
     return identifier
 
 
-def _leave_one_out(axes: Mapping[str, Mapping], names: list) -> list[Choice]:
-    for name in names:
-        if not isinstance(name, str):
-            raise UserError(f"'leave_one_out' takes axes, got {name!r}")
-    base = _merge([expand(axes, name)[0] for name in names])
-    return [base] + [base | choice for name in names for choice in expand(axes, name)[1:]]
-
-
 def _selection(axes: Mapping[str, Mapping], axis: Any, values: Any) -> list[Choice]:
     known = _axis(axes, axis, or_one_of=OPERATORS)
     chosen = values if isinstance(values, list) else [values]
+    if not chosen:
+        raise UserError(f"axis {axis!r}: no value is chosen")
     for value in chosen:
         if value not in known:
             raise UserError(f"axis {axis!r} has no value {value!r}{nearest(value, known)}")

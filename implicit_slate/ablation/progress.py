@@ -3,6 +3,9 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +22,7 @@ STYLES = {"complete": "green", "diverged": "yellow", "failed": "red", "running":
 
 
 class ProgressDisplay:
-    """A context in which the state of all cells is shown, whichever process runs them; it reads files only."""
+    """Shows the state of all cells, whichever process runs them; it reads files only."""
 
     max_steps = 0
     """Of each cell; 0 while it is not known."""
@@ -27,29 +30,26 @@ class ProgressDisplay:
     def __init__(self, folder: RunFolder, console: Console | None = None):
         self.folder = folder
         self.console = console or Console()
-        self._over = threading.Event()
-        self._live: Live | None = None
-        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> "ProgressDisplay":
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """A context in which the table is shown, or where there is no terminal a line now and then."""
         if self.console.is_terminal:
-            self._live = Live(get_renderable=self.table, console=self.console, refresh_per_second=1)
-            self._live.__enter__()
-        else:
-            self._thread = threading.Thread(target=self._say_now_and_then, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._over.set()
-        if self._live is not None:
-            self._live.__exit__(*exception)
-        else:
-            self._thread.join()
+            with Live(get_renderable=self.table, console=self.console, refresh_per_second=1):
+                yield
+            return
+        over = threading.Event()
+        thread = threading.Thread(target=self._say_now_and_then, args=(over,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def event(self, cell: str, event: str) -> None:
         """Report that a cell starts, resumes or ends; on a terminal only failures, since the table shows the rest."""
-        if self._live is None or event == "failed":
+        if not self.console.is_terminal or event == "failed":
             self._say(f"{event}: {cell}{self._details(cell)}")
 
     def table(self) -> Table:
@@ -76,8 +76,8 @@ class ProgressDisplay:
             table.add_row(f"[dim]… and {len(rows) - room} more")
         return table
 
-    def _say_now_and_then(self) -> None:
-        while not self._over.wait(PLAIN_SECONDS):
+    def _say_now_and_then(self, over: threading.Event) -> None:
+        while not over.wait(PLAIN_SECONDS):
             rows = self.folder.rows()
             running = [f"{row['cell']} at step {row['step'] or 0}" for row in rows if row["status"] == "running"]
             if pretraining := self._pretraining():
@@ -98,7 +98,7 @@ class ProgressDisplay:
         rate = sum(row["steps_per_second"] or 0 for row in open_rows if row["status"] == "running")
         if not rate or self.max_steps <= 0:
             return ""
-        return f", about {duration(sum(self.max_steps - (row['step'] or 0) for row in open_rows) / rate)} left"
+        return f", about {_duration(sum(self.max_steps - (row['step'] or 0) for row in open_rows) / rate)} left"
 
     def _details(self, cell: str) -> str:
         result = self.folder.result(cell) if cell in self.folder.cells else None
@@ -108,16 +108,13 @@ class ProgressDisplay:
             return f": {result['error']} (see {self.folder.cell(cell) / 'log.txt'})"
         parts = [f"step {result['step']}", f"val loss {_short(final_loss(result['measures'])) or 'none'}"]
         if result["seconds"]:
-            parts.append(duration(result["seconds"]))
+            parts.append(_duration(result["seconds"]))
         return f": {', '.join(parts)}"
 
 
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+def _duration(seconds: float) -> str:
+    """`0:03:20`."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _short(value: float | None) -> str:

@@ -1,7 +1,5 @@
 """The point from which a killed cell resumes: the training state, the curves and the training time so far."""
 
-import csv
-import io
 import json
 import time
 from collections.abc import Mapping
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -128,8 +127,6 @@ class ResumePoint(Checkpoint):
 
 def write_curves(folder: Path, curves: Curves) -> None:
     """Write `curves.csv`: a line for each point, with its tag, step and value."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("tag", "step", "value"))
-    writer.writerows((tag, step, value) for tag, points in curves.items() for step, value in sorted(points.items()))
-    write_atomically(folder / "curves.csv", text.getvalue())
+    points = [(tag, step, value) for tag, curve in curves.items() for step, value in sorted(curve.items())]
+    table = pd.DataFrame(points, columns=["tag", "step", "value"])
+    write_atomically(folder / "curves.csv", table.to_csv(index=False, na_rep="nan"))

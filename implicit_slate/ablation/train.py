@@ -15,7 +15,6 @@ from callbacks import Diverged
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.cell import make_result, write_result
 from implicit_slate.ablation.configure import build
-from implicit_slate.ablation.experiment import override
 from implicit_slate.ablation.hparams import log_hparams
 from implicit_slate.ablation.resume import ResumePoint, write_curves
 from implicit_slate.errors import UserError
@@ -23,6 +22,7 @@ from implicit_slate.files import read_json, write_atomically
 from implicit_slate.fixed_point import NotFinite
 from implicit_slate.processes import expect_children
 from implicit_slate.training.checkpoints import read_checkpoint
+from implicit_slate.yaml_files import override
 
 RESUME_POINT = "implicit_slate.ablation.resume.ResumePoint"
 

@@ -1,5 +1,6 @@
 """Grids of tiny models, and the command as a user starts it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,9 @@ import pytest
 import yaml
 
 from implicit_slate.ablation import cell, command
-from implicit_slate.ablation.experiment import override
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.run_folder import RunFolder
+from implicit_slate.yaml_files import override
 
 EXPERIMENT = """\
 trainer:
@@ -53,6 +54,13 @@ def prepared(folder: Path, config: dict = TINY, devices: int = 1, **overrides) -
     content = cell.preparation("a", {"seed": 0}, override(config, overrides), devices, checkpoint=None)
     cell.prepare(folder, content)
     return folder
+
+
+def finish(folder: RunFolder, cell: str, status: str, step: int | None = None, **measures) -> None:
+    """Write the `result.json` of a cell."""
+    folder.cell(cell).mkdir(parents=True, exist_ok=True)
+    result = {"cell": cell, "status": status, "axes": folder.cells[cell], "step": step, "measures": measures}
+    (folder.cell(cell) / "result.json").write_text(json.dumps(result))
 
 
 class Grids:

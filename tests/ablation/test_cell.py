@@ -8,12 +8,12 @@ import torch
 
 from callbacks import Diverged
 from implicit_slate.ablation import cell
-from implicit_slate.ablation.experiment import override
 from implicit_slate.ablation.train import RESUME_POINT
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.locks import try_lock
 from implicit_slate.training import SLATEModule
+from implicit_slate.yaml_files import override
 from tests.ablation.conftest import TINY, prepared
 from tests.ablation.tiny import TinyModule
 from tests.tiny import SLATE_SIZES

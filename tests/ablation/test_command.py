@@ -77,9 +77,3 @@ def test_list_prints_and_makes_nothing(grids):
     assert (status, err) == (0, "")
     assert out.splitlines()[0].split() == ["gradient=unrolled,seed=0", "waiting"]
     assert not (grids.path / "runs").exists()
-
-
-def test_the_queue_is_the_folder(grids):
-    """There is no database whose address could be given."""
-    status, out, err = grids.run("pair", "--list", "--storage", "sqlite:///x.db")
-    assert status == 2 and "--storage" in err

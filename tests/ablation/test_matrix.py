@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from implicit_slate.ablation.matrix import cell_id, expand, grid_names, load_grid, make_cells
+from implicit_slate.ablation.matrix import cell_id, expand, load_grid, make_cells
 from implicit_slate.errors import UserError
+from implicit_slate.yaml_files import load_yaml
 
 ROOT = Path(__file__).parents[2]
 AXES = {
@@ -16,38 +17,25 @@ AXES = {
 }
 
 
-def test_an_axis_is_all_its_values():
-    assert expand(AXES, "clip") == [{"clip": "on"}, {"clip": "off"}]
-
-
-def test_some_values_of_an_axis():
-    assert expand(AXES, {"iterations": [3, 7]}) == [{"iterations": 3}, {"iterations": 7}]
-    assert expand(AXES, {"iterations": 3}) == [{"iterations": 3}]
-
-
-def test_product_varies_the_last_factor_fastest():
-    choices = expand(AXES, {"product": ["gradient", {"seeds": 2}]})
-    assert [tuple(c.values()) for c in choices] == [("unrolled", 0), ("unrolled", 1), ("implicit", 0), ("implicit", 1)]
-
-
-def test_zip_goes_in_step():
-    choices = expand(AXES, {"zip": ["clip", "warmup"]})
-    assert choices == [{"clip": "on", "warmup": "on"}, {"clip": "off", "warmup": "off"}]
-
-
-def test_chain_is_one_after_the_other():
-    assert expand(AXES, {"chain": ["clip", {"seeds": [5]}]}) == [{"clip": "on"}, {"clip": "off"}, {"seed": 5}]
-
-
-def test_leave_one_out_is_the_base_and_one_group_an_axis():
-    choices = expand(AXES, {"leave_one_out": ["clip", "warmup", "iterations"]})
-    assert [tuple(choice.values()) for choice in choices] == [
-        ("on", "on", 1),
-        ("off", "on", 1),
-        ("on", "off", 1),
-        ("on", "on", 3),
-        ("on", "on", 7),
-    ]
+@pytest.mark.parametrize(
+    "expression, choices",
+    [
+        ("clip", [("on",), ("off",)]),
+        ({"iterations": [3, 7]}, [(3,), (7,)]),
+        ({"iterations": 3}, [(3,)]),
+        ({"seeds": 2}, [(0,), (1,)]),
+        ({"product": ["clip", {"seeds": 2}]}, [("on", 0), ("on", 1), ("off", 0), ("off", 1)]),
+        ({"zip": ["clip", "warmup"]}, [("on", "on"), ("off", "off")]),
+        ({"chain": ["clip", {"seeds": [5]}]}, [("on",), ("off",), (5,)]),
+        ({"leave_one_out": ["clip", {"iterations": [3, 7]}]}, [("on", 3), ("off", 3), ("on", 7)]),
+        (
+            {"leave_one_out": ["clip", "warmup", "iterations"]},
+            [("on", "on", 1), ("off", "on", 1), ("on", "off", 1), ("on", "on", 3), ("on", "on", 7)],
+        ),
+    ],
+)
+def test_an_expression_stands_for_its_choices_in_order(expression, choices):
+    assert [tuple(choice.values()) for choice in expand(AXES, expression)] == choices
 
 
 def test_expressions_nest():
@@ -70,9 +58,6 @@ def test_a_cell_sets_what_its_values_set():
     [cell] = make_cells(AXES, {"product": [{"gradient": "implicit"}, {"clip": "off"}, {"seeds": [4]}]})
     assert cell.overrides == {"seed_everything": 4, "model.gradient": "implicit", "model.clip": None}
     assert cell.id == "gradient=implicit,clip=off,seed=4"
-
-
-def test_ids_are_fit_for_folders():
     assert cell_id({"gradient": "phantom(5, 0.5)", "solver": "a/b"}) == "gradient=phantom-5-0.5,solver=a-b"
 
 
@@ -80,7 +65,7 @@ def test_ids_are_fit_for_folders():
     "expression, message",
     [
         ("gradeint", "unknown axis 'gradeint'; did you mean 'gradient'?"),
-        ({"prodct": ["clip"]}, "unknown axis or operator 'prodct'; did you mean 'product'?"),
+        ({"prodct": ["clip"]}, "unknown axis 'prodct'; did you mean 'product'?"),
         ({"iterations": [4]}, "axis 'iterations' has no value 4; known: 1, 3, 7"),
         ({"gradient": "implict"}, "axis 'gradient' has no value 'implict'; did you mean 'implicit'?"),
         ({"product": ["clip", "clip"]}, "the axis 'clip' is combined with itself"),
@@ -88,7 +73,7 @@ def test_ids_are_fit_for_folders():
         ({"seeds": 0}, "'seeds' takes a number of seeds or a list of them, got 0"),
         ({"seeds": [-1]}, "'seeds' takes"),
         ({"product": "clip"}, "'product' takes a list, got 'clip'"),
-        ({"leave_one_out": [{"clip": "on"}]}, "'leave_one_out' takes axes"),
+        ({"leave_one_out": ["clip", {"iterations": []}]}, "axis 'iterations': no value is chosen"),
         (["clip"], "expected an axis or one of product, zip"),
         ({"product": ["clip"], "zip": ["clip"]}, "expected an axis or one of"),
     ],
@@ -99,28 +84,25 @@ def test_a_wrong_expression_is_named(expression, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_two_axes_may_not_set_one_key():
-    axes = {"a": {1: {"model.x": 1}}, "b": {1: {"model.x": 2}}}
-    with pytest.raises(UserError, match="the axis 'a' and the axis 'b' both set 'model.x'"):
-        make_cells(axes, {"product": ["a", "b"]})
-
-
-def test_what_a_grid_overrides_is_in_every_cell_and_no_axis_may_set_it_too():
-    cells = make_cells(AXES, "clip", {"trainer.max_steps": 5})
-    assert [cell.overrides for cell in cells] == [
-        {"trainer.max_steps": 5, "seed_everything": 0},
-        {"trainer.max_steps": 5, "seed_everything": 0, "model.clip": None},
+def test_what_a_grid_overrides_is_in_every_cell():
+    assert [(cell.id, cell.overrides) for cell in make_cells(AXES, "clip", {"trainer.max_steps": 5})] == [
+        ("clip=on,seed=0", {"trainer.max_steps": 5, "seed_everything": 0}),
+        ("clip=off,seed=0", {"trainer.max_steps": 5, "seed_everything": 0, "model.clip": None}),
     ]
-    assert [cell.id for cell in cells] == ["clip=on,seed=0", "clip=off,seed=0"]
-    with pytest.raises(UserError, match="'overrides' and the axis 'clip' both set 'model.clip'"):
-        make_cells(AXES, "clip", {"model.clip": 1.0})
-    with pytest.raises(UserError, match="'overrides' and the axis 'seed' both set 'seed_everything'"):
-        make_cells(AXES, "clip", {"seed_everything": 1})
 
 
-def test_two_cells_may_not_share_a_folder():
-    with pytest.raises(UserError, match="rename a value"):
-        make_cells({"a": {"x/y": {}, "x y": {}}}, "a")
+@pytest.mark.parametrize(
+    "axes, overrides, message",
+    [
+        ({"a": {1: {"model.x": 1}}, "b": {1: {"model.x": 2}}}, {}, "the axis 'a' and the axis 'b' both set 'model.x'"),
+        ({"clip": AXES["clip"]}, {"model.clip": 1.0}, "'overrides' and the axis 'clip' both set 'model.clip'"),
+        ({"clip": AXES["clip"]}, {"seed_everything": 1}, "'overrides' and the axis 'seed' both set 'seed_everything'"),
+        ({"a": {"x/y": {}, "x y": {}}}, {}, "rename a value"),
+    ],
+)
+def test_two_may_not_set_one_key_nor_share_a_folder(axes, overrides, message):
+    with pytest.raises(UserError, match=message):
+        make_cells(axes, {"product": [*axes]}, overrides)
 
 
 @pytest.mark.parametrize(
@@ -150,36 +132,32 @@ def test_an_unknown_grid_is_named():
         load_grid(ROOT / "ablations.yaml", "trick")
 
 
-@pytest.mark.parametrize(
-    "name, count, first",
-    [
-        ("demo", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
-        ("tricks", 2 * 4 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
-        ("tricks_full", 2 * 8 * 2 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,iterations=3,seed=0"),
-        ("solvers", 5 * 4, "gradient=unrolled,solver=picard,seed=0"),
-        ("solvers_small", 5 * 4, "gradient=unrolled,solver=picard,seed=0"),
-        ("gradients", 10 * 3, "gradient=unrolled,seed=0"),
-        ("gradients_small", 11 * 2, "gradient=unrolled,seed=0"),
-        ("iterations", 4 * 6 * 3, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
-        ("iterations_small", 4 * 4 * 2, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
-        ("architecture", 2 * 3, "gradient=unrolled,seed=0"),
-        ("architecture_small", 2 * 2, "gradient=unrolled,seed=0"),
-        ("properties", 2 * 3, "gradient=unrolled,seed=0"),
-        ("properties_small", 2 * 2, "gradient=unrolled,seed=0"),
-        ("datasets", 2 * 3 * 3, "gradient=unrolled,data=clevr_mirror,seed=0"),
-    ],
-)
+SHIPPED = [
+    ("demo", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
+    ("tricks", 2 * 4 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
+    ("tricks_full", 2 * 8 * 2 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,iterations=3,seed=0"),
+    ("solvers", 5 * 4, "gradient=unrolled,solver=picard,seed=0"),
+    ("solvers_small", 5 * 4, "gradient=unrolled,solver=picard,seed=0"),
+    ("gradients", 10 * 3, "gradient=unrolled,seed=0"),
+    ("gradients_small", 11 * 2, "gradient=unrolled,seed=0"),
+    ("iterations", 4 * 6 * 3, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
+    ("iterations_small", 4 * 4 * 2, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
+    ("architecture", 2 * 3, "gradient=unrolled,seed=0"),
+    ("architecture_small", 2 * 2, "gradient=unrolled,seed=0"),
+    ("properties", 2 * 3, "gradient=unrolled,seed=0"),
+    ("properties_small", 2 * 2, "gradient=unrolled,seed=0"),
+    ("datasets", 2 * 3 * 3, "gradient=unrolled,data=clevr_mirror,seed=0"),
+]
+
+
+@pytest.mark.parametrize("name, count, first", SHIPPED)
 def test_the_shipped_grids(name, count, first):
+    assert {name for name, *_ in SHIPPED} == set(load_yaml(ROOT / "ablations.yaml")["grids"])
     grid = load_grid(ROOT / "ablations.yaml", name)
     assert len(grid.cells) == count and grid.cells[0].id == first and grid.description
     for cell in grid.cells:
         assert {cell.axes[trick] for trick in ("clip", "warmup", "decay") if trick in cell.axes} <= {"on", "off"}
         assert cell.axes["gradient"] != "unrolled" or cell.axes.get("solver", "picard") == "picard"
-
-
-def test_every_shipped_grid_is_tested():
-    [grids] = [mark.args[1] for mark in test_the_shipped_grids.pytestmark]
-    assert {name for name, *_ in grids} == set(grid_names(ROOT / "ablations.yaml"))
 
 
 def test_the_solvers_grid_is_the_papers_five_variants():

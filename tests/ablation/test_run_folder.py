@@ -10,6 +10,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.locks import try_lock
 from implicit_slate.measures import COLUMNS
 from implicit_slate.run_folder import RunFolder
+from tests.ablation.conftest import finish
 
 
 @pytest.fixture
@@ -17,11 +18,6 @@ def run(grids):
     plan = grids.plan("ends")
     command._begin(*plan)
     return plan[0]
-
-
-def finish(folder, cell, status, step=None, **measures):
-    result = {"cell": cell, "status": status, "axes": folder.cells[cell], "step": step, "measures": measures}
-    (folder.cell(cell) / "result.json").write_text(json.dumps(result))
 
 
 @pytest.mark.parametrize(
@@ -36,12 +32,9 @@ def test_another_configuration_is_refused(grids, run, file, old, new, what):
     path.write_text(path.read_text().replace(old, new))
     before = {file: file.read_bytes() for file in run.path.rglob("*.json")}
     folder, grid, preparations = grids.plan("ends")
-    for attempt in (
-        lambda: command._check_folder(folder, preparations),
-        lambda: command._begin(folder, grid, preparations),
-    ):
+    for attempt, arguments in ((command._check_folder, ()), (command._begin, (grid,))):
         with pytest.raises(UserError) as error:
-            attempt()
+            attempt(folder, *arguments, preparations)
         assert f"({what} differs)" in str(error.value)
     assert {file: file.read_bytes() for file in run.path.rglob("*.json")} == before
 

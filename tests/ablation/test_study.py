@@ -1,19 +1,12 @@
 """The study that shows a grid in Optuna's dashboard."""
 
-import json
-
 import optuna
 
 from implicit_slate.ablation.study import add_trials
 from implicit_slate.run_folder import RunFolder
+from tests.ablation.conftest import finish
 
 CELLS = {f"gradient={g},seed={s}": {"gradient": g, "seed": s} for g in ("unrolled", "implicit") for s in (0, 1)}
-
-
-def finish(folder, cell, status, loss):
-    result = {"status": status, "measures": {"val/cross_entropy": loss, "grad_norm_max": None}}
-    folder.cell(cell).mkdir(parents=True)
-    (folder.cell(cell) / "result.json").write_text(json.dumps(result))
 
 
 def trials(folder):
@@ -24,9 +17,9 @@ def trials(folder):
 def test_every_finished_cell_is_a_trial_once_and_the_study_may_be_deleted(tmp_path):
     folder = RunFolder(tmp_path / "demo", CELLS)
     first, second, third, waiting = CELLS
-    finish(folder, first, "complete", 3.0)
-    finish(folder, second, "diverged", None)
-    finish(folder, third, "failed", None)
+    finish(folder, first, "complete", **{"val/cross_entropy": 3.0, "grad_norm_max": None})
+    finish(folder, second, "diverged")
+    finish(folder, third, "failed")
     for _ in range(2):
         add_trials(folder)
     found = trials(folder)
@@ -40,7 +33,7 @@ def test_every_finished_cell_is_a_trial_once_and_the_study_may_be_deleted(tmp_pa
 
 def test_a_damaged_study_is_said_in_a_line_and_stops_nothing(tmp_path, capsys):
     folder = RunFolder(tmp_path / "demo", CELLS)
-    finish(folder, next(iter(CELLS)), "complete", 3.0)
+    finish(folder, next(iter(CELLS)), "complete", **{"val/cross_entropy": 3.0, "grad_norm_max": None})
     (folder.path / "study.db").write_bytes(b"SQLite format 3\0" + b"torn" * 40)
     add_trials(folder)
     [line] = capsys.readouterr().err.splitlines()

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from implicit_slate.errors import UserError
-from implicit_slate.fixed_point import Solver, anderson, broyden, picard
+from implicit_slate.fixed_point import anderson, broyden, picard
 from tests.fixed_point.maps import linear_map, relative_error, tanh_leaves, tanh_map
 
 SOLVERS = {"picard": picard, "anderson": anderson, "broyden": broyden}
@@ -125,17 +124,3 @@ def test_a_tuple_of_tensors_is_a_state(solve):
     solution = solve(f, (torch.ones(2, 3), torch.zeros(2, 4, 2)), max_iterations=80, tol=1e-6)
     assert torch.allclose(solution.z[1], torch.full((2, 4, 2), 1 / 0.7), rtol=1e-5)
     assert solution.z[0].shape == (2, 3) and solution.residual.shape == (2,)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "picart"}, "did you mean 'picard'"),
-        ({"max_iterations": 0}, "max_iterations=0"),
-        ({"tol": -1.0}, "tol=-1.0"),
-        ({"tol": float("nan")}, "tol=nan"),
-    ],
-)
-def test_a_bad_setting_of_a_solver_is_named(settings, message):
-    with pytest.raises(UserError, match=message):
-        Solver(**settings)

@@ -45,25 +45,28 @@ def test_sizes_are_read_from_the_state(state):
     assert model.solve(torch.zeros(1, model.num_tokens, dtype=torch.long)).evaluations == 2
 
 
-def test_a_missing_file(path):
-    assert str(path) in refused(path, "no such file")
+def half_of_a_file(path, state):
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint\n", b"PK\x03\x04", "half a file", "code"])
-def test_a_file_of_another_kind_is_refused_and_code_in_it_is_not_run(state, path, content):
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:  # an object of a class: unpickling it would run its constructor
-        torch.save(state if content == "half a file" else {"model": Path("x")}, path)
-    if content == "half a file":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert str(path) in refused(path, "not a PyTorch checkpoint")
-
-
-@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3)])
-def test_a_file_that_holds_something_else(path, content):
-    torch.save(content, path)
-    assert str(path) in refused(path, "not a state dict")
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path, state: None, "no such file"),
+        (lambda path, state: path.write_bytes(b""), "not a PyTorch checkpoint"),
+        (lambda path, state: path.write_bytes(b"PK\x03\x04"), "not a PyTorch checkpoint"),
+        (half_of_a_file, "not a PyTorch checkpoint"),
+        # An object of a class: unpickling it would run its constructor.
+        (lambda path, state: torch.save({"model": Path("x")}, path), "not a PyTorch checkpoint"),
+        (lambda path, state: torch.save([1, 2], path), "not a state dict"),
+        (lambda path, state: torch.save(torch.zeros(3), path), "not a state dict"),
+    ],
+    ids=["missing", "empty", "zip", "half", "code", "list", "tensor"],
+)
+def test_a_file_of_another_kind_is_refused_and_code_in_it_is_not_run(state, path, write, message):
+    write(path, state)
+    assert str(path) in refused(path, message)
 
 
 SHORTER = "dictionary.dictionary.weight"

@@ -7,12 +7,11 @@ import pytest
 import torch
 import yaml
 
-from implicit_slate.ablation.experiment import override
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solver, parse_gradient
 from implicit_slate.training.experiment_cli import ExperimentCLI
-from implicit_slate.yaml_files import load_yaml
+from implicit_slate.yaml_files import load_yaml, override
 from tests.tiny import SLATE_SIZES
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
