@@ -55,7 +55,7 @@ def _preparations(folder: RunFolder, grid: Grid, devices: int | None) -> Prepara
     """The number of devices of a cell changes its batch, so it is of its configuration; None takes that of the run."""
     if devices is None:
         earlier = (read_json(path / "cell.json") for path in map(folder.cell, folder.cells))
-        devices = next((cell["devices"] for cell in earlier if cell), 1)
+        devices = next((cell.get("devices", 1) for cell in earlier if cell), 1)
     found = {}
     if grid.pretrain:
         found[folder.pretrain] = preparation("pretrain", {}, load_yaml(grid.pretrain), devices, None)
