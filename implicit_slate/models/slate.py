@@ -10,7 +10,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, sample_tokens, squared_error
 from implicit_slate.models.generation import Decoding, check_sampling, choose
-from implicit_slate.models.layers import Dropout, linear, mlp
+from implicit_slate.models.layers import Dropout, LinearCrossEntropy, linear, mlp
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.slot_model import SlotModel, Views, enlarge
 from implicit_slate.models.transformer import BlockCache, TransformerDecoder
@@ -123,7 +123,7 @@ class SLATE(SlotModel):
 
     def decode(self, tokens: Tensor, slots: Tensor) -> Tensor:
         """Teacher-forced logits (B, N, V): position i has seen the tokens before i."""
-        return self._predict(self._embed(tokens), slots)
+        return self.to_logits(self._read(self._embed(tokens), slots))
 
     @torch.no_grad()
     def generate(
@@ -195,7 +195,9 @@ class SLATE(SlotModel):
         """The loss of predicting tokens (B, N) from the slots that are inferred from them."""
         embedded = self._embed(tokens)
         solution, update = self._refine(embedded, slots_init)
-        return Prediction(_cross_entropy(self._predict(embedded, solution.z), tokens), solution, update)
+        features = self._read(embedded, solution.z).flatten(0, 1)
+        loss = LinearCrossEntropy.apply(features, self.to_logits.weight, tokens.flatten()) / len(tokens)
+        return Prediction(loss, solution, update)
 
     def cross_entropy(self, tokens: Tensor, slots_init: Tensor | None = None) -> Tensor:
         """The `cross_entropy` of `predict`."""
@@ -210,7 +212,7 @@ class SLATE(SlotModel):
 
     def slot_loss(self, batch: dict[str, Tensor], slots: Tensor) -> Tensor:
         tokens = self.tokenize(batch["image"])
-        return _cross_entropy(self.decode(tokens, slots), tokens)
+        return F.cross_entropy(self.decode(tokens, slots).mT, tokens, reduction="sum") / len(tokens)
 
     def ceiling(self, image: Tensor) -> Tensor:
         """See `SlotModel`; the dVAE's reconstruction from its own tokens."""
@@ -239,10 +241,6 @@ class SLATE(SlotModel):
     def _refine(self, embedded: Tensor, slots_init: Tensor | None) -> tuple[Solution, SlotUpdate]:
         return self.slot_attention(self.slot_encoder(embedded[:, 1:]), slots_init)
 
-    def _predict(self, embedded: Tensor, slots: Tensor) -> Tensor:
-        return self.to_logits(self.transformer(embedded[:, :-1], self.slot_projection(slots)))
-
-
-def _cross_entropy(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Of logits (B, N, V) and tokens (B, N): summed over N, mean over B."""
-    return F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum") / len(tokens)
+    def _read(self, embedded: Tensor, slots: Tensor) -> Tensor:
+        """The transformer's features (B, N, D)."""
+        return self.transformer(embedded[:, :-1], self.slot_projection(slots))

@@ -11,7 +11,10 @@ from implicit_slate.models.layers import linear, mlp
 
 
 class SlotUpdate:
-    """f: one refinement of the slots, (B, K, S) -> (B, K, S), with the keys and values of the inputs fixed."""
+    """f: one refinement of the slots, (B, K, S) -> (B, K, S), with the keys and values of the inputs fixed.
+
+    It is evaluated without autocast: residuals and Jacobians of a map that is rounded to 8 bits would mean little.
+    """
 
     _attention: Tensor
 
@@ -20,7 +23,8 @@ class SlotUpdate:
         self.keys, self.values = module.keys_and_values(inputs)
 
     def __call__(self, slots: Tensor) -> Tensor:
-        slots, self._attention = self.module.step(slots, self.keys, self.values)
+        with torch.autocast(slots.device.type, enabled=False):
+            slots, self._attention = self.module.step(slots, self.keys, self.values)
         return slots
 
     @property
@@ -113,13 +117,13 @@ class SlotAttention(nn.Module):
 
     def keys_and_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, D) -> keys, scaled by (S/heads)^-½, and values, both (B, heads, N, S/heads)."""
-        inputs = self.norm_inputs(inputs)
-        keys = self._split_heads(self.project_k(inputs)) * (self.slot_size // self.num_heads) ** -0.5
-        return keys, self._split_heads(self.project_v(inputs))
+        inputs, dtype = self.norm_inputs(inputs), self.norm_inputs.weight.dtype  # autocast rounds the products
+        keys = self._split_heads(self.project_k(inputs).to(dtype)) * (self.slot_size // self.num_heads) ** -0.5
+        return keys, self._split_heads(self.project_v(inputs).to(dtype))
 
     def step(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """One refinement: slots (B, K, S) -> new slots, and the attention (B, heads, N, K) it used."""
-        (batch, num_slots, _), dtype = slots.shape, slots.dtype  # slots keep their type under autocast
+        batch, num_slots, _ = slots.shape
         queries = self._split_heads(self.project_q(self.norm_slots(slots)))
         logits = (keys @ queries.mT).transpose(1, 2)  # (B, N, heads, K)
         attention = logits.flatten(2).softmax(-1).view_as(logits).transpose(1, 2)
@@ -127,7 +131,7 @@ class SlotAttention(nn.Module):
         weights = weights / weights.sum(dim=2, keepdim=True)  # a weighted mean over the inputs
         updates = (weights.mT @ values).transpose(1, 2).reshape(batch * num_slots, self.slot_size)
         slots = self.gru(updates, slots.reshape(batch * num_slots, self.slot_size)).view_as(slots)
-        return (slots + self.mlp(self.norm_mlp(slots))).to(dtype), attention
+        return slots + self.mlp(self.norm_mlp(slots)), attention
 
     def forward(self, inputs: Tensor, slots_init: Tensor | None = None) -> tuple[Solution, SlotUpdate]:
         """(B, N, D) inputs -> the solution, whose `z` is the slots (B, K, S), and the step that was iterated."""

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from implicit_slate.errors import UserError
+from implicit_slate.models.attention import attend
 from implicit_slate.models.layers import Dropout, linear
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases. Keys and values are computed apart, so that they can be cached."""
+    """Multi-head attention without biases. Queries, keys and values are computed apart, so that they can be cached."""
 
     def __init__(self, d_model: int, num_heads: int, dropout: float, gain: float):
         super().__init__()
@@ -22,28 +23,29 @@ class Attention(nn.Module):
         self.project_v = linear(d_model, d_model, bias=False)
         self.project_out = linear(d_model, d_model, bias=False, gain=gain)
 
-    def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, M, D) -> keys and values, each (B, heads, M, D/heads)."""
-        return self._split_heads(self.project_k(memory)), self._split_heads(self.project_v(memory))
+    # Each (B, L, D) -> (B, heads, L, D/heads).
+
+    def queries(self, x: Tensor) -> Tensor:
+        return self._project(x, self.project_q)[0]
+
+    def keys_and_values(self, memory: Tensor) -> list[Tensor]:
+        return self._project(memory, self.project_k, self.project_v)
+
+    def queries_keys_values(self, x: Tensor) -> list[Tensor]:
+        return self._project(x, self.project_q, self.project_k, self.project_v)
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False, mask: Tensor | None = None
+        self, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False, mask: Tensor | None = None
     ) -> Tensor:
-        """Queries from x (B, L, D) -> (B, L, D). With `is_causal`, position i attends to the keys up to i; with a
-        `mask` (L, M), in evaluation mode only, queries attend to the keys where it is true."""
-        queries = self._split_heads(self.project_q(x))
-        rate = self.dropout.p if self.training else 0.0
-        if rate and x.device.type == "cpu":  # torch has no CPU kernel with dropout and would do these steps itself
-            scores = (queries * queries.shape[-1] ** -0.5) @ keys.mT
-            if is_causal:
-                scores += torch.full(scores.shape[-2:], -torch.inf, dtype=scores.dtype).triu(1)
-            mixed = self.dropout(scores.softmax(-1)) @ values
-        else:
-            mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=rate, is_causal=is_causal)
+        """Attention as in `attend`, its heads joined and projected: (B, L, D)."""
+        mixed = attend(queries, keys, values, self.dropout.p if self.training else 0.0, is_causal, mask)
         return self.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)))
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def _project(self, x: Tensor, *layers: nn.Linear) -> list[Tensor]:
+        """What the layers make of x, in one product, with heads."""
+        weight = layers[0].weight if len(layers) == 1 else torch.cat([layer.weight for layer in layers])
+        projected = F.linear(x, weight).unflatten(-1, (len(layers), self.num_heads, -1))
+        return [part.transpose(1, 2) for part in projected.unbind(2)]
 
 
 class BlockCache(NamedTuple):
@@ -82,7 +84,7 @@ class DecoderBlock(nn.Module):
         """x (B, N, D), memory (B, K, D) -> (B, N, D)."""
         normed = self.norm_self(x)
         residual = normed if self.is_first else x
-        x = residual + self.self_attention(normed, *self.self_attention.keys_and_values(normed), is_causal=True)
+        x = residual + self.self_attention(*self.self_attention.queries_keys_values(normed), is_causal=True)
         return self._read_slots(x, *self.cross_attention.keys_and_values(memory))
 
     def make_cache(self, memory: Tensor, length: int) -> BlockCache:
@@ -94,15 +96,16 @@ class DecoderBlock(nn.Module):
         """The block at one position, x (B, 1, D) -> (B, 1, D); its key and value go into the cache."""
         normed = self.norm_self(x)
         residual = normed if self.is_first else x
-        key, value = self.self_attention.keys_and_values(normed)
+        query, key, value = self.self_attention.queries_keys_values(normed)
         seen = slice(0, mask.shape[-1])
         keys = cache.self_keys.index_copy_(2, position, key)[:, :, seen]
         values = cache.self_values.index_copy_(2, position, value)[:, :, seen]
-        x = residual + self.self_attention(normed, keys, values, mask=mask)
+        x = residual + self.self_attention(query, keys, values, mask=mask)
         return self._read_slots(x, cache.slot_keys, cache.slot_values)
 
     def _read_slots(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        x = x + self.cross_attention(self.norm_cross(x), keys, values)
+        queries = self.cross_attention.queries(self.norm_cross(x))
+        x = x + self.cross_attention(queries, keys, values)
         return x + self.ffn(self.norm_ffn(x))
 
 

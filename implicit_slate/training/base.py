@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from implicit_slate.errors import UserError
+from implicit_slate.training.allocator import keep_freed_memory
 from implicit_slate.training.optimization import Optimization, Plateau
 
 
@@ -38,6 +39,9 @@ class TrainingModule(L.LightningModule):
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means over a batch, in evaluation mode; `loss` must be among them."""
         raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        keep_freed_memory()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if (clip := self.trainer.gradient_clip_val) is not None:

@@ -20,6 +20,7 @@ from implicit_slate import training
 from implicit_slate.errors import UserError
 from implicit_slate.training.checkpoints import load_weights, read_checkpoint
 from implicit_slate.training.config_parser import ConfigParser, explain
+from implicit_slate.training.precision import fastest_precision
 from implicit_slate.yaml_files import load_yaml
 
 logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
@@ -62,6 +63,9 @@ class ExperimentCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise UserError(explain(error)) from error
+        trainer = self.config.get(self.config.get("subcommand"), self.config).trainer
+        if trainer.precision is None:
+            trainer.precision = fastest_precision(trainer.accelerator)
 
     def instantiate_classes(self) -> None:
         try:

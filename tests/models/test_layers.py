@@ -1,26 +1,37 @@
-"""Our dropout: the distribution of torch's, and its gradient."""
+"""Our dropout: the distribution of torch's, and its gradient. The loss that keeps no logits: that of all logits."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from implicit_slate.models.layers import Dropout
+from implicit_slate.models.layers import Dropout, LinearCrossEntropy, draw_dropped
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("rate", [1e-4, 0.1, 0.5, 0.9])
 def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate):
     torch.manual_seed(0)
-    dropped = Dropout(rate)(torch.ones(999, 1001))  # an odd number: the last word of random bits is cut
+    dropped = Dropout(rate)(torch.ones(999, 1001))
     zeros = (dropped == 0).float().mean()
     assert abs(zeros - rate) < 5 * (rate * (1 - rate) / dropped.numel()) ** 0.5
-    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / (1 - rate), rel=2e-4)]
+    assert dropped.unique().tolist() == [0.0, pytest.approx(1 / (1 - rate))]
     assert dropped.double().mean() == pytest.approx(1, abs=5 * (rate / (1 - rate) / dropped.numel()) ** 0.5)
 
 
-def test_neighbours_are_dropped_independently():
+@pytest.mark.parametrize("rate", [0.1, 0.7])
+def test_every_place_is_dropped_independently_of_the_others(rate):
     torch.manual_seed(0)
-    zeros = (Dropout(0.3)(torch.ones(4_000_00)) == 0).double().view(-1, 4)  # four values share a word of random bits
-    correlation = torch.corrcoef(zeros.T) - torch.eye(4)
+    zeros = torch.stack([Dropout(rate)(torch.ones(6)) == 0 for _ in range(10_000)]).double()
+    assert (zeros.mean(0) - rate).abs().max() < 5 * (rate * (1 - rate) / len(zeros)) ** 0.5  # the first and last, too
+    correlation = torch.corrcoef(zeros.T) - torch.eye(6)
     assert correlation.abs().max() < 5 / len(zeros) ** 0.5
+
+
+@pytest.mark.parametrize(("count", "rate"), [(1, 0.01), (3, 0.999), (1000, 1e-9), (100_000, 0.5)])
+def test_dropped_indices_are_in_range_and_no_index_comes_twice(count, rate):
+    torch.manual_seed(0)
+    for _ in range(50):
+        dropped = draw_dropped(count, rate)
+        assert ((dropped >= 0) & (dropped < count)).all() and (dropped.diff() > 0).all()
 
 
 def test_dropout_drops_gradients_where_it_drops_values():
@@ -39,3 +50,21 @@ def test_dropout_repeats_with_the_seed_and_is_idle_in_evaluation_and_at_rate_zer
     assert torch.equal(layer(x), first) and not torch.equal(first, second)
     assert torch.equal(layer.eval()(x), x) and torch.equal(Dropout(0.0)(x), x)
     assert torch.equal(Dropout(1.0)(x), 0 * x)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_the_loss_that_keeps_no_logits_and_its_gradients_are_those_of_all_logits(monkeypatch, rows):
+    monkeypatch.setattr(LinearCrossEntropy, "ROWS", rows)
+    torch.manual_seed(0)
+    x, weight = torch.randn(20, 6, requires_grad=True), torch.randn(9, 6, requires_grad=True)
+    targets = torch.randint(9, (20,))
+    ours = 3 * LinearCrossEntropy.apply(x, weight, targets)
+    expected = 3 * F.cross_entropy(x @ weight.T, targets, reduction="sum")
+    assert torch.allclose(ours, expected)
+    for a, b in zip(torch.autograd.grad(ours, (x, weight)), torch.autograd.grad(expected, (x, weight)), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_the_loss_of_an_impossible_target_is_large_and_finite():
+    x, weight = torch.tensor([[1e3]]), torch.tensor([[1.0], [-1.0]])
+    assert LinearCrossEntropy.apply(x, weight, torch.tensor([1])) == 2e3

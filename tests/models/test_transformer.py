@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from implicit_slate.models.layers import Dropout
+from implicit_slate.models import attention, layers
 from implicit_slate.models.transformer import Attention, TransformerDecoder
 
 
@@ -20,7 +20,8 @@ def make(dropout: float = 0.0, num_blocks: int = 2) -> tuple[TransformerDecoder,
 @pytest.fixture
 def without_dropping(monkeypatch):
     """Training mode with the code path of dropout, and nothing dropped."""
-    monkeypatch.setattr(Dropout, "forward", lambda self, x: x)
+    for module in (attention, layers):
+        monkeypatch.setattr(module, "draw_dropped", lambda count, rate: torch.empty(0, dtype=torch.long))
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -41,25 +42,21 @@ def test_every_position_sees_itself_and_every_slot():
     assert (slots.grad[0].abs().amax(-1) > 0).all() and not slots.grad[1].any()
 
 
-@pytest.mark.parametrize("is_causal", [True, False])
-def test_attention_spelled_out_for_dropout_is_scaled_dot_product_attention(is_causal, without_dropping):
-    attention, x = Attention(16, 4, dropout=0.1, gain=1.0), torch.randn(2, 9, 16)
-    x.requires_grad_()
-    results = []
-    for training in (True, False):
-        attention.train(training)
-        y = attention(x, *attention.keys_and_values(x), is_causal)
-        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *attention.parameters()])))
-    for spelled_out, fused in zip(*results, strict=True):
-        assert torch.allclose(spelled_out, fused, rtol=1e-5, atol=1e-5)
+def test_projections_in_one_product_are_those_one_by_one():
+    layer, x = Attention(16, 4, dropout=0.0, gain=1.0), torch.randn(2, 9, 16)
+    together = layer.queries_keys_values(x)
+    for part, project in zip(together, (layer.project_q, layer.project_k, layer.project_v), strict=True):
+        assert torch.allclose(part, project(x).view(2, 9, 4, 4).transpose(1, 2), atol=1e-6)
+    assert torch.allclose(together[0], layer.queries(x), atol=1e-6)
+    for part, alone in zip(together[1:], layer.keys_and_values(x), strict=True):
+        assert torch.allclose(part, alone, atol=1e-6)
 
 
 def test_dropout_on_attention_weights_is_unbiased_and_there():
-    attention, x = Attention(16, 4, dropout=0.3, gain=1.0), torch.randn(1, 9, 16)
+    layer, x = Attention(16, 4, dropout=0.3, gain=1.0), torch.randn(1, 9, 16)
     with torch.no_grad():
-        expected = attention.eval()(x, *attention.keys_and_values(x))
-        x = x.expand(20_000, 9, 16)
-        samples = attention.train()(x, *attention.keys_and_values(x))
+        expected = layer.eval()(*layer.queries_keys_values(x))
+        samples = layer.train()(*layer.queries_keys_values(x.expand(20_000, 9, 16)))
     error = samples.std(0) / len(samples) ** 0.5
     assert ((samples.mean(0) - expected[0]).abs() < 5 * error).all()
     # Weights are dropped before outputs are: without that, a kept output would always be the same.

@@ -1,0 +1,21 @@
+"""The precision in which a training runs fastest on the hardware at hand."""
+
+import torch
+
+
+def fastest_precision(accelerator: str = "auto") -> str:
+    """`bf16-mixed` where the hardware multiplies bfloat16 numbers, `32-true` elsewhere; Lightning's names.
+
+    That is a GPU from NVIDIA's Ampere on, and a CPU with AVX512-BF16 or AMX. Other CPUs emulate these products, at half
+    the speed of float32.
+
+    Args:
+        accelerator: as in the Trainer's options.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"
+    if accelerator in ("auto", "cpu"):
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in old releases of torch
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
+            return "bf16-mixed"
+    return "32-true"
