@@ -21,19 +21,16 @@ PIECE = 2**18
 """Attention weights in a piece, about: one megabyte, which a core's cache holds."""
 
 
-def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, rate: float = 0.0, is_causal: bool = False, mask: Tensor | None = None
-) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float = 0.0, is_causal: bool = False) -> Tensor:
     """Attention of queries (B, heads, L, d) to M keys and values (B, heads, M, d) -> (B, heads, L, d).
 
     Args:
         rate: with which attention weights are dropped, less than 1; the others are scaled by 1 / (1 - rate).
         is_causal: query i attends to the keys up to i; L = M.
-        mask: (L, M), true where a query attends to a key; without dropout only.
     """
     if rate and queries.device.type == "cpu" and not torch.compiler.is_compiling():
         return _DroppedAttention.apply(queries, keys, values, rate, is_causal)
-    return F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=rate, is_causal=is_causal)
+    return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=is_causal)
 
 
 class _DroppedAttention(torch.autograd.Function):

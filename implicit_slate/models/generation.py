@@ -1,40 +1,118 @@
 """Generation of tokens from slots, one position at a time with a key-value cache, and how a token is chosen."""
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from implicit_slate.errors import UserError
-from implicit_slate.models.transformer import BlockCache
+from implicit_slate.models.transformer import DecoderBlock, TransformerDecoder
 
 BLOCK = 64
-"""The cache is read in whole blocks of this many positions; those not yet generated are masked out. So shapes change
-only every `BLOCK` positions: a step is compiled, or captured as a CUDA graph, once for each block."""
-
-NextLogits = Callable[[Tensor, Tensor, list[BlockCache], int], Tensor]
-"""See `SLATE.next_logits`."""
+"""On a GPU the cache is read in whole blocks of this many positions; those not yet generated are masked out. So shapes
+change only every `BLOCK` positions, and a step is captured as a CUDA graph (or compiled) once for each block."""
 
 
 class Decoding:
     """The state of generating N tokens from slots: call `step` N times.
 
     Args:
-        next_logits: one step, which changes the cache in place.
-        cache: keys and values in their full size, (B, heads, N, D/heads), one `BlockCache` for each block.
+        dictionary: embeddings of the tokens, index 0 begins the sequence.
+        positions: (1, N + 1, D), of which the first N are added to the embeddings.
+        transformer: in evaluation mode.
+        to_logits: D -> V.
+        memory: (B, K, D), the slots as the transformer reads them.
     """
 
-    def __init__(self, next_logits: NextLogits, cache: list[BlockCache]):
-        self.next_logits, self.cache = next_logits, cache
-        self.num_tokens = cache[0].self_keys.shape[2]
-        self._positions = torch.arange(self.num_tokens, device=cache[0].self_keys.device)
+    def __init__(
+        self,
+        dictionary: nn.Embedding,
+        positions: Tensor,
+        transformer: TransformerDecoder,
+        to_logits: nn.Linear,
+        memory: Tensor,
+    ):
+        self.dictionary, self.embedded_positions, self.to_logits = dictionary, positions[0], to_logits
+        self.num_tokens = len(self.embedded_positions) - 1
+        self.blocks = [_CachedBlock(block, memory, self.num_tokens) for block in transformer.blocks]
+        self.norm = transformer.norm
+        self._positions = torch.arange(self.num_tokens, device=memory.device)
         self._position = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
 
     def step(self, index: Tensor) -> Tensor:
         """Dictionary indices (B,) of the last tokens, at first 0 -> logits (B, V) of the next ones."""
         position, self._position = self._position, self._position + 1
-        seen = min((position // BLOCK + 1) * BLOCK, self.num_tokens)
-        return self.next_logits(index, self._positions[position : position + 1], self.cache, seen)
+        at = self._positions[position : position + 1]
+        if index.device.type != "cuda":
+            return self.next_logits(index, at, position + 1)
+        if position % BLOCK == 0:
+            self._capture(index, at, seen=min(position + BLOCK, self.num_tokens))
+        self._index.copy_(index)
+        self._at.copy_(at)
+        self._graph.replay()
+        return self._logits.clone()
+
+    def next_logits(self, index: Tensor, position: Tensor, seen: int, masked: bool = False) -> Tensor:
+        """A step as a function of tensors, which changes the cache in place: (B,) -> (B, V).
+
+        Args:
+            index: dictionary indices (B,) of the tokens at `position`.
+            position: (1,) on the device, where their keys and values go.
+            seen: how many positions of the cache are read, more than `position`.
+            masked: leave out what comes after `position`; there is nothing if `seen` is the next position.
+        """
+        mask = (self._positions[:seen] <= position)[None] if masked else None
+        x = self.dictionary(index) + self.embedded_positions[position]
+        for block in self.blocks:
+            x = block.step(x, position, seen, mask)
+        return self.to_logits(self.norm(x))
+
+    def _capture(self, index: Tensor, at: Tensor, seen: int) -> None:
+        self._index, self._at, self._graph = index.clone(), at.clone(), torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # once without capture, for what libraries set up at first use
+            self.next_logits(self._index, self._at, seen, masked=True)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(self._graph):
+            self._logits = self.next_logits(self._index, self._at, seen, masked=True)
+
+
+class _CachedBlock:
+    """A block of the transformer for one position at a time, in few operations: at small batches their number is what
+    takes time. Queries, keys and values are one product. Slots stay what they are, so the projections of their
+    attention are multiplied into its keys and values, once.
+    """
+
+    def __init__(self, block: DecoderBlock, memory: Tensor, length: int):
+        self.block, attention, to_slots = block, block.self_attention, block.cross_attention
+        batch, (heads, width) = len(memory), (attention.num_heads, memory.shape[2] // attention.num_heads)
+        self.weight = torch.cat([attention.project_q.weight, attention.project_k.weight, attention.project_v.weight])
+        self.keys = memory.new_zeros(batch * heads, width, length)  # so both are read as they lie
+        self.values = memory.new_zeros(batch * heads, length, width)
+        keys, values = to_slots.keys_and_values(memory)  # (B, heads, K, D/heads)
+        to_queries = to_slots.project_q.weight.unflatten(0, (heads, width)) * width**-0.5
+        from_heads = to_slots.project_out.weight.unflatten(1, (heads, width))
+        self.slot_keys = torch.einsum("bhkw,hwd->bdhk", keys, to_queries).flatten(2)
+        """(B, D, heads·K)"""
+        self.slot_values = torch.einsum("bhkw,dhw->bhkd", values, from_heads).flatten(1, 2)
+        """(B, heads·K, D)"""
+
+    def step(self, x: Tensor, position: Tensor, seen: int, mask: Tensor | None) -> Tensor:
+        """The block at one position, (B, D) -> (B, D); its key and value go into the cache."""
+        block, batch, (flat, width, _) = self.block, len(x), self.keys.shape
+        normed = block.norm_self(x)
+        query, key, value = F.linear(normed, self.weight).view(batch, 3, -1, width).unbind(1)  # (B, heads, D/heads)
+        keys = self.keys.index_copy_(2, position, key.reshape(flat, width, 1))[..., :seen]
+        values = self.values.index_copy_(1, position, value.reshape(flat, 1, width))[:, :seen]
+        logits = (query.reshape(flat, 1, width) * width**-0.5) @ keys
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf)
+        mixed = (logits.softmax(-1) @ values).view(batch, -1)
+        x = torch.addmm(normed if block.is_first else x, mixed, block.self_attention.project_out.weight.T)
+        weights = (block.norm_cross(x)[:, None] @ self.slot_keys).view(batch, flat // batch, -1).softmax(-1)
+        x = torch.baddbmm(x[:, None], weights.view(batch, 1, -1), self.slot_values)[:, 0]
+        return x + block.ffn(block.norm_ffn(x))
 
 
 def check_sampling(vocab_size: int, temperature: float, top_k: int | None, top_p: float | None) -> None:

@@ -13,7 +13,7 @@ from implicit_slate.models.generation import Decoding, check_sampling, choose
 from implicit_slate.models.layers import Dropout, LinearCrossEntropy, linear, mlp
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.slot_model import SlotModel, Views, enlarge
-from implicit_slate.models.transformer import BlockCache, TransformerDecoder
+from implicit_slate.models.transformer import TransformerDecoder
 
 
 class Prediction(NamedTuple):
@@ -155,20 +155,9 @@ class SLATE(SlotModel):
         return torch.stack(tokens, dim=1)
 
     def decoding(self, slots: Tensor) -> Decoding:
-        """The transformer, ready to generate tokens from slots (B, K, S) one by one."""
-        return Decoding(self.next_logits, self.transformer.make_cache(self.slot_projection(slots), self.num_tokens))
-
-    def next_logits(self, index: Tensor, position: Tensor, cache: list[BlockCache], seen: int) -> Tensor:
-        """One step of `decoding` as a function of tensors, fit for `torch.compile`: (B,) -> (B, V).
-
-        Args:
-            index: dictionary indices (B,) of the tokens at `position`.
-            position: (1,) on the device, where their keys and values are kept in the cache.
-            cache: changed in place.
-            seen: how many positions of the cache are read, more than `position`; those after `position` are masked out.
-        """
-        embedded = self.dictionary(index)[:, None] + self.positions.index_select(1, position)
-        return self.to_logits(self.transformer.step(embedded, cache, position, seen))[:, 0]
+        """The transformer, ready to generate tokens from slots (B, K, S) one by one; in evaluation mode."""
+        memory = self.slot_projection(slots)
+        return Decoding(self.dictionary, self.positions, self.transformer, self.to_logits, memory)
 
     @torch.no_grad()
     def render(self, tokens: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """The autoregressive transformer decoder that reads the slots (Singh et al. 2022; docs/method.md, "SLATE")."""
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +10,7 @@ from implicit_slate.models.layers import Dropout, linear
 
 
 class Attention(nn.Module):
-    """Multi-head attention without biases. Queries, keys and values are computed apart, so that they can be cached."""
+    """Multi-head attention without biases, its projections apart from the rest: those of the slots can be kept."""
 
     def __init__(self, d_model: int, num_heads: int, dropout: float, gain: float):
         super().__init__()
@@ -34,11 +32,9 @@ class Attention(nn.Module):
     def queries_keys_values(self, x: Tensor) -> list[Tensor]:
         return self._project(x, self.project_q, self.project_k, self.project_v)
 
-    def forward(
-        self, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False, mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, is_causal: bool = False) -> Tensor:
         """Attention as in `attend`, its heads joined and projected: (B, L, D)."""
-        mixed = attend(queries, keys, values, self.dropout.p if self.training else 0.0, is_causal, mask)
+        mixed = attend(queries, keys, values, self.dropout.p if self.training else 0.0, is_causal)
         return self.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)))
 
     def _project(self, x: Tensor, *layers: nn.Linear) -> list[Tensor]:
@@ -46,17 +42,6 @@ class Attention(nn.Module):
         weight = layers[0].weight if len(layers) == 1 else torch.cat([layer.weight for layer in layers])
         projected = F.linear(x, weight).unflatten(-1, (len(layers), self.num_heads, -1))
         return [part.transpose(1, 2) for part in projected.unbind(2)]
-
-
-class BlockCache(NamedTuple):
-    """What one block keeps while tokens are generated one by one."""
-
-    self_keys: Tensor
-    """(B, heads, N, D/heads), filled from the left, as are the values."""
-    self_values: Tensor
-    slot_keys: Tensor
-    """(B, heads, K, D/heads), computed once, as are the values."""
-    slot_values: Tensor
 
 
 class DecoderBlock(nn.Module):
@@ -85,27 +70,8 @@ class DecoderBlock(nn.Module):
         normed = self.norm_self(x)
         residual = normed if self.is_first else x
         x = residual + self.self_attention(*self.self_attention.queries_keys_values(normed), is_causal=True)
-        return self._read_slots(x, *self.cross_attention.keys_and_values(memory))
-
-    def make_cache(self, memory: Tensor, length: int) -> BlockCache:
-        slot_keys, slot_values = self.cross_attention.keys_and_values(memory)
-        empty = slot_keys.new_zeros(*slot_keys.shape[:2], length, slot_keys.shape[3])
-        return BlockCache(empty, empty.clone(), slot_keys, slot_values)
-
-    def step(self, x: Tensor, cache: BlockCache, position: Tensor, mask: Tensor) -> Tensor:
-        """The block at one position, x (B, 1, D) -> (B, 1, D); its key and value go into the cache."""
-        normed = self.norm_self(x)
-        residual = normed if self.is_first else x
-        query, key, value = self.self_attention.queries_keys_values(normed)
-        seen = slice(0, mask.shape[-1])
-        keys = cache.self_keys.index_copy_(2, position, key)[:, :, seen]
-        values = cache.self_values.index_copy_(2, position, value)[:, :, seen]
-        x = residual + self.self_attention(query, keys, values, mask=mask)
-        return self._read_slots(x, cache.slot_keys, cache.slot_values)
-
-    def _read_slots(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         queries = self.cross_attention.queries(self.norm_cross(x))
-        x = x + self.cross_attention(queries, keys, values)
+        x = x + self.cross_attention(queries, *self.cross_attention.keys_and_values(memory))
         return x + self.ffn(self.norm_ffn(x))
 
 
@@ -126,20 +92,4 @@ class TransformerDecoder(nn.Module):
         """Embedded tokens (B, N, D) and slots (B, K, D) -> features (B, N, D); position i depends on x up to i."""
         for block in self.blocks:
             x = block(x, memory)
-        return self.norm(x)
-
-    def make_cache(self, memory: Tensor, length: int) -> list[BlockCache]:
-        """An empty cache for `length` positions that read the slots `memory` (B, K, D)."""
-        return [block.make_cache(memory, length) for block in self.blocks]  # type: ignore[operator]
-
-    def step(self, x: Tensor, cache: list[BlockCache], position: Tensor, seen: int) -> Tensor:
-        """`forward` at one position: (B, 1, D) -> (B, 1, D), the earlier positions being in the cache.
-
-        Args:
-            position: (1,), on the device: shapes, and so a compiled step, do not depend on it.
-            seen: how many positions of the cache are read, from the first one on; more than `position`.
-        """
-        mask = (torch.arange(seen, device=position.device) <= position)[None]
-        for block, block_cache in zip(self.blocks, cache, strict=True):
-            x = block.step(x, block_cache, position, mask)  # type: ignore[operator]
         return self.norm(x)

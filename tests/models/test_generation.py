@@ -60,13 +60,13 @@ def test_a_step_compiles_once_for_each_block_of_the_cache():
     """It is one graph without breaks, and neither the position nor the tokens make another: as CUDA graphs need."""
     model = SLATE(**TINY | CONFIGURATIONS["81 tokens, more than a block of the cache"]).eval()
     slots, counter = model.sample_slots(2).detach(), CompileCounter()
-    step = torch.compile(model.next_logits, backend=counter, fullgraph=True, dynamic=False)
     expected, compiled = model.decoding(slots), model.decoding(slots)
+    step = torch.compile(compiled.next_logits, backend=counter, fullgraph=True, dynamic=False)
     tokens = torch.randint(1, 34, (model.num_tokens, 2))
     with torch.no_grad():
         for i, index in enumerate(tokens):
             seen = BLOCK if i < BLOCK else model.num_tokens
-            logits = step(index, torch.tensor([i]), compiled.cache, seen)
+            logits = step(index, torch.tensor([i]), seen, masked=True)
             torch.testing.assert_close(logits, expected.step(index))
     assert counter.frame_count == 2
 

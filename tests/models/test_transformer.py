@@ -62,11 +62,3 @@ def test_dropout_on_attention_weights_is_unbiased_and_there():
     # Weights are dropped before outputs are: without that, a kept output would always be the same.
     kept = samples[:, 0, 0][samples[:, 0, 0] != 0]
     assert kept.std() > 0.01
-
-
-def test_stepping_through_the_cache_is_the_whole_sequence_at_once():
-    decoder, x, slots = make(num_blocks=3)
-    cache = decoder.make_cache(slots, 9)
-    steps = [decoder.step(x[:, i : i + 1], cache, torch.tensor([i]), seen=i + 1 + i % 3) for i in range(7)]
-    steps += [decoder.step(x[:, i : i + 1], cache, torch.tensor([i]), seen=9) for i in (7, 8)]
-    assert torch.allclose(torch.cat(steps, dim=1), decoder(x, slots), atol=1e-5)
