@@ -33,11 +33,10 @@ class Decoding:
         self.dictionary, self.embedded_positions = dictionary, positions[0]
         self.to_logits = to_logits.weight.T.contiguous()
         self.num_tokens = len(self.embedded_positions) - 1
-        self.blocks = [_CachedBlock(block, memory, self.num_tokens) for block in transformer.blocks]
+        self.blocks = [_CachedBlock(block, memory, self.num_tokens) for block in transformer.blocks]  # type: ignore[arg-type]
         self.norm = transformer.norm
         self._positions = torch.arange(self.num_tokens, device=memory.device)
         self._position = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
 
     def step(self, index: Tensor) -> Tensor:
         """Dictionary indices (B,) of the last tokens, at first 0 -> logits (B, V) of the next ones."""
@@ -88,10 +87,12 @@ class _CachedBlock:
     def __init__(self, block: DecoderBlock, memory: Tensor, length: int):
         self.block, attention, to_slots = block, block.self_attention, block.cross_attention
         batch, (heads, width) = len(memory), (attention.num_heads, memory.shape[2] // attention.num_heads)
+        into, _, out, _ = block.ffn
         projections = (attention.project_q.weight, attention.project_k.weight, attention.project_v.weight)
         self.to_queries_keys_values = torch.cat(projections).T.contiguous()
         self.from_heads = attention.project_out.weight.T.contiguous()
-        self.to_hidden, self.from_hidden = (block.ffn[i].weight.T.contiguous() for i in (0, 2))
+        self.to_hidden, self.hidden_bias = into.get_parameter("weight").T.contiguous(), into.get_parameter("bias")
+        self.from_hidden, self.bias = out.get_parameter("weight").T.contiguous(), out.get_parameter("bias")
         self.keys = memory.new_zeros(batch * heads, width, length)  # so both are read as they lie
         self.values = memory.new_zeros(batch * heads, length, width)
         keys, values = to_slots.keys_and_values(memory)  # (B, heads, K, D/heads)
@@ -116,8 +117,8 @@ class _CachedBlock:
         x = torch.addmm(normed if block.is_first else x, mixed, self.from_heads)
         weights = (block.norm_cross(x)[:, None] @ self.slot_keys).view(batch, flat // batch, -1).softmax(-1)
         x = torch.baddbmm(x[:, None], weights.view(batch, 1, -1), self.slot_values)[:, 0]
-        hidden = torch.addmm(block.ffn[0].bias, block.norm_ffn(x), self.to_hidden).relu_()
-        return torch.addmm(x + block.ffn[2].bias, hidden, self.from_hidden)
+        hidden = torch.addmm(self.hidden_bias, block.norm_ffn(x), self.to_hidden).relu_()
+        return torch.addmm(x + self.bias, hidden, self.from_hidden)
 
 
 def check_sampling(vocab_size: int, temperature: float, top_k: int | None, top_p: float | None) -> None:

@@ -72,14 +72,17 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        loss = torch.zeros((), device=x.device)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        loss = torch.zeros((), dtype=precise, device=x.device)
         to_x, to_weight = [], torch.zeros_like(weight)
-        for x_part, part in zip(x.split(LinearCrossEntropy.ROWS), targets.split(LinearCrossEntropy.ROWS), strict=True):
-            log_probabilities = F.linear(x_part, weight).log_softmax(-1, dtype=torch.float32)
-            loss -= log_probabilities.gather(-1, part[:, None]).sum()
-            to_logits = log_probabilities.exp_().scatter_add_(-1, part[:, None], loss.new_full((len(part), 1), -1.0))
+        for rows, part in zip(x.split(LinearCrossEntropy.ROWS), targets.split(LinearCrossEntropy.ROWS), strict=True):
+            logits = F.linear(rows, weight)
+            log_probabilities, targeted = logits.log_softmax(-1, dtype=precise), part[:, None]
+            loss -= log_probabilities.gather(-1, targeted).sum()
+            to_logits = log_probabilities.exp_().scatter_add_(-1, targeted, -torch.ones_like(targeted, dtype=precise))
+            to_logits = to_logits.to(logits.dtype)
             to_x.append(to_logits @ weight)
-            to_weight += to_logits.mT @ x_part
+            to_weight += to_logits.mT @ rows
         ctx.save_for_backward(torch.cat(to_x), to_weight)
         return loss
 

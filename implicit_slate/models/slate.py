@@ -146,12 +146,13 @@ class SLATE(SlotModel):
             UserError: a setting outside of its range, or top_k or top_p at temperature 0.
         """
         check_sampling(self.vocab_size, temperature, top_k, top_p)
-        decoding = self.decoding(slots)
-        index = torch.zeros(len(slots), dtype=torch.long, device=slots.device)
-        tokens = []
-        for _ in range(self.num_tokens):
-            tokens.append(choose(decoding.step(index), temperature, top_k, top_p, generator))
-            index = tokens[-1] + 1
+        tokens: list[Tensor] = []
+        with torch.autocast(slots.device.type, enabled=False):  # one wrong token can change all that follow
+            decoding = self.decoding(slots)
+            index = torch.zeros(len(slots), dtype=torch.long, device=slots.device)
+            for _ in range(self.num_tokens):
+                tokens.append(choose(decoding.step(index), temperature, top_k, top_p, generator))
+                index = tokens[-1] + 1
         return torch.stack(tokens, dim=1)
 
     def decoding(self, slots: Tensor) -> Decoding:

@@ -21,8 +21,12 @@ def draw(batch=3, heads=2, length=11, num_keys=11, width=5, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("is_causal", "num_keys"), [(True, 11), (False, 4)])
-@pytest.mark.parametrize(("rows", "piece"), [(4, 1), (4, 200), (64, 2**18)])  # rows that do not divide 11, and one piece
-def test_output_and_gradients_are_those_of_the_same_arithmetic_spelled_out(monkeypatch, rows, piece, is_causal, num_keys):
+@pytest.mark.parametrize(
+    ("rows", "piece"), [(4, 1), (4, 200), (64, 2**18)]
+)  # rows that do not divide 11, and one piece
+def test_output_and_gradients_are_those_of_the_same_arithmetic_spelled_out(
+    monkeypatch, rows, piece, is_causal, num_keys
+):
     monkeypatch.setattr(attention, "ROWS", rows)
     monkeypatch.setattr(attention, "PIECE", piece)
     tensors, dropped = draw(num_keys=num_keys), torch.zeros(3, 2, 11, num_keys, dtype=torch.bool)

@@ -186,3 +186,17 @@ def test_initial_slots_come_from_mu_and_sigma_and_a_given_generator():
 def test_sizes_that_do_not_fit_are_named(wrong, message):
     with pytest.raises(UserError, match=message):
         SLATE(**TINY | wrong)
+
+
+def test_tokens_slots_and_generation_are_in_float32_under_autocast():
+    model, image = SLATE(**TINY).eval(), random_images(TINY)
+    tokens = model.tokenize(image)
+    slots_init = model.sample_slots(len(image)).detach()
+    slots = model.encode(tokens, slots_init)[0]
+    generated = model.generate(slots)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.tokenize(image), tokens) and torch.equal(model.generate(slots), generated)
+        losses, rounded = model.losses(image), model.encode(tokens, slots_init)[0]
+    assert {losses.cross_entropy.dtype, losses.mse.dtype, losses.prediction.solution.residual.dtype} == {torch.float32}
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - slots).norm() < 0.05 * slots.norm()  # the products around the refinement are rounded
