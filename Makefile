@@ -12,7 +12,7 @@ TEST_PROCESSES ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorde
 STAMP = .venv/.installed-$(subst $(comma),-,$(if $(EXTRAS),$(EXTRAS),core))
 comma := ,
 
-.PHONY: help setup ablate lint test test-slow bench complexity tensorboard
+.PHONY: help setup ablate lint test test-slow bench bench-gpu complexity tensorboard
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -48,6 +48,9 @@ bench:  ## time our training step and a plain one, the Jacobian callback, our so
 	@$(BIN)/python -m benchmarks.against_torchdeq
 	@$(BIN)/python -m benchmarks.loading
 	@$(BIN)/python -m benchmarks.generation
+
+bench-gpu:  ## what this machine's GPU does, in 8 minutes and without network: .venv's Python, else PYTHON; OUT=runs/gpu
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
 complexity: setup  ## time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
 	@$(BIN)/python -m benchmarks.complexity $(if $(OUT),--out $(OUT))

@@ -24,16 +24,28 @@ VOCABULARIES = (1024, 4096)
 GRADIENTS = ("unrolled", "implicit")
 
 
-def make_step(model: SLATE, image: Tensor) -> Callable[[], None]:
-    """Forward, backward, clipping by the infinity norm, Adam: one call is one training step."""
+def loss_of(model: SLATE, image: Tensor) -> Tensor:
+    """The loss of a training step."""
+    losses = model.losses(image, tau=0.9)
+    return losses.cross_entropy + losses.mse
+
+
+def make_step(
+    model: SLATE, image: Tensor, compute: Callable[[SLATE, Tensor], Tensor] = loss_of, capturable: bool = False
+) -> Callable[[], None]:
+    """Forward, backward, clipping by the infinity norm, Adam: one call is one training step.
+
+    `compute` is `loss_of`, or that compiled or in another precision; `capturable`: as a CUDA graph.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     # Ours updates in one fused pass, as `implicit_slate.training` does; the plain one as torch does by default.
-    optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=None if isinstance(model, PlainSLATE) else True)
+    fused = None if isinstance(model, PlainSLATE) else True
+    optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=fused, capturable=capturable)
 
     def step() -> None:
-        losses = model.losses(image, tau=0.9)
+        loss = compute(model, image)
         optimizer.zero_grad()
-        (losses.cross_entropy + losses.mse).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, norm_type=math.inf)
         optimizer.step()
 

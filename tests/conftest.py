@@ -11,6 +11,11 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+
+
 @pytest.fixture(scope="session")
 def fid_weights(request) -> Path:
     """The weights of FID, out of torch's cache or fetched once into pytest's; without them a test is skipped."""

@@ -1,0 +1,96 @@
+"""What `benchmarks.gpu` measures of training with Lightning and of its callbacks."""
+
+import logging
+import tempfile
+import time
+import warnings
+from functools import partial
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from benchmarks.common import DEVICE, in_turn, synchronize, timed
+from benchmarks.gpu import Row, Scale
+from benchmarks.gpu_sections import Parts, Variant, hours, seconds_of
+from benchmarks.slot_jacobian import CADENCE
+from benchmarks.training_step import GRADIENTS
+from callbacks import Divergence, GradientNorm, SlotJacobian, SlotUsage
+from data_modules import MirrorScenes
+from implicit_slate import SLATE
+from implicit_slate.training import SLATEModule
+from implicit_slate.training.precision import fastest_precision
+
+WARM_UP = 10
+"""Steps of `fit` before it is timed."""
+
+
+def jacobian(scale: Scale) -> Parts:
+    """What one measurement of `SlotJacobian` costs, in training steps."""
+
+    def measure() -> Row:
+        torch.manual_seed(0)
+        model, callback = SLATE(**scale.sizes).to(DEVICE).eval(), SlotJacobian()
+        image = torch.rand(callback.num_images, 3, model.image_size, model.image_size, device=DEVICE)
+        slots = model.sample_slots(len(image)).detach()
+        run = partial(callback.measure, model, {"image": image}, slots, is_last=False)
+        run()  # warms up, and leaves the vector from which the next one starts
+        seconds = seconds_of(run, scale, repeats=1)
+        step = Variant(bfloat16=fastest_precision() != "32-true").make(scale, "implicit")
+        step()
+        step_seconds = seconds_of(step, scale, scale.steps)
+        return {
+            "measurement ms": 1e3 * seconds, "step ms": 1e3 * step_seconds, "in steps": seconds / step_seconds,
+            f"% of training, every {CADENCE} steps": 100 * seconds / step_seconds / CADENCE,
+        }  # fmt: skip
+
+    return {"8 images, implicit": measure}
+
+
+class Clock(L.Callback):
+    """Seconds of a number of steps after the first ones, what the callbacks before it do at their ends included."""
+
+    def __init__(self, steps: int):
+        self.last, self.seconds = WARM_UP + steps, 0.0
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_) -> None:
+        if trainer.global_step in (WARM_UP, self.last):
+            synchronize()
+            self.seconds = time.perf_counter() - self.seconds
+
+
+def fit(scale: Scale) -> Parts:
+    """Steps through `Trainer.fit` beside those of a bare loop."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    precision = fastest_precision()
+    data = MirrorScenes(scale.sizes["image_size"], scale.batch_size)
+
+    def through_fit(gradient: str) -> float:
+        clock = Clock(scale.fit_steps)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = L.Trainer(
+                max_steps=clock.last + 1,  # what is measured at the end of training is not timed
+                callbacks=[SlotUsage(every_n_steps=scale.fit_steps), GradientNorm(100), Divergence(), clock],
+                precision=precision, devices=1, logger=TensorBoardLogger(folder), log_every_n_steps=100,
+                use_distributed_sampler=False, limit_val_batches=0, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False,
+            )  # fmt: skip
+            trainer.fit(SLATEModule(**scale.sizes, gradient=gradient), datamodule=data)
+        return clock.seconds / scale.fit_steps
+
+    def measure(gradient: str) -> Row:
+        step = Variant(bfloat16=precision != "32-true").make(scale, gradient)
+        number = max(1, scale.fit_steps // 5)
+        bare = partial(lambda: timed(lambda: [step() for _ in range(number)])[0] / number)
+        seconds = in_turn({"bare": bare, "fit": partial(through_fit, gradient)}, rounds=1)
+        [bare_seconds], [fit_seconds] = seconds.values()
+        return {
+            "bare loop ms": 1e3 * bare_seconds,
+            "fit ms": 1e3 * fit_seconds,
+            "fit steps/s": 1 / fit_seconds,
+            "above bare, %": 100 * (fit_seconds / bare_seconds - 1),
+            **hours(fit_seconds),
+        }
+
+    return {f"{precision}, {gradient}": partial(measure, gradient) for gradient in reversed(GRADIENTS)}
