@@ -14,6 +14,7 @@ import pkgutil
 import platform
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -189,7 +190,10 @@ def _work(pipe: Connection) -> None:
 
 def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}"[:300] if lines else type(error).__name__
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"{type(error).__name__}: {lines[0] if lines else ''}"[:300] + f" ({Path(place.filename).name}:{place.lineno})"
+    )
 
 
 def versions() -> dict[str, str | None]:

@@ -150,7 +150,7 @@ def graph_steps(scale: Scale) -> Parts:
 
 
 def compiled_steps(scale: Scale) -> Parts:
-    """Forward and backward compiled by Inductor; without a GPU one is traced only, because that takes minutes on a CPU."""
+    """Forward and backward compiled by Inductor, which takes minutes on a CPU: without a GPU one is traced only."""
 
     def make(variant: Variant, scale: Scale, gradient: str) -> Step:
         if DEVICE != "cuda" and (variant != variants["float32"] or gradient != "implicit"):
