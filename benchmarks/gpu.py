@@ -94,8 +94,8 @@ SECTIONS = tuple(
 )
 STARTING = 30
 """Seconds for the first process to start and import, which on a machine that has just come up takes long."""
-SMALL_SHARE = 1 / 14
-"""Of the sections' time on a machine without a GPU."""
+SMALL_SHARE = 1 / 3
+"""Of the sections' time on a machine without a GPU: far more than it takes, unless others keep the machine busy."""
 
 NOTES = """\
 A training step is forward, backward, clipping and Adam. `plain` is `benchmarks/plain_slate.py`, the others are ours;
