@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks.common import DEVICE, in_turn, synchronize, timed
-from benchmarks.gpu import Row, Scale
 from benchmarks.gpu_sections import Parts, Variant, hours, seconds_of
+from benchmarks.gpu_worker import Row, Scale
 from benchmarks.slot_jacobian import CADENCE
 from benchmarks.training_step import GRADIENTS
 from callbacks import Divergence, GradientNorm, SlotJacobian, SlotUsage

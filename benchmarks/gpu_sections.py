@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import DEVICE, timed
 from benchmarks.generation import measure as time_generation
-from benchmarks.gpu import NotHere, Row, Scale
+from benchmarks.gpu_worker import NotHere, Row, Scale
 from benchmarks.memory import peak_bytes
 from benchmarks.training_step import GRADIENTS, MODELS, loss_of, make_step
 from implicit_slate import SLATE

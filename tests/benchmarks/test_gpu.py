@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.common import make_console
-from benchmarks.gpu import PAPER, SECTIONS, STARTING, TINY, NotHere, Section
+from benchmarks.gpu import PAPER, SECTIONS, STARTING, TINY
+from benchmarks.gpu_worker import NotHere, Section, Worker
 
 ENOUGH = 300
 """Seconds; only what is meant to overrun gets less."""
@@ -73,7 +74,7 @@ def test_what_fails_crashes_or_overruns_is_named_and_all_else_goes_on(tmp_path, 
 
 
 def test_a_section_that_overruns_is_ended_and_what_it_did_not_come_to_is_named():
-    worker = gpu.Worker()
+    worker = Worker()
     try:
         assert [*dict(worker.run(Section("good", f"{HERE}good", 0), TINY, ENOUGH))] == ["a", "b"]
         rows = dict(worker.run(Section("endless", f"{HERE}endless", 0), TINY, 3.0))
