@@ -1,22 +1,70 @@
-"""Training ends at once when a gradient is not finite, and says at which step."""
+"""Training ends when a gradient is not finite, and says at which step."""
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from implicit_slate import host
 
 
 class Diverged(RuntimeError):
-    """A loss or gradient was not finite at `step` (gradient steps done before it)."""
+    """What is `not_finite` was not so at `step` (gradient steps done before it)."""
 
-    def __init__(self, step: int):
-        super().__init__(f"training diverged at step {step}: the gradient is not finite")
+    def __init__(self, step: int, not_finite: str = "the gradient"):
+        super().__init__(f"training diverged at step {step}: {not_finite} is not finite")
         self.step = step
 
 
-class Divergence(Callback):
+class Watch(Callback):
+    """Base of what ends a training by `Diverged` at the first step that is not sound.
+
+    On a CPU each step is looked at as it is made, and an unsound one changes nothing. A GPU would have to be waited
+    for: it keeps the number of the first unsound step, which is read at every `log_every_n_steps`, before a validation,
+    before anything is saved, and at the end. So no checkpoint comes after an unsound step, and the error names the same
+    step as on a CPU; but some steps later, and the weights are then spoilt.
+    """
+
+    watched = "the gradient"
+    """What is not finite at an unsound step."""
+
+    def __init__(self):
+        self._first = host.FirstBadStep()
+
+    def note(self, trainer: Trainer, sound: Tensor) -> None:
+        """To be called in every step, before its update, with whether it is sound, ()."""
+        step = trainer.global_step
+        if host.is_free_to_read(sound):
+            if not sound:
+                raise Diverged(step, self.watched)
+            return
+        self._first.note(sound, step)
+        if trainer.log_every_n_steps and (step + 1) % trainer.log_every_n_steps == 0:
+            self._read()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._first = host.FirstBadStep()
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._read()
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict) -> None:
+        self._read()
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._read()
+
+    def _read(self) -> None:
+        if (step := self._first.read()) is not None:
+            raise Diverged(step, self.watched)
+
+
+class Divergence(Watch):
     """Raises `Diverged` at the first step whose gradient is not finite; a loss that is not finite has such a gradient.
 
     All processes hold the same averaged gradient, so all stop at the same step. With a gradient scaler (16-bit floats)
     infinite gradients are part of the method and only NaN in the weights counts.
+
+    On a GPU the step is named as exactly, but training ends some steps later; see `Watch`.
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
@@ -25,5 +73,16 @@ class Divergence(Callback):
             tensors = parameters
         else:
             tensors = [p.grad for p in parameters if p.grad is not None]
-        if not torch.isfinite(torch.nn.utils.get_total_norm(tensors, float("inf"))):
-            raise Diverged(trainer.global_step)
+        self.note(trainer, torch.isfinite(torch.nn.utils.get_total_norm(tensors, float("inf"))))
+
+
+class FirstEvaluation(Watch):
+    """Raises `Diverged` at the first step whose refinement begins with an evaluation that is not finite.
+
+    Every training of slots has it. On a CPU the solver itself raises `NotFinite`, before this.
+    """
+
+    watched = "the first evaluation of the refinement"
+
+    def on_before_backward(self, trainer: Trainer, module: LightningModule, loss: Tensor) -> None:
+        self.note(trainer, module.first_evaluation_is_finite)

@@ -46,7 +46,7 @@ class FixedPointDiagnostics(Probe):
         """`residual/depth_<d>` after d plain applications of f, for d = n, 2n, 4n, 8n with the n of training."""
         n = model.slot_attention.solver.max_iterations
         with torch.no_grad():
-            trace = picard(model.refinement(batch["image"]), slots_init, max_iterations=8 * n).trace
+            trace = picard(model.refinement(batch["image"]), slots_init, max_iterations=8 * n).checked().trace
         return {f"residual/depth_{depth}": trace[depth - 1] for depth in (n, 2 * n, 4 * n, 8 * n)}
 
     def spectral_radius(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:

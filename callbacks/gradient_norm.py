@@ -8,8 +8,8 @@ class GradientNorm(Callback):
     """L2 norm of the gradient of slot attention's parameters before clipping.
 
     It is taken at every step; the largest finite value since the last point is logged as `grad_norm` every
-    `every_n_steps`, because spikes last one step and snapshots would miss them. After DDP's averaging all processes
-    hold the same gradient, so the first one logs.
+    `every_n_steps`, because spikes last one step and snapshots would miss them. Between two points nothing is read, so
+    a GPU is not waited for. After DDP's averaging all processes hold the same gradient, so the first one logs.
     """
 
     def __init__(self, every_n_steps: int = 25):
@@ -21,6 +21,9 @@ class GradientNorm(Callback):
 
     def load_state_dict(self, state: dict) -> None:
         self._largest = state["largest"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._largest = self._largest.to(module.device)
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
         gradients = [p.grad for p in module.model.slot_attention.parameters() if p.grad is not None]
@@ -35,9 +38,10 @@ class GradientNorm(Callback):
         self._log(trainer)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self._log(trainer)
+        self._log(trainer, step=getattr(exception, "step", None))  # a divergence may be found after its step
 
-    def _log(self, trainer: Trainer) -> None:
+    def _log(self, trainer: Trainer, step: int | None = None) -> None:
         if trainer.is_global_zero and self._largest > 0 and trainer.loggers:
-            trainer.logger.log_metrics({"grad_norm": float(self._largest)}, step=trainer.global_step)
+            step = trainer.global_step if step is None else step
+            trainer.logger.log_metrics({"grad_norm": float(self._largest)}, step=step)
         self._largest = torch.zeros_like(self._largest)

@@ -100,7 +100,7 @@ class Probe(Callback):
 def solve(model: SlotModel, batch: Batch, slots_init: Tensor) -> tuple[SlotUpdate, Solution]:
     """f, and where its forward solve stops."""
     f = model.refinement(batch["image"])
-    return f, model.slot_attention.solver(f, slots_init)
+    return f, model.slot_attention.solver(f, slots_init).checked()
 
 
 @contextmanager

@@ -61,9 +61,8 @@ class Truncated(Gradient):
         with torch.no_grad():
             first = replace(solver, max_iterations=solver.max_iterations - self.k)(f, z0)
         last = replace(solver, max_iterations=self.k)(f, detach(first.z))
-        return last._replace(
-            evaluations=first.evaluations + last.evaluations, trace=torch.cat([first.trace, last.trace])
-        )
+        evaluations, trace = first.evaluations + last.evaluations, torch.cat([first.trace, last.trace])
+        return last._replace(evaluations=evaluations, trace=trace, finite=first.finite)
 
     def reaches_start(self, solver):
         return self.k == solver.max_iterations
@@ -210,11 +209,12 @@ def fixed_point(
         UserError: an unknown solver or gradient mode, settings out of range, or a mode and a solver that do not go
             together.
         ValueError: z0 is no state, or f changes its form, a shape, a type or a device.
-        NotFinite: f's first evaluation holds NaN or infinity.
+        NotFinite: f's first evaluation holds NaN or infinity. To know that, it waits for a GPU; modes and solvers
+            called by themselves do not, see `Solution.checked`.
     """
     solve, mode = Solver(solver, max_iterations, tol), parse_gradient(gradient)
     mode.check(solve)
-    return mode(f, z0, solve)
+    return mode(f, z0, solve).checked()
 
 
 def _check_k(mode: Truncated | Phantom) -> None:

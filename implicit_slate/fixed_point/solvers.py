@@ -4,6 +4,8 @@ Each evaluates f once in every step and proposes the next iterate from the evalu
 solver takes n steps and returns the n-th iterate. With one it stops as soon as every image's residual has been at most
 that, and returns for each image the f(z) with the smallest residual: on a map that does not contract, the last may be
 the worst. So z0 itself is never returned.
+
+Without a tolerance no solver waits for a GPU. With one it does, at every step, to know whether to stop.
 """
 
 from collections.abc import Callable
@@ -13,10 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from implicit_slate import host
 from implicit_slate.errors import UserError, nearest
 from implicit_slate.fixed_point.state import (
+    NotFinite,
     State,
     Step,
+    all_finite,
     check_start,
     check_step,
     flatten,
@@ -51,6 +56,16 @@ class Solution(NamedTuple):
     """(B,) whether the residual is within the tolerance; None without one."""
     adjoint: Adjoint | None = None
     """Of the backward solve, for `exact` gradients."""
+    finite: Tensor | None = None
+    """() whether the first evaluation of f was finite. On a CPU a solver raises `NotFinite` where it was not; on a GPU,
+    and under `torch.compile`, it goes on, and the result is not finite either; see `checked`."""
+
+    def checked(self) -> "Solution":
+        """This solution. Raises `NotFinite` if f's first evaluation was not finite; to know that, it waits for a GPU.
+        Under `torch.compile` nothing can be raised."""
+        if self.finite is not None and not torch.compiler.is_compiling() and not self.finite:
+            raise NotFinite()
+        return self
 
 
 Propose = Callable[[State, State], State]
@@ -108,6 +123,9 @@ def _iterate(f: Step, z0: State, propose: Propose, max_iterations: int, tol: flo
         fz = f(z)
         if step == 0:
             check_step(z, fz)
+            finite = all_finite(fz)
+            if host.is_free_to_read(finite) and not finite:
+                raise NotFinite()
         residual = relative_residual(fz, z)
         trace.append(residual)
         if tol is not None:
@@ -120,8 +138,8 @@ def _iterate(f: Step, z0: State, propose: Propose, max_iterations: int, tol: flo
         if tol is None or step + 1 < max_iterations:
             z = propose(z, fz)
     if tol is None:
-        return Solution(z, residual, len(trace), torch.stack(trace))
-    return Solution(best, lowest, len(trace), torch.stack(trace), lowest <= tol)
+        return Solution(z, residual, len(trace), torch.stack(trace), finite=finite)
+    return Solution(best, lowest, len(trace), torch.stack(trace), lowest <= tol, finite=finite)
 
 
 def _flat(propose: Callable[[Tensor, Tensor], Tensor]) -> Propose:

@@ -14,6 +14,9 @@ Step = Callable[[Any], Any]
 class NotFinite(ValueError):
     """The first evaluation of f holds NaN or infinity, so there is nothing to iterate."""
 
+    def __init__(self):
+        super().__init__("the first evaluation of f is not finite")
+
 
 def parts(z: State) -> tuple[Tensor, ...]:
     return z if isinstance(z, tuple) else (z,)
@@ -66,7 +69,7 @@ def check_start(z0: State) -> None:
 
 
 def check_step(z: State, z_next: State) -> None:
-    """`ValueError` if a first step z -> f(z) changed the state's form, a shape, a type or a device; `NotFinite`."""
+    """`ValueError` if a first step z -> f(z) changed the state's form, a shape, a type or a device."""
     if _form(z) != _form(z_next):
         raise ValueError(f"f changed the form of the state: {_form(z)} became {_form(z_next)}")
     for before, after in zip(parts(z), parts(z_next)):
@@ -75,8 +78,11 @@ def check_step(z: State, z_next: State) -> None:
             if old != new:
                 old, new = (tuple(old), tuple(new)) if what == "shape" else (old, new)
                 raise ValueError(f"f changed the state's {what}: {old} became {new}")
-    if not torch.stack([tensor.isfinite().all() for tensor in parts(z_next)]).all():
-        raise NotFinite("the first evaluation of f is not finite")
+
+
+def all_finite(z: State) -> Tensor:
+    """() whether all numbers of a state are finite."""
+    return torch.stack([tensor.isfinite().all() for tensor in parts(z)]).all()
 
 
 def _in_form(tensors: tuple[Tensor, ...], like: State) -> State:

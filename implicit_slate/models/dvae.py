@@ -89,6 +89,8 @@ class DiscreteVAE(nn.Module):
 
 def squared_error(reconstruction: Tensor, image: Tensor) -> Tensor:
     """The dVAE's loss on images (B, C, H, W): summed over C, H, W, mean over B."""
+    if torch.compiler.is_compiling():  # which expects the loss's gradient in another layout than its kernel makes
+        reconstruction = reconstruction.contiguous()
     return F.mse_loss(reconstruction, image, reduction="sum") / len(image)
 
 

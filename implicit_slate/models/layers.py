@@ -36,6 +36,10 @@ def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
     return nn.Sequential(linear(in_features, hidden, before_relu=True), nn.ReLU(), linear(hidden, out_features))
 
 
+ROWS = 1024
+"""Rows of logits that `LinearCrossEntropy` holds at once."""
+
+
 class Dropout(nn.Dropout):
     """`nn.Dropout`, at a fraction of its cost on a CPU: torch draws a number for every value, `draw_dropped` one for
     every value that is dropped."""
@@ -68,14 +72,12 @@ class LinearCrossEntropy(torch.autograd.Function):
     (torch has `linear_cross_entropy` from 2.13 on; it is a tenth slower on a CPU.)
     """
 
-    ROWS = 1024
-
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         precise = torch.promote_types(x.dtype, torch.float32)
         loss = torch.zeros((), dtype=precise, device=x.device)
         to_x, to_weight = [], torch.zeros_like(weight)
-        for rows, part in zip(x.split(LinearCrossEntropy.ROWS), targets.split(LinearCrossEntropy.ROWS), strict=True):
+        for rows, part in zip(x.split(ROWS), targets.split(ROWS), strict=True):
             logits = F.linear(rows, weight)
             log_probabilities, targeted = logits.log_softmax(-1, dtype=precise), part[:, None]
             loss -= log_probabilities.gather(-1, targeted).sum()

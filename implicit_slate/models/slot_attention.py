@@ -141,10 +141,14 @@ class SlotAttention(nn.Module):
         return self.solve(update, slots_init), update
 
     def solve(self, update: SlotUpdate, slots_init: Tensor | None = None) -> Solution:
-        """Where the forward solve of `update` ends; the loss reaches the weights as the gradient mode has it."""
+        """Where the forward solve of `update` ends; the loss reaches the weights as the gradient mode has it.
+
+        Raises `NotFinite` as the solver does, which on a GPU is in evaluation mode only: training does not wait.
+        """
         if slots_init is None:
             slots_init = self.sample_slots(len(update.keys))
-        return self.gradient(update, slots_init, self.solver)
+        solution = self.gradient(update, slots_init, self.solver)
+        return solution if self.training else solution.checked()
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, L, S) -> (B, heads, L, S/heads)."""

@@ -1,6 +1,7 @@
 """What training has in common whichever model is trained."""
 
 import math
+import numbers
 import os
 
 import lightning as L
@@ -39,6 +40,11 @@ class TrainingModule(L.LightningModule):
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means over a batch, in evaluation mode; `loss` must be among them."""
         raise NotImplementedError
+
+    def log(self, name: str, value, *args, **options) -> None:
+        if isinstance(value, numbers.Number):  # Lightning would copy it to the device, and a GPU would be waited for
+            value = torch.full((), float(value), device=self.device)
+        super().log(name, value, *args, **options)
 
     def setup(self, stage: str) -> None:
         keep_freed_memory()

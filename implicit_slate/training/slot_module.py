@@ -1,7 +1,9 @@
 """What the training of all models with slots has in common."""
 
+from lightning import Callback
 from torch import Tensor
 
+from callbacks.divergence import FirstEvaluation
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Adjoint, Solution, jacobian_regularizer
 from implicit_slate.models import SlotModel
@@ -21,13 +23,18 @@ class SlotModule(TrainingModule):
             raise UserError(f"jacobian_weight={jacobian_weight}: a number from 0 on is needed")
         self.jacobian_weight = jacobian_weight
         self._adjoint: Adjoint | None = None
+        self.first_evaluation_is_finite: Tensor | None = None
+        """() of the refinement, in the last training step."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [FirstEvaluation()]
 
     def log_training_loss(self, loss: Tensor, solution: Solution, update: SlotUpdate) -> Tensor:
         """What is to be minimised: `loss` and, if it has a weight, the Jacobian regulariser of the refinement.
 
         The regulariser is taken at the slots that were found, as at constants (Bai, Koltun, Kolter 2021).
         """
-        self._adjoint = solution.adjoint
+        self._adjoint, self.first_evaluation_is_finite = solution.adjoint, solution.finite
         if self.jacobian_weight:
             regularizer = jacobian_regularizer(update, solution.z.detach()).mean()
             self.log("train/jacobian_regularizer", regularizer)
@@ -37,5 +44,5 @@ class SlotModule(TrainingModule):
 
     def on_after_backward(self) -> None:
         if self._adjoint is not None:  # of an exact mode, whose backward solve has now run
-            self.log("adjoint/products", float(self._adjoint.products))
+            self.log("adjoint/products", self._adjoint.products)
             self.log("adjoint/residual", self._adjoint.residual.mean())

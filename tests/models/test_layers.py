@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from implicit_slate.models import layers
 from implicit_slate.models.layers import Dropout, LinearCrossEntropy, draw_dropped
 
 
@@ -54,7 +55,7 @@ def test_dropout_repeats_with_the_seed_and_is_idle_in_evaluation_and_at_rate_zer
 
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 def test_the_loss_that_keeps_no_logits_and_its_gradients_are_those_of_all_logits(monkeypatch, rows):
-    monkeypatch.setattr(LinearCrossEntropy, "ROWS", rows)
+    monkeypatch.setattr(layers, "ROWS", rows)
     torch.manual_seed(0)
     x, weight = torch.randn(20, 6, requires_grad=True), torch.randn(9, 6, requires_grad=True)
     targets = torch.randint(9, (20,))

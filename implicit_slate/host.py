@@ -1,0 +1,32 @@
+"""What the CPU may know of values that a GPU computes.
+
+A GPU works through a queue of operations. To read a value (`float(x)`, `if x:`) the CPU waits until the queue is empty,
+and then the GPU waits for the CPU. So a training step reads nothing: what must be known is looked at every so many steps.
+"""
+
+import torch
+from torch import Tensor
+
+
+def is_free_to_read(value: Tensor) -> bool:
+    """Whether reading a value costs nothing: it is on the CPU, and not part of a graph that `torch.compile` traces."""
+    return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+class FirstBadStep:
+    """The first step at which something was not sound, kept where it is computed until it is read."""
+
+    def __init__(self):
+        self._step: Tensor | None = None
+        """() the step, -1 while all is well."""
+
+    def note(self, sound: Tensor, step: int) -> None:
+        """`sound` () of `step`, on any device."""
+        if self._step is None:
+            self._step = torch.full((), -1, device=sound.device)
+        self._step = self._step.masked_fill((self._step < 0) & ~sound, step)
+
+    def read(self) -> int | None:
+        """The step, None while all is well; waits for the device."""
+        step = -1 if self._step is None else int(self._step)
+        return None if step < 0 else step
