@@ -39,23 +39,26 @@ class Watch(Callback):
             return
         self._first.note(sound, step)
         if trainer.log_every_n_steps and (step + 1) % trainer.log_every_n_steps == 0:
-            self._read()
+            self._read(trainer)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._first = host.FirstBadStep()
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._read()
+        self._read(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict) -> None:
-        self._read()
+        self._read(trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._read()
+        self._read(trainer)
 
-    def _read(self) -> None:
-        if (step := self._first.read()) is not None:
-            raise Diverged(step, self.watched)
+    def _read(self, trainer: Trainer) -> None:
+        # Of all watches: after a gradient that is not finite comes a first evaluation that is not, and may be read first.
+        watches = [watch for watch in trainer.callbacks if isinstance(watch, Watch)]
+        found = [(step, watch.watched) for watch in watches if (step := watch._first.read()) is not None]
+        if found:
+            raise Diverged(*min(found))
 
 
 class Divergence(Watch):

@@ -49,7 +49,8 @@ class ArrayImages:
         return len(self.arrays["image"])
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        index = torch.tensor(indices, dtype=torch.long, device=self.arrays["image"].device)
+        device = self.arrays["image"].device
+        index = torch.tensor(indices, pin_memory=device.type == "cuda").to(device, non_blocking=True)
         batch = {name: array.index_select(0, index) for name, array in self.arrays.items()}
         batch["image"] = batch["image"].float().div_(255)
         return batch if "mask" not in batch else batch | {"mask": batch["mask"].long()}

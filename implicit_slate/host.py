@@ -1,7 +1,7 @@
 """What the CPU may know of values that a GPU computes.
 
 A GPU works through a queue of operations. To read a value (`float(x)`, `if x:`) the CPU waits until the queue is empty,
-and then the GPU waits for the CPU. So a training step reads nothing: what must be known is looked at every so many steps.
+and then the GPU waits for the CPU. So a training step reads nothing: what must be known is looked at now and then.
 """
 
 import torch

@@ -21,7 +21,7 @@ torch.serialization.add_safe_globals([Optimization])
 
 DEFAULT = "implicit_slate.training.SLATEModule"
 """The class of a checkpoint that names none, as of one that was imported from the public code."""
-ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint")
+ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint", "compile")
 """Settings that a trained model does not need; the weights of the other checkpoint are in this one."""
 
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from implicit_slate.errors import UserError
+from implicit_slate.fixed_point.gradients import Exact
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models import SLATE
 from implicit_slate.training.dvae_module import load_dvae
@@ -21,6 +23,13 @@ class SLATEModule(SlotModule):
         dvae_checkpoint: a checkpoint of `DVAEModule` or `SLATEModule` whose dVAE is taken and stays frozen; its tokens
             are then the argmax ones, without noise, and only the rest is trained.
         jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.
+        compile: have `torch.compile` fuse the losses' operations, forward and backward; a step is one graph. That takes
+            a minute at first, and does not pay on a CPU. Dropout and noise are then other numbers of the same
+            distributions. It goes with a fixed number of iterations.
+
+    Raises:
+        UserError: sizes or settings that do not go together; `compile` of a solve with `tol`, or of `exact` gradients,
+            both of which stop by what they find.
     """
 
     def __init__(
@@ -32,6 +41,7 @@ class SLATEModule(SlotModule):
         hard: bool = False,
         dvae_checkpoint: str | None = None,
         jacobian_weight: float = 0.0,
+        compile: bool = False,
         **slate,
     ):
         super().__init__(optimization, jacobian_weight)
@@ -43,14 +53,21 @@ class SLATEModule(SlotModule):
             load_dvae(self.model.dvae, dvae_checkpoint)
             self.model.dvae.requires_grad_(False)
         self.split_metric = CodeUsage(self.model.vocab_size)
+        self._losses, self._predict = self.model.losses, self.model.predict
+        if compile:
+            solver, gradient = self.model.slot_attention.solver, self.model.slot_attention.gradient
+            if solver.tol is not None or isinstance(gradient, Exact):
+                raise UserError("compile: goes with a fixed number of iterations, without tol and exact gradients")
+            self._losses = torch.compile(self._losses, fullgraph=True)
+            self._predict = torch.compile(self._predict, fullgraph=True)
 
     def training_step(self, batch, batch_idx) -> torch.Tensor:
         if self.dvae_is_frozen:
-            prediction = self.model.predict(self.model.tokenize(batch["image"]))
+            prediction = self._predict(self.model.tokenize(batch["image"]))
             loss = prediction.cross_entropy
         else:
             tau = cosine(self.global_step, self.tau_start, self.tau_final, self.tau_steps)
-            losses = self.model.losses(batch["image"], tau, self.hard)
+            losses = self._losses(batch["image"], tau, self.hard)
             prediction, loss = losses.prediction, losses.cross_entropy + losses.mse
             self.log_dict({"train/mse": losses.mse, "train/tau": tau})
         self.log("train/cross_entropy", prediction.cross_entropy)

@@ -4,6 +4,7 @@ from lightning import Callback
 from torch import Tensor
 
 from callbacks.divergence import FirstEvaluation
+from implicit_slate import host
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Adjoint, Solution, jacobian_regularizer
 from implicit_slate.models import SlotModel
@@ -39,7 +40,8 @@ class SlotModule(TrainingModule):
             regularizer = jacobian_regularizer(update, solution.z.detach()).mean()
             self.log("train/jacobian_regularizer", regularizer)
             loss = loss + self.jacobian_weight * regularizer
-        self.log("train/loss", loss, prog_bar=True)
+        # Lightning reads what is on the progress bar in every step, whether there is a bar or not.
+        self.log("train/loss", loss, prog_bar=host.is_free_to_read(loss))
         return loss
 
     def on_after_backward(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from callbacks import Diverged
+from implicit_slate import host
 from implicit_slate.ablation import cell
 from implicit_slate.ablation.train import RESUME_POINT
 from implicit_slate.cli import main
@@ -66,9 +67,13 @@ def killed(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
-def test_a_refinement_that_starts_from_nan_has_diverged_and_not_failed(tmp_path, monkeypatch, gradient):
-    """Without any callback that watches the gradients."""
+@pytest.mark.parametrize(
+    ("gradient", "is_read"), [("unrolled", "at once"), ("implicit", "at once"), ("implicit", "late")]
+)
+def test_a_refinement_that_starts_from_nan_has_diverged_and_not_failed(tmp_path, monkeypatch, gradient, is_read):
+    """Without any callback that watches the gradients; read late as on a GPU, at the end of training."""
+    if is_read == "late":
+        monkeypatch.setattr(host, "is_free_to_read", lambda value: False)
     train = SLATEModule.training_step
 
     def with_nan_from_step_3(module, batch, batch_idx):
@@ -83,6 +88,7 @@ def test_a_refinement_that_starts_from_nan_has_diverged_and_not_failed(tmp_path,
     result = result_of(folder)
     assert (result["status"], result["step"]) == ("diverged", 3)
     assert "error" not in result
+    assert not list(folder.glob("checkpoints/*"))  # of what came after
 
 
 @pytest.mark.parametrize(

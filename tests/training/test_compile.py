@@ -1,0 +1,51 @@
+"""The losses as one graph of `torch.compile`, beside the same operations one by one."""
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from callbacks import Diverged
+from implicit_slate.errors import UserError
+from implicit_slate.models import SLATE
+from implicit_slate.training import SLATEModule
+from tests.tiny import SLATE_SIZES, TinyImages
+from tests.training.setting import module, trainer
+
+
+def losses_and_gradients(model, losses, tau):
+    model.zero_grad()
+    torch.manual_seed(1)
+    found = losses(TinyImages().probe(4)["image"], tau)
+    (found.cross_entropy + found.mse).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"cross_entropy": found.cross_entropy.detach(), "mse": found.mse.detach(), **gradients}
+
+
+@pytest.mark.parametrize("settings", [{"gradient": "unrolled"}, {"gradient": "implicit"}])
+def test_losses_and_gradients_are_the_same_and_all_temperatures_share_two_graphs(settings):
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model, backend = SLATE(**SLATE_SIZES | settings), CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model.losses, fullgraph=True, backend=backend)
+    for tau in (1.0, 0.9, 0.8, 0.7):
+        expected = losses_and_gradients(model, model.losses, tau)
+        torch.testing.assert_close(losses_and_gradients(model, compiled, tau), expected, rtol=1e-4, atol=1e-5)
+    assert backend.frame_count <= 2  # one for a number, one for any
+
+
+def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(monkeypatch):
+    """Where the losses are compiled, no solver can raise an error."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend="aot_eager", **options))
+    made = module(SLATEModule, compile=True)
+    trainer(1).fit(made, TinyImages())
+    with torch.no_grad():
+        made.model.slot_attention.project_q.weight.fill_(torch.nan)
+    with pytest.raises(Diverged, match="step 0: the first evaluation of the refinement is not finite"):
+        trainer(1).fit(made, TinyImages())
+
+
+@pytest.mark.parametrize("settings", [{"tol": 1e-3}, {"gradient": "exact(gmres)"}])
+def test_what_stops_by_what_it_finds_is_not_compiled(settings):
+    with pytest.raises(UserError, match="compile: goes with a fixed number of iterations"):
+        module(SLATEModule, compile=True, **settings)
