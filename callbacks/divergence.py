@@ -54,7 +54,7 @@ class Watch(Callback):
         self._read(trainer)
 
     def _read(self, trainer: Trainer) -> None:
-        # Of all watches: after a gradient that is not finite comes a first evaluation that is not, and may be read first.
+        # Of all watches: a first evaluation that is not finite may come of the gradient of the step before.
         watches = [watch for watch in trainer.callbacks if isinstance(watch, Watch)]
         found = [(step, watch.watched) for watch in watches if (step := watch._first.read()) is not None]
         if found:
