@@ -23,7 +23,8 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        """`image`: float32 (B, 3, H, W) in [0, 1]; `mask`, where there is one: int64 (B, H, W), 0 = background.
+        """`image`: float32 (B, 3, H, W) in [0, 1]; `mask`, where there is one: int64 (B, H, W), 0 = background;
+        `index`: int64 (B,), which images of the split they are.
 
         `properties`, where they are asked for: float32 (B, M, P), see `data_modules.scene_properties`.
         """
@@ -52,7 +53,7 @@ class ArrayImages:
         device = self.arrays["image"].device
         index = torch.tensor(indices, pin_memory=device.type == "cuda").to(device, non_blocking=True)
         batch = {name: array.index_select(0, index) for name, array in self.arrays.items()}
-        batch["image"] = batch["image"].float().div_(255)
+        batch["image"], batch["index"] = batch["image"].float().div_(255), index
         return batch if "mask" not in batch else batch | {"mask": batch["mask"].long()}
 
     @property

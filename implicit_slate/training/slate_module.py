@@ -53,6 +53,7 @@ class SLATEModule(SlotModule):
             load_dvae(self.model.dvae, dvae_checkpoint)
             self.model.dvae.requires_grad_(False)
         self.split_metric = CodeUsage(self.model.vocab_size)
+        self._frozen_tokens: dict[int, torch.Tensor] = {}
         self._losses, self._predict = self.model.losses, self.model.predict
         if compile:
             solver, gradient = self.model.slot_attention.solver, self.model.slot_attention.gradient
@@ -63,7 +64,7 @@ class SLATEModule(SlotModule):
 
     def training_step(self, batch, batch_idx) -> torch.Tensor:
         if self.dvae_is_frozen:
-            prediction = self._predict(self.model.tokenize(batch["image"]))
+            prediction = self._predict(self._tokenize(batch))
             loss = prediction.cross_entropy
         else:
             tau = cosine(self.global_step, self.tau_start, self.tau_final, self.tau_steps)
@@ -72,6 +73,18 @@ class SLATEModule(SlotModule):
             self.log_dict({"train/mse": losses.mse, "train/tau": tau})
         self.log("train/cross_entropy", prediction.cross_entropy)
         return self.log_training_loss(loss, prediction.solution, prediction.update)
+
+    def _tokenize(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The frozen dVAE's tokens (B, N) of training images. On a CPU those of an image are computed once: in small
+        models that takes a twentieth of a step. Each image is tokenized alone, so that its tokens do not depend on the
+        batch in which it came first."""
+        if "index" not in batch or self.device.type != "cpu":
+            return self.model.tokenize(batch["image"])
+        known, indices = self._frozen_tokens, batch["index"].tolist()
+        for index, image in zip(indices, batch["image"], strict=True):
+            if index not in known:
+                known[index] = self.model.tokenize(image[None])[0].int()  # at 96×96 2.3 kB an image
+        return torch.stack([known[index] for index in indices]).long()
 
     def evaluate(self, batch):
         losses = self.model.losses(batch["image"])

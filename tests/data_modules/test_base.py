@@ -52,7 +52,8 @@ def test_batch_format():
     assert batch["image"].shape == (2, 3, 8, 8) and batch["image"].dtype == torch.float32
     assert batch["mask"].shape == (2, 8, 8) and batch["mask"].dtype == torch.int64
     assert batch["image"].max() == 1.0 and batch["mask"].unique().tolist() == [0, 4]
-    assert set(ArrayImages(np.zeros((1, 4, 4, 3), np.uint8))[[0]]) == {"image"}
+    assert batch["index"].tolist() == [2, 1]
+    assert set(ArrayImages(np.zeros((1, 4, 4, 3), np.uint8))[[0]]) == {"image", "index"}
 
 
 def test_probe_is_the_start_of_the_validation_split():

@@ -109,7 +109,7 @@ def test_the_short_side_is_resized_and_the_middle_cut_out(root):
 
 def test_the_test_split_has_images_only(tmp_path):
     batches = list(module(made.coco_zoo(tmp_path)).test_dataloader())
-    assert [set(batch) for batch in batches] == [{"image"}] * 2
+    assert [set(batch) for batch in batches] == [{"image", "index"}] * 2
     assert torch.cat([batch["image"] for batch in batches]).shape == (4, 3, 24, 24)
 
 

@@ -32,7 +32,7 @@ def test_splits_and_sizes(folder, image_size):
     greys = []
     for part in data.splits:
         batch = part[list(range(len(part)))]
-        assert set(batch) == {"image"} and batch["image"].shape[1:] == (3, image_size, image_size)
+        assert set(batch) == {"image", "index"} and batch["image"].shape[1:] == (3, image_size, image_size)
         greys.append((batch["image"].mean((1, 2, 3)) * 255).round().int().tolist())
     assert greys == [[*range(40)], [*range(41, 70)], [*range(70, 100)]]
 

@@ -7,7 +7,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.training import DVAEModule, Optimization, SLATEModule
 from implicit_slate.training.dvae_module import load_dvae
 from tests.tiny import TinyImages
-from tests.training.setting import module, trainer
+from tests.training.setting import Squares, assert_same_weights, module, trainer
 
 
 def dvae_checkpoint(tmp_path, **options):
@@ -41,3 +41,16 @@ def test_a_frozen_dvae_stays_and_one_of_another_size_is_refused(tmp_path):
     (tmp_path / "junk.ckpt").write_bytes(b"PK junk")
     with pytest.raises(UserError, match="junk.ckpt: not a checkpoint"):
         load_dvae(made.model.dvae, str(tmp_path / "junk.ckpt"))
+
+
+def test_the_tokens_of_a_frozen_dvae_are_computed_once_an_image_and_training_is_the_same(tmp_path, monkeypatch):
+    dvae_checkpoint(tmp_path)
+    options = dict(dvae_checkpoint=str(tmp_path / "dvae.ckpt"))
+    once, every_time, seen = module(SLATEModule, **options), module(SLATEModule, **options), []
+    monkeypatch.setattr(every_time, "_tokenize", lambda batch: every_time.model.tokenize(batch["image"]))
+    tokenize = once.model.tokenize
+    monkeypatch.setattr(once.model, "tokenize", lambda image: (seen.append(len(image)), tokenize(image))[1])
+    for made in (once, every_time):
+        trainer(6).fit(made, Squares(properties=False))  # 12 images, 8 in a step
+    assert seen == [1] * 12
+    assert_same_weights(once, every_time)
