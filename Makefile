@@ -44,6 +44,8 @@ test-slow:  ## the tests that take longer, too
 bench:  ## time our training step and a plain one, the Jacobian callback, our solvers and torchdeq's, loading, generation
 	@$(MAKE) --no-print-directory setup EXTRAS=test
 	@$(BIN)/python -m benchmarks.training_step
+	@$(BIN)/python -m benchmarks.profile_step
+	@$(BIN)/python -m benchmarks.scaling
 	@$(BIN)/python -m benchmarks.slot_jacobian
 	@$(BIN)/python -m benchmarks.against_torchdeq
 	@$(BIN)/python -m benchmarks.loading

@@ -13,11 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import DEVICE, describe, timed
+from benchmarks import training_step
+from benchmarks.common import DEVICE, describe, make_console, make_table, shown, timed
+from benchmarks.training_step import COMMON
 from implicit_slate import SLATE
+from implicit_slate.errors import positive
+from implicit_slate.training.allocator import keep_freed_memory
 
-PAPER = dict(image_size=96, vocab_size=4096, num_slots=12, num_blocks=8, num_heads=8)
-"""As in experiments/clevr_mirror_96.yaml; the widths are the defaults."""
+SETTINGS = {"64×64, V=1024, K=3": 8, "96×96, V=4096, K=12": 4}
+"""Settings of `benchmarks.training_step`, and how many images at a time."""
 
 
 def plain_step(model: SLATE, tokens: Tensor, slots: Tensor) -> Tensor:
@@ -48,16 +52,16 @@ def measure(model: SLATE, batch_size: int, parts: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--parts", type=int, default=8, help="prefix lengths at which the plain method is timed")
-    parser.add_argument("--device", default=DEVICE)
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
-    model = SLATE(**PAPER).to(arguments.device)
-    batch, where = arguments.batch_size, describe(arguments.device)
-    print(f"{model.num_tokens} tokens, V = {model.vocab_size}, 8 blocks, batch {batch}, {where}")
-    cached, plain = measure(model, batch, arguments.parts)
-    print(f"cached {cached:.2f} s, plain {plain:.1f} s, ratio {plain / cached:.1f}")
+    parser.add_argument("--parts", type=positive, default=8, help="prefix lengths at which the plain method is timed")
+    arguments, console = parser.parse_args(), make_console()
+    keep_freed_memory()
+    table = make_table(f"Generation through the slots on {describe()}", ["setting"], ["cached s", "plain s", "ratio"])
+    for name in shown(list(SETTINGS), "generation", console):
+        torch.manual_seed(0)
+        model = SLATE(**COMMON | training_step.SETTINGS[name][0]).to(DEVICE)
+        cached, plain = measure(model, SETTINGS[name], arguments.parts)
+        table.add_row(f"{name}, {SETTINGS[name]} images", f"{cached:.2f}", f"{plain:.1f}", f"{plain / cached:.1f}")
+    console.print(table)
 
 
 if __name__ == "__main__":

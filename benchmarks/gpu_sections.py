@@ -18,7 +18,8 @@ from benchmarks.common import DEVICE, timed
 from benchmarks.generation import measure as time_generation
 from benchmarks.gpu_worker import NotHere, Row, Scale
 from benchmarks.memory import peak_bytes
-from benchmarks.training_step import GRADIENTS, MODELS, loss_of, make_step
+from benchmarks.plain_slate import PlainSLATE
+from benchmarks.training_step import GRADIENTS, loss_of, make_step
 from implicit_slate import SLATE
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +98,8 @@ class Variant:
     def make(self, scale: Scale, gradient: str, capturable: bool = False) -> Step:
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         torch.manual_seed(0)
-        model = MODELS[self.model](**scale.sizes, gradient=gradient).to(DEVICE)
+        kind = PlainSLATE if self.model == "plain" else SLATE
+        model = kind(**scale.sizes, gradient=gradient).to(DEVICE)
         image = torch.rand(scale.batch_size, 3, model.image_size, model.image_size, device=DEVICE)
         compute = loss_of
         if self.mode:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks import generation, loading, slot_jacobian
+from benchmarks import generation, loading, profile_step, scaling, slot_jacobian
 from data_modules import CLEVRMirror
 from implicit_slate import SLATE
 from tests.tiny import SLATE_SIZES
@@ -57,3 +57,39 @@ def test_steps_and_measurements_of_the_demonstration_are_timed(gradient):
     assert settings["image_size"] == 32 and cadence > 0
     step, measurement = slot_jacobian.measure(settings | {"gradient": gradient}, True, 4, 2, batch_size=2)
     assert 0 < step < 10 and 0 < measurement < 10
+
+
+def test_every_part_of_a_step_has_a_kind_and_the_shares_are_all_of_it():
+    step = profile_step.prepare("float32", SLATE_SIZES | {"dropout": 0.1}, 4, "cpu")
+    shares = profile_step.shares(step)
+    assert sum(shares.values()) == pytest.approx(1)
+    for kind in ("matrix products", "softmax", "normalisation", "random numbers", "optimiser", "element by element"):
+        assert shares[kind] > 0, kind
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("aten::addmm", "matrix products"),
+        ("aten::mkldnn_convolution", "convolutions"),
+        ("aten::_softmax_backward_data", "softmax"),
+        ("aten::native_layer_norm", "normalisation"),
+        ("aten::index_fill_", "copies"),
+        ("aten::linalg_vector_norm", "optimiser"),
+        ("aten::mul", "element by element"),
+        ("aten::view", profile_step.OTHER),
+    ],
+)
+def test_an_operation_belongs_to_the_kind_that_its_name_tells(operation, kind):
+    assert profile_step.kind_of(operation) == kind
+
+
+def test_the_sweeps_are_drawn_and_written(monkeypatch, tmp_path):
+    small = SLATE_SIZES | {"batch_size": 2}
+    monkeypatch.setattr(scaling, "MIDDLE", small)
+    monkeypatch.setattr(scaling, "SWEEPS", {name: (small[name], 2 * small[name]) for name in scaling.SWEEPS})
+    monkeypatch.setattr("sys.argv", ["scaling", "--rounds", "1", "--out", str(tmp_path)])
+    scaling.main()
+    lines = (tmp_path / "scaling.csv").read_text().splitlines()
+    assert lines[0] == "varied,gradient,value,seconds" and len(lines) == 1 + 5 * 2 * 2
+    assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")

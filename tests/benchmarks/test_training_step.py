@@ -10,12 +10,15 @@ from implicit_slate import SLATE
 from tests.tiny import SLATE_SIZES
 
 
-@pytest.mark.parametrize("model", [SLATE, PlainSLATE])
-def test_one_step_moves_every_trained_parameter(model):
+LOSS, ROUNDED = training_step.loss_of, training_step.in_bfloat16
+
+
+@pytest.mark.parametrize(("model", "compute"), [(SLATE, LOSS), (PlainSLATE, LOSS), (SLATE, ROUNDED)])
+def test_one_step_moves_every_trained_parameter(model, compute):
     torch.manual_seed(0)
     model = model(**SLATE_SIZES, gradient="unrolled")
     before = [p.detach().clone() for p in model.parameters()]
-    training_step.make_step(model, torch.rand(4, 3, 16, 16))()
+    training_step.make_step(model, torch.rand(4, 3, 16, 16), compute)()
     for (name, after), old in zip(model.named_parameters(), before, strict=True):
         unused = name == "dictionary.weight"  # tokens that did not occur
         assert torch.equal(after, old) <= unused, name
@@ -32,12 +35,17 @@ def test_both_models_are_timed_and_their_peak_holds_the_maps_over_the_vocabulary
     sizes, batch = SLATE_SIZES | dict(image_size=32, vocab_size=4096), 16
     one_map = 4 * batch * 64 * 4096  # bytes of B×N×V numbers; logits, noise, samples, gradients: at least five at once
     assert 5 * one_map < training_step.peak_memory("plain", sizes, batch, "cpu") < 20 * one_map
+
+
+def test_every_model_is_timed_in_a_process_of_its_own_and_float32_once(monkeypatch):
+    monkeypatch.setitem(training_step.NAMES, "default", "32-true")
     seconds = training_step.time_steps(SLATE_SIZES, batch_size=4, rounds=2, device="cpu")
-    assert {name: len(values) for name, values in seconds.items()} == {"plain": 2, "ours": 2}
+    assert {name: len(values) for name, values in seconds.items()} == {"plain": 2, "float32": 2, "default": 2}
     assert all(0 < value < 5 for values in seconds.values() for value in values)
+    assert seconds["default"] == seconds["float32"]
 
 
 def test_the_speedup_is_the_median_of_neighbours():
-    seconds = {"plain": [2.0, 9.0, 4.0], "ours": [1.0, 3.0, 2.0]}
-    row = training_step.row({"vocab_size": 12, "gradient": "implicit"}, seconds, {"plain": 3e7, "ours": 1e7})
-    assert row == ["12", "implicit", "4.000", "2.000", "2.00", "30", "10", "3.00"]
+    seconds = {"plain": [2.0, 9.0, 4.0], "float32": [1.0, 3.0, 2.0], "default": [1.0, 1.0, 1.0]}
+    row = training_step.row(seconds, {"plain": 3e7, "float32": 1e7})
+    assert row == ["4.000", "2.000", "1.000", "2.00", "4.00", "30", "10", "3.00"]
