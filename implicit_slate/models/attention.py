@@ -25,10 +25,10 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float = 0.0, is_
     """Attention of queries (B, heads, L, d) to M keys and values (B, heads, M, d) -> (B, heads, L, d).
 
     Args:
-        rate: with which attention weights are dropped, less than 1; the others are scaled by 1 / (1 - rate).
+        rate: with which attention weights are dropped; the others are scaled by 1 / (1 - rate).
         is_causal: query i attends to the keys up to i; L = M.
     """
-    if rate and queries.device.type == "cpu" and not torch.compiler.is_compiling():
+    if 0 < rate < 1 and queries.device.type == "cpu" and not torch.compiler.is_compiling():
         return _DroppedAttention.apply(queries, keys, values, rate, is_causal)
     return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=is_causal)
 

@@ -143,6 +143,7 @@ SHIPPED = [
     ("iterations", 4 * 6 * 3, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
     ("iterations_small", 4 * 4 * 2, "gradient=unrolled,solver=picard,iterations=1,seed=0"),
     ("architecture", 2 * 3, "gradient=unrolled,seed=0"),
+    ("precision_small", 2 * 2 * 3, "gradient=unrolled,precision=32-true,seed=0"),
     ("architecture_small", 2 * 2, "gradient=unrolled,seed=0"),
     ("properties", 2 * 3, "gradient=unrolled,seed=0"),
     ("properties_small", 2 * 2, "gradient=unrolled,seed=0"),
