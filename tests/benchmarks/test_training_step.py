@@ -9,7 +9,6 @@ from benchmarks.plain_slate import PlainSLATE
 from implicit_slate import SLATE
 from tests.tiny import SLATE_SIZES
 
-
 LOSS, ROUNDED = training_step.loss_of, training_step.in_bfloat16
 
 
