@@ -87,7 +87,7 @@ def test_a_reading_is_seen():
         trainer(LAST + 2, [Held(), Divergence()]).fit(module(SpatialBroadcastModule), TinyImages())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
 def test_a_gpu_is_not_waited_for(gradient):
     class Strict(Held):
