@@ -1,8 +1,8 @@
 """`python -m benchmarks.gpu`: what this machine's GPU does with SLATE at the paper's scale, in at most 8 minutes.
 
-It needs no network, and of packages torch, lightning, torchmetrics, scipy, pillow, pyyaml, rich and tensorboard (pytest for the
-tests). What fails is named and left out, and so is what the time does not suffice for; all else goes on. Without a GPU
-it runs at a tiny size, which shows only that it works.
+It needs no network, and of packages torch, lightning, torchmetrics, scipy, pillow, pyyaml, rich and tensorboard (pytest
+for the tests). What fails is named and left out, and so is what the time does not suffice for; all else goes on.
+Without a GPU it runs at a tiny size, which shows only that it works.
 """
 
 import argparse

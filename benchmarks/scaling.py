@@ -60,6 +60,11 @@ def draw(rows: list[Row], title: str) -> Figure:
             panel.set_xticks(x, [str(value) for value in x], minor=False)
             panel.minorticks_off()
         panel.grid(alpha=0.3)
+    seconds = [second for *_, second in rows]
+    ticks = [
+        tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if min(seconds) / 2 < tick < 2 * max(seconds)
+    ]
+    panels[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     panels[0].set_ylabel("seconds a step")
     panels[0].legend()
     return figure
