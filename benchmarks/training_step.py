@@ -146,6 +146,8 @@ def main() -> None:
         memory = {model: peak_memory(model, sizes, batch_size, DEVICE) for model in ("plain", "float32")}
         seconds = time_steps(sizes, batch_size, arguments.rounds, DEVICE)
         table.add_row(f"{name}, batch {batch_size}", gradient, *row(seconds, memory))
+        times = ", ".join(f"{model} {median(values):.3f} s" for model, values in seconds.items())
+        console.print(f"{name}, {gradient}: {times}")  # the whole takes some minutes
         plain[name] += seconds["plain"]
     console.print(table)
     console.print(f"The default precision is {NAMES['default']} here.")
