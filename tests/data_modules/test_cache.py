@@ -78,11 +78,11 @@ def test_a_later_time_means_a_changed_file(folder, decoded, what):
 def test_new_files_are_noticed(tmp_path):
     clevr_mirror(tmp_path, masks=False)
     data = module(tmp_path)
-    assert len(data.splits.train) == 14 and set(data.probe(1)) == {"image"}
+    assert len(data.splits.train) == 14 and set(data.probe(1)) == {"image", "index"}
     clevr_mirror(tmp_path, 40)
     data = module(tmp_path)
     assert len(data.splits.train) == 28 and len(entries(tmp_path)) == 3 + 3  # the old ones without masks
-    assert set(data.probe(1)) == {"image", "mask"}
+    assert set(data.probe(1)) == {"image", "index", "mask"}
 
 
 def test_sizes_are_kept_beside_one_another_until_the_format_changes(folder, decoded, monkeypatch):

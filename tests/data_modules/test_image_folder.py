@@ -43,7 +43,7 @@ def test_sorted_names_and_the_middle_square(folder):
 
 def test_masks_elsewhere(folder, tmp_path):
     (folder / "masks").rename(tmp_path / "labels")
-    assert set(module(folder).splits.val[[0]]) == {"image"}
+    assert set(module(folder).splits.val[[0]]) == {"image", "index"}
     assert module(folder, masks=tmp_path / "labels").splits.val[[0]]["mask"].max() == 1
     fails(folder, f"{tmp_path}/no: expected the folder of masks, found none", masks=tmp_path / "no")
 

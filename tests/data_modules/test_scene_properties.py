@@ -47,7 +47,7 @@ def test_the_embedded_scenes_carry_their_properties():
     assert real[:, :3].min() >= 0 and real[:, :3].max() <= 1 and 0.4 < real[:, :2].mean() < 0.6
     assert all((part.sum(1) == 1).all() for part in real[:, 3:-1].split(ATTRIBUTE_SIZES, 1))
     assert (rows[rows[..., -1] == 0] == 0).all()
-    assert set(plain.probe(1)) == {"image", "mask"} and torch.equal(plain.probe(50)["image"], batch["image"])
+    assert set(plain.probe(1)) == {"image", "index", "mask"} and torch.equal(plain.probe(50)["image"], batch["image"])
 
 
 def test_an_image_keeps_its_scene_in_every_split_and_order(folder):
