@@ -53,8 +53,9 @@ def test_two_at_once_share_a_grid_and_a_failing_cell_fails_alone(grids):
     both = [grids.start("ends", "--workers", "2") for _ in range(2)]
     outputs = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [1, 1], outputs
-    logs = [path.read_text() for path in run.glob("cells/*/log.txt")]
-    assert [log.count("GPU available") for log in logs] == [1, 1, 1]  # each cell was trained by one of them
+    trained = {path.parent.name: path.read_text().count("GPU available") for path in run.glob("cells/*/log.txt")}
+    assert trained.pop("end=failed,seed=0") in (1, 2)  # whoever begins after its failure tries it again
+    assert trained == {"end=well,seed=0": 1, "end=diverged,seed=0": 1}  # each was trained by one of them
     states = {name: json.loads(path.read_text())["status"] for name, path in results(run).items()}
     assert states == {"end=well,seed=0": "complete", "end=diverged,seed=0": "diverged", "end=failed,seed=0": "failed"}
     assert "ValueError: as the test asks" in (run / "cells" / "end=failed,seed=0" / "log.txt").read_text()
