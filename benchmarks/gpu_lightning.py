@@ -82,7 +82,10 @@ def fit(scale: Scale) -> Parts:
     def measure(gradient: str) -> Row:
         step = Variant(bfloat16=precision != "32-true").make(scale, gradient)
         number = max(1, scale.fit_steps // 5)
-        bare = partial(lambda: timed(lambda: [step() for _ in range(number)])[0] / number)
+
+        def bare() -> float:
+            return timed(lambda: [step() for _ in range(number)])[0] / number
+
         seconds = in_turn({"bare": bare, "fit": partial(through_fit, gradient)}, rounds=1)
         [bare_seconds], [fit_seconds] = seconds.values()
         return {

@@ -21,6 +21,7 @@ from benchmarks.memory import peak_bytes
 from benchmarks.plain_slate import PlainSLATE
 from benchmarks.training_step import GRADIENTS, loss_of, make_step
 from implicit_slate import SLATE
+from implicit_slate.models.generation import capture
 
 ROOT = Path(__file__).parents[1]
 TRAINING_STEPS = 250_000
@@ -132,17 +133,7 @@ def graph_steps(scale: Scale) -> Parts:
     def captured(variant: Variant, scale: Scale, gradient: str) -> Step:
         if DEVICE != "cuda":
             raise NotHere("a CUDA graph needs a GPU")
-        step = variant.make(scale, gradient, capturable=True)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # what is set up at first use must not be recorded
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        return graph.replay
+        return capture(variant.make(scale, gradient, capturable=True), warm_up=3).replay
 
     return {
         f"{name}, {gradient}": partial(_measure, variant, partial(captured, variant), scale, gradient)

@@ -41,12 +41,6 @@ def loss_of(model: SLATE, image: Tensor) -> Tensor:
     return losses.cross_entropy + losses.mse
 
 
-def in_bfloat16(model: SLATE, image: Tensor) -> Tensor:
-    """`loss_of` under autocast, as Lightning's `bf16-mixed`."""
-    with torch.autocast(image.device.type, torch.bfloat16):
-        return loss_of(model, image)
-
-
 def make_step(
     model: SLATE, image: Tensor, compute: Callable[[SLATE, Tensor], Tensor] = loss_of, capturable: bool = False
 ) -> Callable[[], None]:
@@ -74,7 +68,8 @@ def prepare(name: str, sizes: dict, batch_size: int, device: str, precision: str
     torch.manual_seed(0)
     model = (PlainSLATE if name == "plain" else SLATE)(**sizes).to(device)
     image = torch.rand(batch_size, 3, sizes["image_size"], sizes["image_size"], device=device)
-    return make_step(model, image, loss_of if precision == "32-true" else in_bfloat16)
+    compute = loss_of if precision == "32-true" else torch.autocast(device, torch.bfloat16)(loss_of)
+    return make_step(model, image, compute)
 
 
 def peak_memory(name: str, sizes: dict, batch_size: int, device: str) -> int:

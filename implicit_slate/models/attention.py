@@ -42,10 +42,8 @@ class _DroppedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, rate: float, is_causal: bool) -> Tensor:
-        queries, values = (
-            queries * queries.shape[-1] ** -0.5,
-            values * (1 / (1 - rate)),
-        )  # instead of logits and weights
+        # Scaled instead of the logits and the weights, which are more.
+        queries, values = queries * queries.shape[-1] ** -0.5, values * (1 / (1 - rate))
         mixed = torch.empty_like(queries.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
         future = torch.ones(ROWS, ROWS, dtype=torch.bool).triu(1) if is_causal else None
         kept = []

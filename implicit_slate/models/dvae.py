@@ -13,7 +13,7 @@ WIDTH = 64
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`; of 1×1 kernels on channels-last images the matrix product that it is, half the time on a CPU."""
+    """`nn.Conv2d`; of 1×1 kernels on channels-last images the matrix product that it is."""
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel_size == (1, 1) and x.is_contiguous(memory_format=torch.channels_last):

@@ -1,5 +1,7 @@
 """Generation of tokens from slots, one position at a time with a key-value cache, and how a token is chosen."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -67,21 +69,36 @@ class Decoding:
         return self.norm(x) @ self.to_logits
 
     def _capture(self, index: Tensor, at: Tensor, seen: int) -> None:
-        self._index, self._at, self._graph = index.clone(), at.clone(), torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # once without capture, for what libraries set up at first use
-            self.next_logits(self._index, self._at, seen, masked=True)
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(self._graph):
+        self._index, self._at = index.clone(), at.clone()
+
+        def run() -> None:
             self._logits = self.next_logits(self._index, self._at, seen, masked=True)
+
+        self._graph = capture(run)
+
+
+def capture(run: Callable[[], None], warm_up: int = 1) -> torch.cuda.CUDAGraph:
+    """What `run` does as a CUDA graph, which repeats it on the same tensors.
+
+    Before that it runs `warm_up` times on a stream of its own, for what libraries set up at first use.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(warm_up):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph
 
 
 class _CachedBlock:
     """A block of the transformer for one position at a time, in few operations: at small batches their number is what
     takes time. Queries, keys and values are one product. Slots stay what they are, so the projections of their
-    attention are multiplied into its keys and values, once. Weights lie as a product of few rows reads them: that of
-    eight images with weights which are not in the cache takes two thirds of the time.
+    attention are multiplied into its keys and values, once. Weights lie as a product of few rows reads them: with
+    weights that are not in the cache, that of four images takes two thirds of the time.
     """
 
     def __init__(self, block: DecoderBlock, memory: Tensor, length: int):

@@ -186,7 +186,8 @@ class SLATE(SlotModel):
         embedded = self._embed(tokens)
         solution, update = self._refine(embedded, slots_init)
         features = self._read(embedded, solution.z).flatten(0, 1)
-        loss = LinearCrossEntropy.apply(features, self.to_logits.weight, tokens.flatten()) / len(tokens)
+        weight, targets = self.to_logits.weight, tokens.flatten()
+        loss = LinearCrossEntropy.apply(features, weight, targets, torch.is_grad_enabled()) / len(tokens)
         return Prediction(loss, solution, update)
 
     def cross_entropy(self, tokens: Tensor, slots_init: Tensor | None = None) -> Tensor:

@@ -9,7 +9,8 @@ from benchmarks.plain_slate import PlainSLATE
 from implicit_slate import SLATE
 from tests.tiny import SLATE_SIZES
 
-LOSS, ROUNDED = training_step.loss_of, training_step.in_bfloat16
+LOSS = training_step.loss_of
+ROUNDED = torch.autocast("cpu", torch.bfloat16)(LOSS)
 
 
 @pytest.mark.parametrize(("model", "compute"), [(SLATE, LOSS), (PlainSLATE, LOSS), (SLATE, ROUNDED)])

@@ -62,6 +62,7 @@ def test_the_loss_that_keeps_no_logits_and_its_gradients_are_those_of_all_logits
     ours = 3 * LinearCrossEntropy.apply(x, weight, targets)
     expected = 3 * F.cross_entropy(x @ weight.T, targets, reduction="sum")
     assert torch.allclose(ours, expected)
+    assert 3 * LinearCrossEntropy.apply(x, weight, targets, False) == ours  # as validation computes it
     for a, b in zip(torch.autograd.grad(ours, (x, weight)), torch.autograd.grad(expected, (x, weight)), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
