@@ -11,6 +11,7 @@ _HOMES = {
     "MirrorScenes": "mirror_scenes",
     "Shapes3D": "shapes3d",
     "ShapeStacks": "shapestacks",
+    "Sprites": "sprites",
 }
 
 __all__ = list(_HOMES)

@@ -30,8 +30,8 @@ GRID = """
     overrides:
       model.gradient: random_neumann(2)
       model.image_size: 16
-      data.class_path: data_modules.Sprites
-      data.root: sprites
+      data.class_path: data_modules.Icons
+      data.root: icons
       data.image_size: 16
       data.batch_size: 4
       model.optimization.warmup_steps: null
@@ -57,7 +57,7 @@ weight = torch.tensor(0.5, requires_grad=True)
 solution = fixed_point(lambda z: torch.tanh(weight * z + 1), torch.zeros(2, 3), gradient="random_neumann(3)")
 solution.z.sum().backward()
 print("gradient", float(weight.grad), "evaluations", solution.evaluations)
-print("check", main(["data", "check", "sprites", "sprites"]))
+print("check", main(["data", "check", "icons", "icons"]))
 main(["ablate", "recipes", "--list"])
 grid = load_grid(Path("ablations.yaml"), "recipes")
 run = RunFolder(Path("runs/recipes"), {cell.id: cell.axes for cell in grid.cells})
@@ -107,7 +107,7 @@ def run(root: Path, *command: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """The code with all recipes done, sprites, and a tiny grid of the new model on them."""
+    """The code with all recipes done, icons, and a tiny grid of the new model on them."""
 
     def copy_or_link(source: str, target: str) -> None:
         (os.symlink if os.path.getsize(source) > 100_000 else shutil.copy)(source, target)
@@ -125,11 +125,11 @@ def copy(tmp_path_factory) -> Path:
         grids.write(GRID)
     for split in ("train", "val", "test"):
         for kind, shape in (("images", (16, 16, 3)), ("masks", (16, 16))):
-            (root / "sprites" / kind / split).mkdir(parents=True)
+            (root / "icons" / kind / split).mkdir(parents=True)
             for number in range(8):
                 pixels = np.zeros(shape, np.uint8)
                 pixels[number : number + 6, 4:10] = 1 if kind == "masks" else (250, 20 * number, 40)
-                Image.fromarray(pixels).save(root / "sprites" / kind / split / f"{number}.png")
+                Image.fromarray(pixels).save(root / "icons" / kind / split / f"{number}.png")
     return root
 
 
@@ -163,7 +163,7 @@ def test_a_gradient_mode(said):
 
 def test_a_data_set(said):
     assert "\ncheck 0\n" in said and "train 8, val 8, test 8" in said
-    assert "data_modules.Sprites" in said  # in the help of `fit`
+    assert "data_modules.Icons" in said  # in the help of `fit`
 
 
 def test_a_slot_model(said, copy):

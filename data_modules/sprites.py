@@ -1,0 +1,197 @@
+"""Sprites: flat discs, squares and triangles on a dark ground. They are drawn when they are needed, not read."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_modules.base import ArrayImages, ImageDataModule, Splits
+from data_modules.scene_properties import WIDTH as NUM_PROPERTIES
+from implicit_slate.errors import UserError
+
+SHAPES = ("disc", "square", "triangle")
+COLOURS = {
+    "red": (230, 60, 50),
+    "green": (60, 190, 75),
+    "blue": (65, 105, 225),
+    "yellow": (250, 215, 55),
+    "magenta": (215, 75, 205),
+    "cyan": (70, 215, 220),
+}
+GROUND = (24, 24, 32)
+COMBINATIONS = np.array([(shape, colour) for shape in range(len(SHAPES)) for colour in range(len(COLOURS))])
+"""(18, 2): shape and colour."""
+HELD_OUT = COMBINATIONS[:, 1] % len(SHAPES) == COMBINATIONS[:, 0]
+"""(18,) which of them training never shows if there are held-out ones: two colours of each shape."""
+TRIES = 40
+"""Places that are tried for an object which must not touch those before it."""
+CHUNK = 200
+"""Images that are drawn together, few enough for a processor's cache."""
+
+
+class Scenes(NamedTuple):
+    """What stands where in N images of at most M objects; lengths are shares of the image's side."""
+
+    present: np.ndarray
+    """(N, M) bool."""
+    shape: np.ndarray
+    """(N, M) index in `SHAPES`."""
+    colour: np.ndarray
+    """(N, M) index in `COLOURS`."""
+    width: np.ndarray
+    """(N, M)."""
+    centre: np.ndarray
+    """(N, M, 2): x to the right, y downwards."""
+    texture: np.ndarray
+    """(N, 3, 3): for each channel of the ground's stripes two frequencies and a phase, all in [0, 1]."""
+
+
+class Sprites(ImageDataModule):
+    """Images of a few coloured shapes, with masks. Image i of a split is a function of the options and i alone.
+
+    Args:
+        num_objects: the smallest and the largest number of objects; all numbers are equally likely. Without overlap an
+            object that finds no free place is left out, the first ones never.
+        size: the smallest and the largest width of an object, as a share of the image's side.
+        overlap: objects may hide each other; later ones are in front. A mask is what is seen of an object.
+        ground: `plain`, or `stripes` of random colour and direction, low in contrast.
+        combinations: of shape and colour. `all`: every split shows all 18. `seen`: training and validation never show
+            six of them, and neither does the test split. `unseen`: training and validation are those of `seen`, and
+            the test split shows the other six only.
+        properties: add the properties of the objects to a batch, in the columns of `data_modules.scene_properties`: x,
+            y and one half; shape; small or large; a material that is always the first; colour; 1 for a real object.
+        num_images: of the splits for training, validation and test.
+        data_seed: another one gives other images.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        batch_size: int = 16,
+        num_workers: int = 0,
+        seed: int | None = None,
+        num_objects: tuple[int, int] = (2, 4),
+        size: tuple[float, float] = (0.25, 0.4),
+        overlap: bool = False,
+        ground: Literal["plain", "stripes"] = "plain",
+        combinations: Literal["all", "seen", "unseen"] = "all",
+        properties: bool = False,
+        num_images: tuple[int, int, int] = (8000, 500, 1000),
+        data_seed: int = 0,
+    ):
+        super().__init__(image_size, batch_size, num_workers, seed)
+        least, most = num_objects
+        if not 1 <= least <= most:
+            raise UserError(f"num_objects {list(num_objects)}: two numbers are needed, 1 ≤ smallest ≤ largest")
+        if not 0 < size[0] <= size[1] < 1:
+            raise UserError(f"size {list(size)}: two shares of the side are needed, 0 < smallest ≤ largest < 1")
+        if ground not in ("plain", "stripes"):
+            raise UserError(f"ground {ground!r}: must be plain or stripes")
+        if combinations not in ("all", "seen", "unseen"):
+            raise UserError(f"combinations {combinations!r}: must be all, seen or unseen")
+        if min(num_images) < 1:
+            raise UserError(f"num_images {list(num_images)}: every split needs at least 1")
+        if data_seed < 0:
+            raise UserError(f"data_seed {data_seed}: must not be negative")
+        self.num_objects, self.size, self.overlap, self.ground = tuple(num_objects), tuple(size), overlap, ground
+        self.combinations, self.properties = combinations, properties
+        self.num_images, self.data_seed = tuple(num_images), data_seed
+
+    def load(self) -> Splits:
+        return Splits(*(self._draw(split, number) for split, number in enumerate(self.num_images)))
+
+    def _draw(self, split: int, number: int) -> ArrayImages:
+        allowed = np.ones(len(COMBINATIONS), bool)
+        if self.combinations != "all":
+            allowed = HELD_OUT if self.combinations == "unseen" and split == 2 else ~HELD_OUT
+        rng = np.random.default_rng([self.data_seed, split])
+        scenes = place_objects(rng, number, COMBINATIONS[allowed], self.num_objects, self.size, self.overlap)
+        images = np.empty((number, self.image_size, self.image_size, 3), np.uint8)
+        masks = np.empty(images.shape[:3], np.uint8)
+        for start in range(0, number, CHUNK):
+            part = slice(start, start + CHUNK)
+            chunk = Scenes(*(array[part] for array in scenes))
+            images[part], masks[part] = paint(chunk, self.image_size, self.ground == "stripes")
+        return ArrayImages(images, masks, properties_of(scenes, self.size) if self.properties else None)
+
+
+def place_objects(
+    rng: np.random.Generator,
+    number: int,
+    combinations: np.ndarray,
+    num_objects: tuple[int, int],
+    size: tuple[float, float],
+    overlap: bool,
+) -> Scenes:
+    """`number` scenes whose objects are of `combinations` (C, 2). More of them do not change the first ones."""
+    least, most = num_objects
+    # One row of random numbers for each image: that makes it a function of its number.
+    draws = rng.random((number, 1 + 9 + most * (2 + 2 * TRIES)), np.float32)
+    count, texture, objects = np.split(draws, (1, 10), axis=1)
+    objects = objects.reshape(number, most, -1)
+    present = np.arange(most) < least + (count * (most + 1 - least)).astype(int)
+    shape, colour = np.moveaxis(combinations[(objects[:, :, 0] * len(combinations)).astype(int)], -1, 0)
+    width = size[0] + (size[1] - size[0]) * objects[:, :, 1]
+    places = objects[:, :, 2:].reshape(number, most, TRIES, 2)
+    places = width[..., None, None] / 2 + (1 - width[..., None, None]) * places  # wholly inside
+    centre = places[:, :, 0].copy()
+    for m in range(0 if overlap else most):
+        offset = np.abs(places[:, m, :, None] - centre[:, None, :m]).max(-1)  # (N, tries, m)
+        apart = (width[:, m, None] + width[:, :m]) / 2
+        free = ((offset > apart[:, None]) | ~present[:, None, :m]).all(-1)
+        first = free.argmax(1)
+        centre[:, m] = places[np.arange(number), m, first]
+        present[:, m] &= free.any(1)
+    return Scenes(present, shape, colour, width, centre, texture.reshape(number, 3, 3))
+
+
+def paint(scenes: Scenes, image_size: int, stripes: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Images, uint8 (N, H, W, 3), with smooth edges, and masks, uint8 (N, H, W): 0 ground, m + 1 the m-th object."""
+    pixel = (np.arange(image_size, dtype=np.float32) + 0.5) / image_size
+    x, y = pixel[None, None, :], pixel[None, :, None]
+    images = np.broadcast_to(np.array(GROUND, np.float32), (len(scenes.width), image_size, image_size, 3)).copy()
+    if stripes:
+        across, down, phase = np.moveaxis(scenes.texture[:, None, None], -1, 0)  # (N, 1, 1, 3) each
+        periods = 6 * (across - 0.5) * x[..., None] + 6 * (down - 0.5) * y[..., None] + phase
+        images += 20 * (1 + np.sin(2 * np.pi * periods))
+    masks = np.zeros(images.shape[:3], np.uint8)
+    palette = np.array(list(COLOURS.values()), np.float32)
+    for m in range(scenes.width.shape[1]):
+        right = x - scenes.centre[:, m, 0, None, None]
+        down = y - scenes.centre[:, m, 1, None, None]
+        outside = _distance(scenes.shape[:, m, None, None], right, down, scenes.width[:, m, None, None] / 2)
+        outside[~scenes.present[:, m]] = np.inf
+        cover = np.clip(0.5 - outside * image_size, 0, 1)[..., None]  # of a pixel, whose side is 1 / image_size
+        images += cover * (palette[scenes.colour[:, m], None, None] - images)
+        masks[outside < 0] = m + 1
+    return np.rint(images).astype(np.uint8), masks
+
+
+def _distance(shape: np.ndarray, right: np.ndarray, down: np.ndarray, half: np.ndarray) -> np.ndarray:
+    """How far a point is outside of a shape of width 2·half whose bounding square is centred on the origin (negative
+    inside; exact near straight edges)."""
+    disc = np.sqrt(right**2 + down**2) - half
+    square = np.maximum(np.abs(right), np.abs(down)) - half
+    # The triangle stands on the square's lower side; its tip is the middle of the upper one.
+    triangle = np.maximum((2 * np.abs(right) - down - half) / np.sqrt(np.float32(5)), down - half)
+    return np.choose(shape, (disc, square, triangle))
+
+
+def properties_of(scenes: Scenes, size: Sequence[float]) -> Tensor:
+    """float32 (N, M, P); rows of zeros where there is no object."""
+    one_hot = np.eye(8, dtype=np.float32)
+    large = (scenes.width > sum(size) / 2).astype(int)
+    columns = (
+        scenes.centre,
+        np.full((*large.shape, 1), 0.5),
+        one_hot[scenes.shape][..., :3],
+        one_hot[large][..., :2],
+        one_hot[np.zeros_like(large)][..., :2],
+        one_hot[scenes.colour],
+        np.ones((*large.shape, 1)),
+    )
+    rows = np.concatenate(columns, -1, dtype=np.float32)
+    assert rows.shape[-1] == NUM_PROPERTIES
+    return torch.from_numpy(rows * scenes.present[..., None])
