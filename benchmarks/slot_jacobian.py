@@ -20,12 +20,12 @@ from data_modules import MirrorScenes
 from implicit_slate.training import Optimization, SLATEModule
 
 CADENCE = inspect.signature(SlotJacobian).parameters["every_n_steps"].default
-DEMONSTRATION = Path(__file__).parents[1] / "experiments" / "demo.yaml"
+STRESS = Path(__file__).parents[1] / "experiments" / "stress.yaml"
 
 
-def demonstration() -> tuple[dict, int]:
-    """The settings of `SLATEModule` in `experiments/demo.yaml`, and the steps between two measurements there."""
-    experiment = yaml.safe_load(DEMONSTRATION.read_text())
+def stress_setting() -> tuple[dict, int]:
+    """The settings of `SLATEModule` in `experiments/stress.yaml`, and the steps between two measurements there."""
+    experiment = yaml.safe_load(STRESS.read_text())
     callbacks = {entry["class_path"]: entry.get("init_args", {}) for entry in experiment["trainer"]["callbacks"]}
     settings = experiment["model"]["init_args"]
     settings["optimization"] = Optimization(**settings["optimization"])
@@ -75,10 +75,10 @@ def main() -> None:
     title = f"The cost of SlotJacobian every {CADENCE} steps, and as often as the experiment has it"
     numbers = ["step ms", "measure ms", "% of it", "own every", "% of it"]
     table = make_table(title, ["experiment", "gradient"], numbers)
-    demo, cadence = demonstration()
+    stress, cadence = stress_setting()
     public: dict = {}  # the public defaults for 3D Shapes: 64×64, V=1024, D=192, n=3
     for name, settings, freeze, steps, every, own in (
-        ("demo, 32×32", demo, True, 200, 50, cadence),
+        ("stress, 32×32", stress, True, 200, 50, cadence),
         ("64×64, V=1024", public, False, 12, 3, CADENCE),
     ):
         for gradient in ("unrolled", "implicit"):

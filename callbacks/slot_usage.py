@@ -16,7 +16,7 @@ IN_USE = 0.01
 FEWEST_IN_USE = 1.5
 """With fewer slots in use, on average, most images have one slot that wins nearly everywhere."""
 LEAST_INFORMATION = 0.01
-"""With less, attention hardly depends on the place. At a tenth of its steps the demonstration has 0.25. The small
+"""With less, attention hardly depends on the place. At a tenth of its steps the grid `stress` has 0.25. The small
 broadcast decoder, whose slots separate late, has 0.013 then, and did not fall below 0.012 later."""
 
 

@@ -8,7 +8,7 @@
         description: both gradients, with and without clipping
         experiment: experiments/demo.yaml                  # relative to this file
         cells: {product: [gradient, clip, {seeds: 3}]}
-        pretrain: {experiment: experiments/demo_dvae.yaml, checkpoint: model.dvae_checkpoint}   # optional
+        pretrain: {experiment: experiments/sprites_dvae.yaml, checkpoint: model.dvae_checkpoint}   # optional
         overrides: {trainer.max_steps: 500}                # optional: of every cell; no axis may set the same key
 
 An expression under `cells` is a list of choices, a choice being a mapping from axes to names of their values:

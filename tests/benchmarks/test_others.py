@@ -52,8 +52,8 @@ def test_the_cache_is_faster(both, num_workers):
 
 
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
-def test_steps_and_measurements_of_the_demonstration_are_timed(gradient):
-    settings, cadence = slot_jacobian.demonstration()
+def test_steps_and_measurements_of_the_stress_setting_are_timed(gradient):
+    settings, cadence = slot_jacobian.stress_setting()
     assert settings["image_size"] == 32 and cadence > 0
     step, measurement = slot_jacobian.measure(settings | {"gradient": gradient}, True, 4, 2, batch_size=2)
     assert 0 < step < 10 and 0 < measurement < 10
