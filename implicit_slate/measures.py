@@ -38,8 +38,6 @@ class Measure:
     """Whether the report draws it over training."""
     headline: bool = False
     """Whether it tells gradient modes apart, so that tables with little room show it first."""
-    compares_images: bool = False
-    """Of an evaluation: whether it needs images only, so that the dVAE's own reconstruction has it, too."""
 
     @property
     def columns(self) -> dict[str, Summary]:
@@ -206,17 +204,17 @@ EVALUATED: dict[str, Measure] = {
     measure.tag: measure
     for measure in (
         Measure("mse", "MSE", "Squared error of the image through the slots, summed over its values.",
-                "evaluate", better="lower", compares_images=True),
+                "evaluate", better="lower"),
         Measure("mse_per_value", "MSE per value", "Squared error of the image through the slots, mean over its values.",
-                "evaluate", better="lower", compares_images=True),
+                "evaluate", better="lower"),
         Measure("psnr", "PSNR", "Of the mean squared error a value, mean over images.",
-                "evaluate", unit="dB", better="higher", compares_images=True),
+                "evaluate", unit="dB", better="higher"),
         Measure("ssim", "SSIM", "Structural similarity (Wang et al. 2004).",
-                "evaluate", better="higher", compares_images=True),
+                "evaluate", better="higher"),
         Measure("fid", "FID", "Fréchet distance of Inception's features; depends on the number of images.",
-                "evaluate", better="lower", compares_images=True),
+                "evaluate", better="lower"),
         Measure("kid", "KID", "Kernel distance of Inception's features, which suits few images better.",
-                "evaluate", better="lower", compares_images=True),
+                "evaluate", better="lower"),
         Measure("cross_entropy", "cross-entropy", "Of the image's own tokens, predicted from the slots.",
                 "evaluate", unit="nats", better="lower"),
         Measure("fg_ari", "FG-ARI", "Adjusted Rand index of the slots' masks over the pixels of objects.",
@@ -229,6 +227,13 @@ EVALUATED: dict[str, Measure] = {
     )
 }  # fmt: skip
 """By their key in the JSON of an evaluation."""
+
+REFERENCES = {
+    "ceiling": "dVAE alone (ceiling)",
+    "bound": "masks of this resolution, at best",
+    "random_weights": "random weights",
+}
+"""What the numbers of an evaluation are to be seen beside, by its key in the JSON; tables call it so."""
 
 LOSSES = ("val/cross_entropy", "val/mse", "val/loss")
 """What slots can be trained for. The first that a run has is its loss: a model with tokens logs the MSE of its dVAE as

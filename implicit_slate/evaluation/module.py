@@ -10,16 +10,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from data_modules.base import Images
+from data_modules.base import Batch, Images
 from implicit_slate.errors import UserError
+from implicit_slate.measures import REFERENCES
 from implicit_slate.metrics.inception import Inception, to_uint8
 from implicit_slate.metrics.likeness import likeness
-from implicit_slate.metrics.segmentation import agreement
+from implicit_slate.metrics.segmentation import agreement, bound, segments
 from implicit_slate.models import SlotModel
+from implicit_slate.models.slot_model import interpolate
 from implicit_slate.training.checkpoints import Trained, load_trained
 
-TRUTH, CEILING = "truth", "ceiling"
-"""The passes over the images that need no slots; the others are named `0`, `1`, … after the draw of initial slots."""
+TRUTH, CEILING, BOUND, RANDOM_WEIGHTS = "truth", *REFERENCES
+"""The passes over the images besides those that are named `0`, `1`, … after the draw of initial slots."""
 
 FEATURES, PLACE = "features", ("", "place")
 
@@ -36,6 +38,8 @@ class Evaluation(L.LightningModule):
         metrics: what to measure, of `METRICS`. If it is `segmentation` alone, no image is generated.
         draws: D, draws of the initial slots.
         true_features: the features of the true images (N, 2048), if they are known.
+        untrained: the same model with random weights, of whose masks only one draw is measured.
+        bilinear: measure the masks after bilinear interpolation, for which no bound on cells holds.
     """
 
     advance: Callable[[int], None] | None = None
@@ -50,9 +54,12 @@ class Evaluation(L.LightningModule):
         seed: int,
         inception: Inception | None,
         true_features: Tensor | None,
+        untrained: SlotModel,
+        bilinear: bool,
     ):
         super().__init__()
         self.model, self.images, self.inception = model, images, inception
+        self.untrained, self.bilinear = untrained, bilinear
         self.metrics, self.draws, self.seed = metrics, draws, seed
         self.measured = pd.DataFrame()
         self.features = {} if true_features is None else {TRUTH: true_features}
@@ -79,12 +86,24 @@ class Evaluation(L.LightningModule):
                 if cross_entropy is not None:
                     values["cross_entropy"] = cross_entropy
             if "segmentation" in self.metrics:
-                values |= agreement(batch["mask"], masks)
+                values |= self._agreement(batch, masks)
             self._keep(str(draw), values, picture)
+        if "segmentation" in self.metrics:
+            if not self.bilinear:
+                self._keep(BOUND, bound(batch["mask"], self.model.mask_side))
+            masks = self.untrained.segment(image, draw_slots(self.untrained, self.seed, 0, places).to(image))
+            self._keep(RANDOM_WEIGHTS, self._agreement(batch, masks))
         if self.advance:
             self.advance(1)
 
-    def _keep(self, name: str, values: dict[str, Tensor], picture: Tensor | None) -> None:
+    def measured_masks(self, masks: Tensor) -> Tensor:
+        """A model's masks (B, K, H, W) as they are measured and shown."""
+        return interpolate(masks, self.model.mask_side) if self.bilinear else masks
+
+    def _agreement(self, batch: Batch, masks: Tensor) -> dict[str, Tensor]:
+        return agreement(batch["mask"], segments(self.measured_masks(masks)))
+
+    def _keep(self, name: str, values: dict[str, Tensor], picture: Tensor | None = None) -> None:
         for what, value in values.items():
             self._kept[name, what].append(value.double())
         if self.inception is not None and picture is not None:

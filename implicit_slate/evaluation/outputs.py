@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from implicit_slate.evaluation.module import CEILING, TRUTH, Evaluation
-from implicit_slate.measures import EVALUATED, finite
+from implicit_slate.evaluation.module import TRUTH, Evaluation
+from implicit_slate.measures import EVALUATED, REFERENCES, finite
 from implicit_slate.metrics.fid import fid, kid
 from implicit_slate.metrics.inception import to_uint8
 
@@ -20,16 +20,15 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
     """The numbers of an evaluation that has run; what was not measured, or is not finite, is None.
 
     Returns:
-        `metrics`: for each measure `mean` and `std` over draws, and `draws`, each draw's value. `ceiling`: those
-        measures that compare images, of the model without its slots; None where it cannot do without.
+        `metrics`: for each measure `mean` and `std` over draws, and `draws`, each draw's value. Each of `REFERENCES`:
+        those measures that it has; None where there is no such reference.
     """
-    passes = _means_over_images(evaluation)
-    draws = passes.drop(index=CEILING, errors="ignore").reindex(columns=list(EVALUATED))
-    ceiling = None
-    if CEILING in passes.index:
-        of_images = [tag for tag, measure in EVALUATED.items() if measure.compares_images]
-        ceiling = {tag: finite(value) for tag, value in passes.loc[CEILING].reindex(of_images).items()}
-    return {"metrics": {tag: _over_draws(values) for tag, values in draws.items()}, "ceiling": ceiling}
+    passes = _means_over_images(evaluation).reindex(columns=list(EVALUATED))
+    draws = passes.drop(index=list(REFERENCES), errors="ignore")
+    return {"metrics": {tag: _over_draws(values) for tag, values in draws.items()}} | {
+        name: {tag: finite(value) for tag, value in passes.loc[name].dropna().items()} if name in passes.index else None
+        for name in REFERENCES
+    }
 
 
 def _means_over_images(evaluation: Evaluation) -> pd.DataFrame:
@@ -58,15 +57,16 @@ def _over_draws(values: pd.Series) -> dict[str, Any] | None:
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """A table with one row per evaluation, and a row with the ceiling below the evaluations that share it."""
+    """A table with one row per evaluation, and a row for each reference below the evaluations that share it."""
     tags = [tag for tag in EVALUATED if any(result["metrics"][tag] for result in results)]
     headings = [f"{m.name} ({m.unit})" if m.unit else m.name for m in (EVALUATED[tag] for tag in tags)]
     lines = [["", "N", *headings], ["---"] * (len(tags) + 2)]
     for result, following in zip_longest(results, results[1:]):
         cells = [_spread(result["metrics"][tag]) for tag in tags]
         lines.append([title(Path(result["checkpoint"])), str(result["images"]), *cells])
-        if result["ceiling"] and (following is None or following["ceiling"] != result["ceiling"]):
-            lines.append(["the dVAE alone", str(result["images"]), *(_number(result["ceiling"].get(t)) for t in tags)])
+        for key, name in REFERENCES.items():
+            if result[key] and (following is None or following[key] != result[key]):
+                lines.append([name, str(result["images"]), *(_number(result[key].get(tag)) for tag in tags)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -24,6 +24,7 @@ from implicit_slate.files import read_json, write_atomically
 from implicit_slate.metrics.inception import Inception, WeightsMissing, find_weights
 from implicit_slate.pictures import panel_picture, to_png
 from implicit_slate.provenance import revision, versions
+from implicit_slate.training.checkpoints import load_untrained
 
 PANEL_ROWS = 6
 
@@ -43,6 +44,7 @@ class Evaluator:
     batch_size: int
     fid_weights: Path | None
     seed: int
+    masks: str
     _true_features: dict[str, Tensor] = field(default_factory=dict)
     """By data: the cells of a grid mostly share them."""
 
@@ -65,12 +67,15 @@ class Evaluator:
         if (size := first["image"].shape[-1]) != model.image_size:
             raise UserError(f"the model is of images of {model.image_size} pixels, {place} has {size}: "
                             f"--data.image_size {model.image_size}")  # fmt: skip
+        if self.masks == "bilinear" and model.mask_side == model.image_size:
+            raise UserError(f"--masks bilinear: the masks of a {type(model).__name__} have the images' resolution")
         count = min(self.images or len(images), len(images))
         impossible = {} if model.predicts_tokens else {"cross_entropy": "the model predicts no tokens"}
         impossible |= {} if "mask" in first else {"segmentation": f"{place} has no masks"}
         metrics, weights, notes = self._choose(impossible, count, place)
         draws = 1 if model.slot_attention.slot_init == "queries" else self.draws
-        about = {"checkpoint": str(checkpoint), "data": data, "split": self.split, "images": count, "draws": draws}
+        about = {"checkpoint": str(checkpoint), "data": data, "split": self.split, "images": count, "draws": draws,
+                 "masks": self.masks, "mask_side": model.mask_side}  # fmt: skip
         file = checkpoint.stat()
         asked = [about, metrics, str(weights), self.seed, file.st_size, file.st_mtime_ns]
         fingerprint = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -80,8 +85,9 @@ class Evaluator:
 
         of_data = json.dumps([data, self.split, count])
         evaluation = Evaluation(
-            model, images, metrics, draws, self.seed, weights and _inception(weights), self._true_features.get(of_data)
-        )
+            model, images, metrics, draws, self.seed, weights and _inception(weights), self._true_features.get(of_data),
+            load_untrained(checkpoint, self.seed), self.masks == "bilinear",
+        )  # fmt: skip
         write_atomically(probe := out / ".writable", "")  # its complaint is due before hours of work, not after them
         probe.unlink(missing_ok=True)
         is_first, batches = self.trainer.is_global_zero, -(-count // (self.batch_size * self.trainer.world_size))
@@ -127,7 +133,7 @@ class Evaluator:
         model = evaluation.model.to(self.trainer.strategy.root_device)  # Lightning has taken it back to the CPU
         image = image.to(next(model.parameters()))
         views = model.views(image, draw_slots(model, self.seed, 0, range(len(image))).to(image))
-        panels = image, views.reconstruction, views.masks, model.ceiling(image)
+        panels = image, views.reconstruction, evaluation.measured_masks(views.masks), model.ceiling(image)
         per_image = evaluation.measured.replace([torch.inf, -torch.inf], torch.nan).dropna(axis=1, how="all")
         for name, content in {
             ".csv": per_image.to_csv(index=False),

@@ -63,18 +63,44 @@ def best_overlaps(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
     return best.sum(1), (objects[:, 1:] > 0).sum(1).double()
 
 
-def agreement(truth: Tensor, masks: Tensor) -> dict[str, Tensor]:
-    """All of them, of label maps (B, H, W) and slots' masks (B, K, H, W); each (B,).
+def agreement(truth: Tensor, predicted: Tensor) -> dict[str, Tensor]:
+    """All of them, of label maps (B, H, W); each (B,).
 
     `overlap` is the sum of the best IoUs over the image's `objects`.
     """
-    predicted = segments(masks)
     overlap, objects = best_overlaps(truth, predicted)
     return {
         "fg_ari": adjusted_rand_index(truth, predicted, foreground_only=True),
         "ari": adjusted_rand_index(truth, predicted, foreground_only=False),
         "overlap": overlap,
         "objects": objects,
+    }
+
+
+def bound(truth: Tensor, side: int) -> dict[str, Tensor]:
+    """FG-ARI, overlap and objects as of `agreement`, of the best label maps that are constant in each cell of a grid.
+
+    `overlap` is an upper bound: of each object it is the IoU with the cells that fit it best, even if two objects want
+    the same cell. `fg_ari` is reached, by the map in which each cell has the object that covers most of it, however
+    much background there is. A cell by cell search from there gained 0.002 on mirror scenes of 8 × 8 cells, and nothing
+    on sprites; in crowded images of few cells it is more, since the index is no sum over cells.
+
+    Args:
+        truth: label maps (B, H, W), 0 = background.
+        side: of the grid; H = W is a multiple of it.
+    """
+    size = truth.shape[-1]
+    line = torch.arange(size, device=truth.device) // (size // side)
+    cells = (line[:, None] * side + line).expand_as(truth)
+    objects = _contingency(truth, cells)  # (B, T, cells), the background first
+    objects[:, 0] = 0
+    fullest = objects.max(1).indices.gather(1, cells.flatten(1)).view_as(truth)
+    inside = objects.sort(2, descending=True).values.cumsum(2)  # of an object in the 1, 2, … cells that it fills most
+    area = (size // side) ** 2 * torch.arange(1, side**2 + 1, device=truth.device)
+    return {
+        "fg_ari": adjusted_rand_index(truth, fullest, foreground_only=True),
+        "overlap": (inside / (objects.sum(2, keepdim=True) + area - inside)).amax(2).sum(1),
+        "objects": (objects.sum(2) > 0).sum(1).double(),
     }
 
 

@@ -91,7 +91,7 @@ class PropertyPredictor(PropertyModel):
         super().__init__()
         if image_size < 4 or image_size % 4:
             raise UserError(f"image_size={image_size} is not a multiple of 4 (two convolutions have a stride of 2)")
-        self.image_size = image_size
+        self.image_size, self.mask_side = image_size, image_size // 4
 
         self.encoder = nn.Sequential()
         for channels, stride in ((image_channels, 1), (width, 2), (width, 2), (width, 1)):
@@ -128,7 +128,7 @@ class PropertyReadout(PropertyModel):
     def __init__(self, source: SlotModel):
         super().__init__()
         self.source = source.requires_grad_(False)
-        self.image_size = source.image_size
+        self.image_size, self.mask_side = source.image_size, source.mask_side
         self.head = nn.Sequential(mlp(self.slot_attention.slot_size, HEAD_SIZE, NUM_PROPERTIES), nn.Sigmoid())
 
     @property

@@ -90,7 +90,8 @@ class SLATE(SlotModel):
         if image_size % 4 or image_size < 4:
             raise UserError(f"image_size={image_size} is not a multiple of 4 (a token covers 4×4 pixels)")
         self.image_size, self.vocab_size = image_size, vocab_size
-        self.num_tokens = (image_size // 4) ** 2
+        self.mask_side = image_size // 4  # the attention over tokens
+        self.num_tokens = self.mask_side**2
 
         self.dvae = DiscreteVAE(vocab_size, image_channels)
         self.dictionary = nn.Embedding(vocab_size + 1, d_model)  # index 0 begins the sequence, token t is index t + 1

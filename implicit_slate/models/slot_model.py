@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
@@ -26,6 +27,8 @@ class SlotModel(nn.Module):
     slot_attention: SlotAttention
     image_size: int
     """Height and width of the images, in pixels."""
+    mask_side: int
+    """Masks have one value for each cell of a grid of this side, a divisor of `image_size`."""
     makes_images: bool = True
     """Whether images can be made from the slots; `views` raises a `UserError` where they cannot."""
     predicts_tokens: bool = False
@@ -62,3 +65,10 @@ def enlarge(attention: Tensor, image_size: int) -> Tensor:
     side = math.isqrt(attention.shape[1])
     masks = attention.mT.unflatten(-1, (side, side))
     return masks.repeat_interleave(image_size // side, -2).repeat_interleave(image_size // side, -1)
+
+
+def interpolate(masks: Tensor, side: int) -> Tensor:
+    """Masks (B, K, H, W) that are constant in each cell of a grid of that side -> interpolated bilinearly between the
+    centres of the cells; they still sum to 1 over slots."""
+    size = masks.shape[-1]
+    return F.interpolate(masks[..., :: size // side, :: size // side], size=size, mode="bilinear")

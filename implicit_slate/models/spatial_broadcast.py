@@ -93,7 +93,7 @@ class SpatialBroadcast(SlotModel):
         doublings = (image_size // GRID).bit_length() - 1
         if doublings < 1 or image_size != GRID * 2**doublings:
             raise UserError(f"image_size={image_size}: the broadcast decoder makes images of 16, 32, 64, 128, … pixels")
-        self.image_size = image_size
+        self.image_size = self.mask_side = image_size
 
         self.encoder = nn.Sequential()
         for channels in (image_channels, width, width, width):

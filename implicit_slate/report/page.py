@@ -12,11 +12,11 @@ import pandas as pd
 from markdown_it import MarkdownIt
 
 from implicit_slate.files import write_atomically
-from implicit_slate.measures import EVALUATED, LOGGED
+from implicit_slate.measures import EVALUATED, LOGGED, REFERENCES
 from implicit_slate.report import figures, judging, pictures, tables
 from implicit_slate.report.figures import save
 from implicit_slate.report.numbers import capitalised, counted, short
-from implicit_slate.report.run import CEILING, PAPER, SPLITS, Run
+from implicit_slate.report.run import PAPER, SPLITS, Run
 
 
 def write(run: Run) -> Path:
@@ -35,7 +35,7 @@ def write(run: Run) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals |= {"run": run, "figures": figures, "pictures": pictures, "tables": tables, "comb": math.comb}
-    environment.globals |= {"LOGGED": LOGGED, "EVALUATED": EVALUATED, "SPLITS": SPLITS, "CEILING": CEILING}
+    environment.globals |= {"LOGGED": LOGGED, "EVALUATED": EVALUATED, "SPLITS": SPLITS, "REFERENCES": REFERENCES}
     environment.filters |= {"plain": plain, "short": short, "counted": counted, "capitalised": capitalised}
     environment.filters["address"] = lambda path: quote(path, safe="/.=,+-_")
     markdown = environment.get_template("report.md").render(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json
-from implicit_slate.measures import COLUMNS, EVALUATED, LOGGED, LOSSES
+from implicit_slate.measures import COLUMNS, EVALUATED, LOGGED, LOSSES, REFERENCES
 from implicit_slate.run_folder import DONE, RunFolder
 from implicit_slate.yaml_files import leaves, load_yaml
 
@@ -22,9 +22,6 @@ SPLITS = {"test": "test", "val": "validation", "train": "training"}
 AXIS_WORDS = {"clip": "clipping", "iterations": "n"}
 """What the report calls an axis, where that is not the axis' own name. An axis that is only `on` or `off` is a trick:
 where it is off, its setting is called `no clipping`."""
-
-CEILING = "dVAE alone (ceiling)"
-"""What the report calls the dVAE's own reconstruction: it passes by the slots, so no method can do much better."""
 
 _NO_SETTING = ("gradient", "solver", "seed")
 """The axes that are compared within a setting."""
@@ -62,7 +59,7 @@ class Run:
     curves: pd.DataFrame
     """One row per logged value that is finite: `cell`, `tag`, `step`, `value`."""
     evaluations: pd.DataFrame
-    """One row per cell, split and `of`: the slots, or the dVAE alone. See `load_run`."""
+    """One row per cell, split and `of`: the slots, or one of `measures.REFERENCES`. See `load_run`."""
 
     def __post_init__(self):
         records = self.cells[self.axes].to_dict("records")
@@ -128,15 +125,13 @@ class Run:
         return self.cells[(self.cells["setting"] == setting) & (self.cells["method"] == method)]
 
     def evaluated(self, split: str) -> pd.DataFrame:
-        """The rows of `evaluations` of one split, with their cells' `status`, `setting` and `method`; the method of the
-        dVAE's rows is `CEILING`."""
+        """The rows of `evaluations` of one split, with their cells' `status`, `setting` and `method`; the method of a
+        reference is its name."""
         found = self.evaluations[self.evaluations["split"] == split]
         found = found.join(self.cells[["status", "setting", "method", *self.method_axes]], on="cell")
-        alone, methods = found["of"] == "dvae", [*self.methods, CEILING]
-        found[self.method_axes] = found[self.method_axes].mask(alone, "")
-        return found.assign(
-            method=pd.Categorical(found["method"].astype(str).mask(alone, CEILING), methods, ordered=True)
-        )
+        names, methods = found["of"].map(REFERENCES), [*self.methods, *REFERENCES.values()]
+        found[self.method_axes] = found[self.method_axes].mask(names.notna(), "")
+        return found.assign(method=pd.Categorical(names.fillna(found["method"].astype(str)), methods, ordered=True))
 
     def curve(self, cell: str, tag: str) -> pd.Series:
         """The values of a tag by step; empty where it was not logged."""
@@ -241,10 +236,10 @@ def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
     """What `implicit-slate evaluate` left in a cell's `evaluation/<split>.json`, in the order of `SPLITS`.
 
     Returns:
-        one row per split and `of` ("slots"; "dvae" for its reconstruction, which passes by the slots, where the model
-        has one): `split`, `step` (of the checkpoint), `data` (the class of the data module), `image_size`, `images`,
-        `draws`, `notes`; the mean over draws of each of `measures.EVALUATED`, and its standard deviation over draws as
-        `<key>_std`. What is not known is NaN or missing.
+        one row per split and `of` ("slots", and those of `measures.REFERENCES` that there are): `split`, `step` (of the
+        checkpoint), `data` (the class of the data module), `image_size`, `images`, `draws`, `masks` (how they were
+        enlarged), `notes`; the mean over draws of each of `measures.EVALUATED`, and its standard deviation over draws
+        as `<key>_std`. What is not known is NaN or missing.
     Raises:
         UserError: a file is damaged.
     """
@@ -259,6 +254,7 @@ def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
                     "data": (data.get("class_path") or "").rpartition(".")[2],
                     "images": int(content["images"]),
                     "draws": int(content.get("draws") or 1),
+                    "masks": str(content.get("masks", "nearest")),
                     "notes": tuple(content.get("notes") or ()),
                 }
                 shared |= _numbers(step=content.get("step"), image_size=data.get("init_args", {}).get("image_size"))
@@ -266,8 +262,9 @@ def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
                 means = {key: score.get("mean") for key, score in scores.items()}
                 deviations = {f"{key}_std": score.get("std") for key, score in scores.items()}
                 rows.append({"of": "slots"} | shared | _numbers(**means, **deviations))
-                if ceiling := content.get("ceiling"):
-                    rows.append({"of": "dvae"} | shared | _numbers(**{key: ceiling.get(key) for key in EVALUATED}))
+                for name in REFERENCES:
+                    if known := content.get(name):
+                        rows.append({"of": name} | shared | _numbers(**{key: known.get(key) for key in EVALUATED}))
     return rows
 
 

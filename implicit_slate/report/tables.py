@@ -1,6 +1,7 @@
 """The numbers in the tables: mean and spread over seeds by setting and method, which method is best, the paper's table.
 
-Only complete cells are averaged, and only evaluations with the same numbers of images and draws.
+Only complete cells are averaged, and only evaluations with the same numbers of images and draws, and of masks enlarged
+in the same way.
 """
 
 import math
@@ -64,7 +65,7 @@ def result_spreads(run: Run) -> pd.DataFrame:
 def evaluation_spreads(run: Run, split: str) -> pd.DataFrame:
     """The spreads of every metric over seeds; those of `<metric>_std` are of the deviation over a cell's draws."""
     found = run.evaluated(split)
-    by = ["setting", "method", *run.method_axes, "images", "draws"]
+    by = ["setting", "method", *run.method_axes, "images", "draws", "masks"]
     columns = [*EVALUATED, *(f"{key}_std" for key in EVALUATED)]
     return spreads(found[found["status"] == "complete"].reindex(columns=[*by, *columns]), by, columns)
 
@@ -89,8 +90,8 @@ def result_places(run: Run, spread: pd.DataFrame) -> list[tuple[str, str]]:
 def best_methods(run: Run, split: str, key: str) -> dict[str, str]:
     """By setting, the method whose seeds are all better than all seeds of the others, if there is one.
 
-    It takes two seeds of each method. A diverged cell counts as worse than every number. Scores on different images do
-    not compare, so nothing is best there.
+    It takes two seeds of each method. A diverged cell counts as worse than every number. Scores on different images, or
+    of masks enlarged in different ways, do not compare, so nothing is best there.
     """
     found = run.evaluated(split)
     scores = found[found["of"] == "slots"].set_index("cell")[key] * (-1 if EVALUATED[key].better == "higher" else 1)
@@ -107,8 +108,9 @@ def best_methods(run: Run, split: str, key: str) -> dict[str, str]:
 
 
 def not_comparable(run: Run, split: str) -> list[str]:
-    """The settings whose cells were not all evaluated on the same images, as far as their files tell."""
-    groups = run.evaluated(split).groupby("setting", observed=True)[["data", "image_size", "images"]]
+    """The settings whose cells were not all evaluated on the same images, with masks enlarged in the same way, as far
+    as their files tell."""
+    groups = run.evaluated(split).groupby("setting", observed=True)[["data", "image_size", "images", "masks"]]
     return [setting for setting, found in groups if len(found.drop_duplicates()) > 1]
 
 

@@ -80,6 +80,20 @@ def load_trained(path: str | Path) -> Trained:
         UserError: there is no checkpoint, a damaged one, or one of something else; names the file.
     """
     checkpoint = read_checkpoint(path)
+    module = _initialised(checkpoint, path)
+    load_weights(module, checkpoint["state_dict"], path)
+    return Trained(module.model.eval().requires_grad_(False), checkpoint.get("global_step"))
+
+
+def load_untrained(path: str | Path, seed: int) -> SlotModel:
+    """The model of `load_trained` with the random weights that the seed gives it; errors as there."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _initialised(read_checkpoint(path), path).model.eval().requires_grad_(False)
+
+
+def _initialised(checkpoint: dict[str, Any], path: str | Path) -> SlotModule:
+    """The module of a checkpoint as it is before training."""
     settings = checkpoint.get("hyper_parameters")
     if not isinstance(settings, dict):
         raise UserError(f"{path}: not a checkpoint of ours: it holds no hyper_parameters")
@@ -92,9 +106,7 @@ def load_trained(path: str | Path) -> Trained:
         raise UserError(f"{path}: a checkpoint of {name}, which has no slots")
     settings = {key: value for key, value in settings.items() if key[0] != "_" and key not in ONLY_FOR_TRAINING}
     try:
-        module = kind(**settings)
+        return kind(**settings)
     except (TypeError, ValueError, RuntimeError) as error:  # unknown settings, impossible ones
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: not a checkpoint of {kind.__name__} as it is now: {reason}") from None
-    load_weights(module, checkpoint["state_dict"], path)
-    return Trained(module.model.eval().requires_grad_(False), checkpoint.get("global_step"))

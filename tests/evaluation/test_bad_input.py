@@ -101,6 +101,7 @@ def test_a_checkpoint_that_lies_alone_needs_to_be_told_its_data(checkpoint, root
     [
         ("SLATEModule", f"{EVALUATE} --metrics segmentation", "squares) has no masks"),
         ("SpatialBroadcastModule", f"{EVALUATE} --metrics cross_entropy", "the model predicts no tokens"),
+        ("SpatialBroadcastModule", f"{EVALUATE} --masks bilinear", "SpatialBroadcast have the images' resolution"),
         ("PropertyModule", EVALUATE, "/run/checkpoints/last.ckpt: a PropertyPredictor makes no images"),
         ("PropertyModule", f"{GENERATE} {{}}/squares/images", "makes no images"),
         ("SpatialBroadcastModule", f"{GENERATE} {{}}/squares/images --temperature 1", "makes no tokens to sample"),

@@ -17,9 +17,11 @@ from data_modules import CLEVRMirror
 from implicit_slate.cli import main
 from implicit_slate.evaluation import run
 from implicit_slate.evaluation.module import draw_slots
+from implicit_slate.measures import REFERENCES
 from implicit_slate.metrics import adjusted_rand_index, segments
 from implicit_slate.metrics.fid import fid
 from implicit_slate.models import SLATE
+from implicit_slate.models.slot_model import enlarge, interpolate
 from implicit_slate.training.checkpoints import load_trained
 from tests.evaluation import made
 
@@ -69,8 +71,9 @@ def test_the_files_and_the_means_of_the_per_image_numbers(checkpoint, evaluate, 
         "test.csv", "test.json", "test.md", "test.png", "test_panels.npz"
     ]  # fmt: skip
     printed = capsys.readouterr()
-    row, ceiling = (folder / "test.md").read_text().splitlines()[2:]
-    assert row in printed.out and row.startswith("| run | 9 |") and "the dVAE alone" in ceiling
+    row, *references = (folder / "test.md").read_text().splitlines()[2:]
+    assert row in printed.out and row.startswith("| run | 9 |")
+    assert [reference.split(" | ")[0] for reference in references] == [f"| {name}" for name in REFERENCES.values()]
     with np.load(folder / "test_panels.npz") as panels:
         assert {name: panels[name].shape for name in panels} == {
             "truth": (6, 16, 16, 3), "reconstruction": (6, 16, 16, 3), "dvae": (6, 16, 16, 3), "masks": (6, 3, 16, 16)
@@ -80,7 +83,9 @@ def test_the_files_and_the_means_of_the_per_image_numbers(checkpoint, evaluate, 
 
     rows = read_csv(checkpoint)
     assert " ".join(rows) == "image draw mse psnr ssim cross_entropy fg_ari ari overlap objects"
-    assert list(zip(rows.draw, rows.image)) == [(d, i) for d in ("ceiling", "0", "1") for i in range(made.NUM_TEST)]
+    assert list(zip(rows.draw, rows.image)) == [
+        (d, i) for d in ("ceiling", "0", "1", "bound", "random_weights") for i in range(made.NUM_TEST)
+    ]
     assert rows[rows.draw == "ceiling"].fg_ari.isna().all()
     for draw in range(2):
         of_draw = rows[rows.draw == str(draw)]
@@ -146,6 +151,42 @@ def test_masks_alone_need_no_generation(checkpoint, evaluate, monkeypatch):
     metrics = evaluate(checkpoint, "--metrics", "segmentation")["metrics"]
     assert generated == [1]  # the panel's
     assert {name for name, value in metrics.items() if value} == {"fg_ari", "ari", "mbo_object", "mbo_image"}
+
+
+def test_beside_the_masks_stand_their_bound_and_random_weights(checkpoint, tmp_path, root, evaluate):
+    """The checkpoints hold what their seed has drawn, so that of seed 0 has the weights of `--seed 0`."""
+    result = evaluate(checkpoint, "--metrics", "segmentation")
+    random, metrics = result["random_weights"], result["metrics"]
+    assert {*random} == {"fg_ari", "ari", "mbo_object", "mbo_image"}
+    assert {name: value["draws"][0] for name, value in metrics.items() if value} == random
+    other = evaluate(made.run(tmp_path / "other", root, seed=1), "--metrics", "segmentation")
+    assert other["random_weights"] == random and other["metrics"] != metrics and other["bound"] == result["bound"]
+    assert {*result["bound"]} == {"fg_ari", "mbo_object", "mbo_image"} and result["mask_side"] == 4
+    rows = read_csv(checkpoint).pivot(index="image", columns="draw")
+    for name in ("fg_ari", "overlap"):  # in every image, in each draw
+        assert rows[name][["0", "1", "random_weights"]].le(rows[name]["bound"] + 1e-12, axis=0).all(None)
+    broadcast = evaluate(made.run(tmp_path / "broadcast", root, "SpatialBroadcastModule"), "--metrics", "segmentation")
+    assert set(broadcast["bound"].values()) == {1.0}
+    squares = made.run(tmp_path / "run2", made.images(tmp_path / "squares", masks=False))
+    assert (result := evaluate(squares))["bound"] is None and result["random_weights"] is None
+
+
+def test_bilinear_masks_are_torchs_interpolation_of_the_attention(checkpoint, root, evaluate):
+    assert evaluate(checkpoint, "--metrics", "segmentation")["masks"] == "nearest"
+    result = evaluate(checkpoint, "--metrics", "segmentation", "--masks", "bilinear")
+    assert result["masks"] == "bilinear" and result["bound"] is None
+    data, model = CLEVRMirror(root, 16), load_trained(checkpoint).model
+    data.setup()
+    batch = data.splits.test[list(range(made.NUM_TEST))]
+    attention = model.encode(model.tokenize(batch["image"]), draw_slots(model, 0, 0, range(made.NUM_TEST)))[1]
+    grid = attention.mT.unflatten(-1, (4, 4))
+    masks = torch.nn.functional.interpolate(grid, (16, 16), mode="bilinear", align_corners=False)
+    assert interpolate(enlarge(attention, 16), 4).equal(masks)
+    expected = adjusted_rand_index(batch["mask"], segments(masks), foreground_only=True).mean()
+    assert result["metrics"]["fg_ari"]["draws"][0] == pytest.approx(float(expected))
+    assert float(expected) == pytest.approx(result["random_weights"]["fg_ari"])
+    with np.load(checkpoint.parents[1] / "evaluation" / "test_panels.npz") as panels:
+        assert (panels["masks"] == (masks[:6] * 255).round().byte().numpy()).all()
 
 
 def test_what_a_model_or_its_data_does_not_have_is_left_out(tmp_path, root, evaluate):

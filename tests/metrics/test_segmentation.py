@@ -1,11 +1,14 @@
 """ARI, FG-ARI and mBO beside scikit-learn and torchmetrics, and on cases worked out by hand."""
 
+import itertools
+
 import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 from torchmetrics.functional.clustering import adjusted_rand_score as torchmetrics_ari
 
 from implicit_slate.metrics import adjusted_rand_index, best_overlaps, segments
+from implicit_slate.metrics.segmentation import agreement, bound
 
 
 def random_maps(num_truth, num_predicted, shape=(6, 12, 12)):
@@ -123,6 +126,29 @@ def test_best_overlaps_by_hand():
     assert [x.item() for x in best_overlaps(truth, split)] == [1 + 3 / 4, 2.0]
     assert [x.item() for x in best_overlaps(truth, one)] == [2 / 8 + 4 / 8, 2.0]  # the background is in the union
     assert [x.item() for x in best_overlaps(0 * truth, split)] == [0, 0]  # no objects
+
+
+def test_the_bound_by_hand():
+    truth = torch.tensor([[[1, 0, 0, 0], [0, 0, 0, 2], [1, 1, 3, 3], [1, 1, 2, 3]]])
+    found = {name: value.item() for name, value in bound(truth, 2).items()}
+    # The cells' objects are 1, 2, 1 and 3: of the foreground, one pixel of the last cell is wrong.
+    foreground, best = [1, 2, 1, 1, 3, 3, 1, 1, 2, 3], [1, 2, 1, 1, 3, 3, 1, 1, 3, 3]
+    assert found["fg_ari"] == pytest.approx(adjusted_rand_score(foreground, best))
+    # Object 1 without the first cell, 2 with both of its cells, 3 with the last.
+    assert found["overlap"] == pytest.approx(4 / 5 + 2 / 8 + 3 / 4) and found["objects"] == 3
+    assert {name: value.item() for name, value in bound(truth, 4).items()} == {"fg_ari": 1, "overlap": 3, "objects": 3}
+    nothing = bound(0 * truth, 2)
+    assert nothing["fg_ari"].isnan() and nothing["overlap"] == nothing["objects"] == 0
+
+
+def test_no_map_of_cells_is_better_than_the_bound():
+    truth = torch.tensor([[[1, 1, 1, 0], [1, 1, 1, 0], [0, 2, 2, 2], [3, 3, 2, 2]]])
+    best = bound(truth, 2)
+    for labels in itertools.product(range(4), repeat=4):
+        cells = torch.tensor(labels).view(2, 2).repeat_interleave(2, 0).repeat_interleave(2, 1).expand_as(truth)
+        for name, value in best.items():
+            assert (agreement(truth, cells)[name] <= value + 1e-12).all()
+    assert (best["fg_ari"] < 1).all() and (best["overlap"] < 3).all()
 
 
 def test_segments_are_the_slots_that_win():

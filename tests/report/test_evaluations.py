@@ -24,7 +24,8 @@ def datasets(tmp_path_factory) -> Path:
         worse = 10.0 * (mode == "unrolled")
         if data == "clevr_mirror":
             scores = {"mse": 20.0 + worse + seed, "fid": 30.0 + worse + 20 * seed, "psnr": 25 - worse}
-            facts = {"ceiling": {"mse": 5.0, "fid": None}, "notes": ["KID is left out: too many images."]}
+            facts = {"ceiling": {"mse": 5.0, "fid": None}, "random_weights": {"fg_ari": 0.125}, "fg_ari": 0.5}
+            facts |= {"bound": {"fg_ari": 0.75}, "notes": ["KID is left out: too many images."]}
             write_evaluation(folder, picture=True, **scores, **facts)
         elif data == "coco":
             write_evaluation(folder, data="COCO", image_size=32, mse=900.0 + worse, images=50)
@@ -84,12 +85,14 @@ def test_each_data_set_has_a_computed_verdict(datasets):
 def test_the_evaluation_table_names_the_images_the_ceiling_and_what_is_best(datasets):
     section = markdown(datasets).split("## Evaluation\n")[1]
     assert "on the test split, N = 50 or 315 images; a cell's value is the mean over 2 draws" in section
-    assert "| MSE ↓ | PSNR (dB) ↑ | FID ↓ |" in section
+    assert "| MSE ↓ | PSNR (dB) ↑ | FID ↓ | FG-ARI ↑ |" in section
     for row in (
-        "| unrolled | 2 of 2 | 315 | 30.5 ± 0.71<small>30 – 31</small> | 15 | 50 ± 14<small>40 – 60</small> |",
+        "| unrolled | 2 of 2 | 315 | 30.5 ± 0.71<small>30 – 31</small> | 15 | 50 ± 14<small>40 – 60</small> | 0.500 |",
         "| implicit | 2 of 2 | 315 | **20.5 ± 0.71**<small>20 – 21</small> | **25** | 40 ± 14",
-        "| dVAE alone (ceiling) | 4 | 315 | 5 | – | – |",
-        "| unrolled | 2 | 0.12 | 0.12 | 0.12 |",  # the spread over draws, apart
+        "| dVAE alone (ceiling) | 4 | 315 | 5 | – | – | – |",
+        "| masks of this resolution, at best | 4 | 315 | – | – | – | 0.750 |",
+        "| random weights | 4 | 315 | – | – | – | 0.125 |",
+        "| unrolled | 2 | 0.12 | 0.12 | 0.12 | 0.12 |",  # the spread over draws, apart
     ):
         assert f"\n| data = clevr_mirror {row}" in section
     assert "KID is left out: too many images (4 of 8)." in section
@@ -123,7 +126,7 @@ def test_what_evaluations_differ_in_is_said(small, grid):
     write_evaluation(folders["implicit0"], mse=3.0, picture=True)
     write_evaluation(folders["implicit0"], split="val", mse=2.0)
     text = grid.report()
-    assert "**Not the same images** in all cells: they do not compare, and nothing is bold." in text
+    assert "**Not the same images**, or masks enlarged in another way, in all cells: they do not compare" in text
     assert "**Not the end of training**: unrolled, seed 1 at step 20 of 40." in text
     assert "Evaluated, but not counted because not complete: implicit, seed 1." in text
     assert "| all cells | implicit | 1 of 2<small>1 diverged</small> | 315 | 3 |" in text
@@ -161,6 +164,15 @@ def test_nothing_is_best_on_different_images(small, grid):
     run = load_run(grid.path)
     assert not_comparable(run, "test") == ["all cells"] and best_methods(run, "test", "mse") == {}
     assert list(evaluation_spreads(run, "test").query("measurement == 'mse'")["images"]) == [315, 100, 315]
+
+
+def test_masks_enlarged_in_different_ways_are_not_averaged(small, grid):
+    folders = small(unrolled=(5.0, 6.0), implicit=(3.0, 4.0))
+    write_evaluation(folders["implicit1"], mse=4.0, masks="bilinear")
+    assert best_methods(load_run(grid.path), "test", "mse") == {}
+    text = grid.report()
+    assert "| implicit | 1 of 2 | 315 | 3 | 97 |" in text
+    assert "| implicit | 1 of 2 | 315<small>bilinear masks</small> | 4 | – |" in text
 
 
 @pytest.mark.parametrize(
