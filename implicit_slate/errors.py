@@ -2,7 +2,7 @@
 
 import argparse
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 
@@ -22,6 +22,14 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.partition(' ')[2]}: {message.removeprefix('argument ')} (see --help)")
+
+    def parse_with_data_options(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The arguments that are known, and the options `--data.KEY VALUE` as they are. `UserError` for others."""
+        arguments, rest = self.parse_known_args(argv)
+        unknown = [option for option in rest if option.startswith("-") and not option.startswith("--data.")]
+        if unknown or (rest and not rest[0].startswith("--data.")):
+            self.error(f"unknown option {(unknown or rest)[0]}")
+        return arguments, rest
 
 
 def positive(text: str) -> int:

@@ -111,11 +111,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for the files")
     parser.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
                         "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
-    arguments, rest = parser.parse_known_args(argv)
-    unknown = [option for option in rest if option.startswith("-") and not option.startswith("--data.")]
-    if unknown or (rest and not rest[0].startswith("--data.")):
-        raise UserError(f"evaluate: unknown option {(unknown or rest)[0]} (see --help)")
-    return arguments, rest
+    return parser.parse_with_data_options(argv)
 
 
 def _metrics(text: str) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ def describe_data(checkpoint: Path, given: str | None, options: Sequence[str]) -
     """What the run's `config.yaml` and the command line say, complete with every default.
 
     Args:
-        checkpoint: `<run>/checkpoints/<name>.ckpt`; `<run>/config.yaml` need not exist.
+        checkpoint: `<run>/checkpoints/<name>.ckpt`; `<run>/config.yaml` need not exist. If `given` is an experiment
+            file, it does not matter.
         given: a class, which takes over the options that it knows, or an experiment file, whose `data` is taken.
         options: `--data.KEY VALUE` each, which override the rest.
 
@@ -44,7 +45,7 @@ def describe_data(checkpoint: Path, given: str | None, options: Sequence[str]) -
     try:
         return _parser().parse_args(arguments).data.as_dict()
     except ArgumentError as error:
-        raise UserError(f"evaluate: {explain(error)}") from None
+        raise UserError(explain(error)) from None
 
 
 @lru_cache(maxsize=1)

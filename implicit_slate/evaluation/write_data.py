@@ -1,0 +1,72 @@
+"""`implicit-slate data write`: the data of an experiment file, as a folder that `data_modules.ImageFolder` reads.
+
+DIR/<split>_<number>.png         RGB
+DIR/masks/<split>_<number>.png   8-bit, one channel, where the data has masks: 0 background, i the i-th object
+DIR/{train,val,test}.txt         the lists of the splits
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from PIL import Image
+
+from data_modules.base import Images, Splits
+from data_modules.progress import meter
+from implicit_slate.errors import ArgumentParser, UserError
+from implicit_slate.evaluation.data import describe_data, load_data
+from implicit_slate.metrics.inception import to_uint8
+
+AT_A_TIME = 50
+"""Images that are read together."""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = ArgumentParser(
+        "implicit-slate data write", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="an experiment file, whose data is written; "
+                        "--data.KEY VALUE changes one setting")  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one")
+    arguments, options = parser.parse_with_data_options(argv)
+    experiment, out = arguments.experiment, arguments.out.absolute()
+    if not experiment.endswith((".yaml", ".yml")):
+        raise UserError(f"{experiment}: expected an experiment file (.yaml)")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: exists already; it is not overwritten")
+    splits = load_data(json.dumps(describe_data(Path(experiment), experiment, options)))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+            write_folder(splits, folder := Path(temporary) / out.name)
+            folder.rename(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+    print(f"{out}: " + ", ".join(f"{name} {len(images)}" for name, images in splits._asdict().items()) + " images")
+    return 0
+
+
+def write_folder(splits: Splits, folder: Path) -> None:
+    """Make the folder, with a progress bar on stderr."""
+    folder.mkdir()
+    with meter("write", sum(map(len, splits)), unit="images") as advance:
+        for split, images in splits._asdict().items():
+            names = [f"{split}_{number:06d}.png" for number in range(len(images))]
+            _write_split(images, names, folder, advance)
+            (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+
+
+def _write_split(images: Images, names: Sequence[str], folder: Path, advance: Callable[[int], None]) -> None:
+    for numbers in torch.arange(len(names)).split(AT_A_TIME):
+        batch = images[numbers.tolist()]
+        pixels = {folder: to_uint8(batch["image"]).movedim(1, -1)}
+        if "mask" in batch:
+            pixels[folder / "masks"] = batch["mask"].byte()
+        for place, arrays in pixels.items():
+            place.mkdir(exist_ok=True)
+            for number, array in zip(numbers.tolist(), arrays.cpu().numpy()):
+                Image.fromarray(array).save(place / names[number])
+        advance(len(numbers))

@@ -1,0 +1,82 @@
+"""`implicit-slate data write`: a folder that holds the same images, masks and splits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from data_modules import CLEVRMirror, ImageFolder, Sprites
+from implicit_slate.cli import main
+from tests.data_modules import made
+
+
+def write(experiment: Path, kind: str, *options: str, **settings) -> int:
+    data = {"class_path": f"data_modules.{kind}", "init_args": settings}
+    experiment.write_text(yaml.safe_dump({"data": data, "trainer": {"max_steps": 1}}))
+    return main(["data", "write", str(experiment), "--out", str(experiment.with_name("out")), *options])
+
+
+def assert_same(found, expected):
+    found.setup()
+    expected.setup()
+    for ours, theirs in zip(found.splits, expected.splits, strict=True):
+        assert len(ours) == len(theirs)
+        batch, other = ours[list(range(len(ours)))], theirs[list(range(len(ours)))]
+        assert batch.keys() == other.keys() and all(torch.equal(batch[name], other[name]) for name in batch)
+
+
+def test_sprites_are_read_back(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("implicit_slate.evaluation.write_data.AT_A_TIME", 4)
+    settings = {"image_size": 16, "batch_size": 2, "num_images": [9, 2, 3]}
+    out = tmp_path / "out"
+    out.mkdir()  # it may be there if it is empty
+    assert write(tmp_path / "x.yaml", "Sprites", "--data.data_seed", "3", **settings) == 0
+    assert capsys.readouterr().out == f"{out}: train 9, val 2, test 3 images\n"
+    assert len([*out.glob("*.png")]) == len([*(out / "masks").glob("*.png")]) == 14
+    assert main(["data", "check", "folder", str(out)]) == 0
+    assert "train 9, val 2, test 3 images" in capsys.readouterr().out
+    assert_same(ImageFolder(out, 16, lists=out, batch_size=2), Sprites(**settings, data_seed=3))
+    before = sorted(out.rglob("*"))
+    assert write(tmp_path / "x.yaml", "Sprites", **settings) == 2
+    assert capsys.readouterr().err.endswith(f"implicit-slate: {out}: exists already; it is not overwritten\n")
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_data_set_without_masks(tmp_path):
+    root = made.clevr_mirror(tmp_path / "data", masks=False)
+    settings = {"root": str(root), "image_size": 16, "batch_size": 2}
+    assert write(tmp_path / "x.yaml", "CLEVRMirror", **settings) == 0
+    assert_same(ImageFolder(tmp_path / "out", 16, lists=tmp_path / "out", batch_size=2), CLEVRMirror(**settings))
+
+
+@pytest.mark.parametrize("stop, status", [(KeyboardInterrupt, 130), (OSError(28, "No space left on device"), 2)])
+def test_nothing_is_left_of_a_folder_that_is_not_whole(tmp_path, monkeypatch, stop, status):
+    saved, save = [], Image.Image.save
+
+    def stopped(image, file):
+        saved.append(file)
+        if len(saved) > 5:
+            raise stop
+        save(image, file)
+
+    monkeypatch.setattr(Image.Image, "save", stopped)
+    assert write(tmp_path / "x.yaml", "Sprites", image_size=16, num_images=[4, 4, 4]) == status
+    assert saved and [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
+
+
+@pytest.mark.parametrize(
+    "experiment, options, message",
+    [
+        ("x.yaml", ["--data.grond", "plain"], "did you mean 'data.ground'?"),
+        ("x.yaml", ["--seed", "1"], "data write: unknown option --seed (see --help)"),
+        ("nowhere.yaml", [], "nowhere.yaml: No such file"),
+        ("x.txt", [], "x.txt: expected an experiment file (.yaml)"),
+    ],
+)
+def test_bad_usage(tmp_path, capsys, experiment, options, message):
+    (tmp_path / "x.yaml").write_text("data: {class_path: data_modules.Sprites}")
+    assert main(["data", "write", str(tmp_path / experiment), "--out", str(tmp_path / "out"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
