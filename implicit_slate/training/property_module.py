@@ -56,5 +56,7 @@ class PropertyModule(SlotModule):
 
 def _properties(batch: dict[str, Tensor]) -> Tensor:
     if "properties" not in batch:
-        raise UserError("data: batches without properties; `properties: true` of MirrorScenes, Sprites or CLEVRMirror adds them")
+        raise UserError(
+            "data: batches without properties; `properties: true` of MirrorScenes, Sprites or CLEVRMirror adds them"
+        )
     return batch["properties"]
