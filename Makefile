@@ -3,6 +3,7 @@ SHELL := /bin/bash
 GRID ?= demo
 EXTRAS ?=
 LOGDIR ?= runs
+SCENES := data/clevr_mirror
 PYTHON ?= python3
 BIN := .venv/bin
 # A file's tests stay together, since they share what they set up; the slowest files come first by name.
@@ -12,7 +13,7 @@ TEST_PROCESSES ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorde
 STAMP = .venv/.installed-$(subst $(comma),-,$(if $(EXTRAS),$(EXTRAS),core))
 comma := ,
 
-.PHONY: help setup ablate lint test test-slow bench bench-gpu complexity tensorboard
+.PHONY: help setup ablate lint test test-slow bench bench-gpu complexity paper-slice tensorboard
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -56,6 +57,12 @@ bench-gpu:  ## what this machine's GPU does, in 8 minutes and without network: .
 
 complexity: setup  ## time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
 	@$(BIN)/python -m benchmarks.complexity $(if $(OUT),--out $(OUT))
+
+paper-slice:  ## both modes at the paper's size, 4 seeds each, on one GPU: renders scenes, WORKERS=8 cells share the GPU
+	@$(MAKE) --no-print-directory setup EXTRAS=render
+	@[ -d $(SCENES) -a ! -e $(SCENES)/render.json ] || \
+		$(BIN)/implicit-slate data render --scenes 10000 --size 96 --out $(SCENES)
+	@$(MAKE) --no-print-directory ablate GRID=paper_slice WORKERS=$(or $(WORKERS),8)
 
 tensorboard: setup  ## TensorBoard on runs/ (LOGDIR=... for another folder)
 	@$(BIN)/tensorboard --logdir $(LOGDIR)

@@ -136,6 +136,7 @@ SHIPPED = [
     ("demo", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
     ("stress", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
     ("tricks", 2 * 4 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
+    ("paper_slice", 2 * 4, "gradient=unrolled,seed=0"),
     ("tricks_full", 2 * 8 * 2 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,iterations=3,seed=0"),
     ("solvers", 5 * 4, "gradient=unrolled,solver=picard,seed=0"),
     ("solvers_small", 5 * 4, "gradient=unrolled,solver=picard,seed=0"),
