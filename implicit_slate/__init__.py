@@ -3,10 +3,11 @@
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["SLATE", "load_public_checkpoint", "load_run"]
+__all__ = ["SLATE", "load_pretrained", "load_public_checkpoint", "load_run"]
 
 _MODULES = {
     "SLATE": "implicit_slate.models",
+    "load_pretrained": "implicit_slate.models",
     "load_public_checkpoint": "implicit_slate.models",
     "load_run": "implicit_slate.report.run",
 }

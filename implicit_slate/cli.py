@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data check": ("data_modules.checking:main", "list what is wrong with a data set's folder"),
     "data download": ("data_modules.downloading.command:main", "fetch the data sets that have a stable public address"),
     "data write": ("implicit_slate.evaluation.write_data:main", "write an experiment's images and masks as a folder"),
+    "export": ("implicit_slate.training.export:main", "a checkpoint's model as a file that `load_pretrained` reads"),
     "import-checkpoint": (
         "implicit_slate.training.import_checkpoint:main",
         "convert a checkpoint of the public SLATE code",

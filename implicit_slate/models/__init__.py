@@ -1,6 +1,7 @@
 """Models and their parts, as modules that know nothing of training."""
 
 from implicit_slate.models.dvae import DiscreteVAE
+from implicit_slate.models.portable import load_pretrained
 from implicit_slate.models.property_predictor import PropertyPredictor, PropertyReadout
 from implicit_slate.models.public_checkpoint import load_public_checkpoint
 from implicit_slate.models.slate import SLATE, Losses

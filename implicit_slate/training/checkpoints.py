@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
 
 from implicit_slate.errors import UserError
 from implicit_slate.models import SlotModel
+from implicit_slate.models.portable import build, load_weights
 from implicit_slate.training.optimization import Optimization
 from implicit_slate.training.slot_module import SlotModule
 
@@ -50,20 +50,6 @@ def _foreign(path: str | Path) -> list[str]:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:
         return []
-
-
-def load_weights(module: nn.Module, weights: dict[str, Tensor], path: str | Path) -> None:
-    """Give `module` the weights that the checkpoint at `path` has for it.
-
-    Raises:
-        UserError: one of them is missing, is left over or has another shape; names file and weight.
-    """
-    own = module.state_dict()
-    for name in [*own, *(name for name in weights if name not in own)]:
-        here, there = (str(tuple(state[name].shape)) if name in state else "none" for state in (own, weights))
-        if here != there:
-            raise UserError(f"{path}: weights of another model: {name} has shape {there}, {here} expected")
-    module.load_state_dict(weights)
 
 
 class Trained(NamedTuple):
@@ -105,8 +91,4 @@ def _initialised(checkpoint: dict[str, Any], path: str | Path) -> SlotModule:
     if not (isinstance(kind, type) and issubclass(kind, SlotModule)):
         raise UserError(f"{path}: a checkpoint of {name}, which has no slots")
     settings = {key: value for key, value in settings.items() if key[0] != "_" and key not in ONLY_FOR_TRAINING}
-    try:
-        return kind(**settings)
-    except (TypeError, ValueError, RuntimeError) as error:  # unknown settings, impossible ones
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: not a checkpoint of {kind.__name__} as it is now: {reason}") from None
+    return build(kind, settings, path)

@@ -1,6 +1,7 @@
 """The discrete VAE trained alone, with a warm start against collapse."""
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, squared_error
+from implicit_slate.models.portable import SUFFIX, load_pretrained, load_weights
 from implicit_slate.training.base import TrainingModule
-from implicit_slate.training.checkpoints import load_weights, read_checkpoint
+from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.optimization import Optimization, cosine
 
 PATCHES_PER_CODE = 200
@@ -110,11 +112,16 @@ def colourful_patches(image: Tensor) -> Tensor:
 
 
 def load_dvae(dvae: DiscreteVAE, path: str) -> None:
-    """Give `dvae` the weights of the one in a checkpoint of `DVAEModule` or `SLATEModule`.
+    """Give `dvae` the weights of the one in a checkpoint of `DVAEModule` or `SLATEModule`, or in what `load_pretrained`
+    takes: a file of `implicit-slate export`, or the name of a model that comes with the project.
 
     Raises:
         UserError: the checkpoint cannot be read, or its dVAE is of another size; names the file.
     """
+    if path.endswith(SUFFIX) or not Path(path).is_file():
+        model = load_pretrained(path)
+        load_weights(dvae, getattr(model, "dvae", model).state_dict(), path)
+        return
     state = read_checkpoint(path)["state_dict"]
     for prefix in ("dvae.", "model.dvae."):
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -18,7 +18,8 @@ import callbacks
 import data_modules
 from implicit_slate import training
 from implicit_slate.errors import UserError
-from implicit_slate.training.checkpoints import load_weights, read_checkpoint
+from implicit_slate.models.portable import load_weights
+from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.config_parser import ConfigParser, explain
 from implicit_slate.training.precision import fastest_precision
 from implicit_slate.yaml_files import load_yaml

@@ -20,8 +20,8 @@ class SLATEModule(SlotModule):
         tau_final: temperature from step `tau_steps` on.
         tau_steps: steps of the cosine between the two.
         hard: give the dVAE's decoder one-hot samples, with straight-through gradients.
-        dvae_checkpoint: a checkpoint of `DVAEModule` or `SLATEModule` whose dVAE is taken and stays frozen; its tokens
-            are then the argmax ones, without noise, and only the rest is trained.
+        dvae_checkpoint: whose dVAE is taken and stays frozen; `load_dvae` says what it may be. Its tokens are then the
+            argmax ones, without noise, and only the rest is trained.
         jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.
         compile: have `torch.compile` fuse the losses' operations, forward and backward; a step is one graph. That takes
             a minute at first, and does not pay on a CPU. Dropout and noise are then other numbers of the same
