@@ -7,21 +7,21 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
-from PIL import Image
 from torch import Tensor
 
 from callbacks.probe import evaluating
 from implicit_slate.files import write_atomically
 from implicit_slate.models import SlotModel
-from implicit_slate.pictures import panel_picture, to_png
+from implicit_slate.pictures import panel_picture, panels_npz, to_png
 
 
 class Panels(Callback):
     """Draws the first images of the validation split: truth | reconstructions | one mask per slot.
 
     It goes to TensorBoard (tag `panels`) and to `panels.png` in the logger's folder, every `every_n_validations`
-    validations and at the end of training. The initial slots are the same every time, so that pictures of different
-    steps and models compare; the model's mode and all random states are left as they were.
+    validations and at the end of training; beside it `panels.npz` has the arrays that it shows. The initial slots are
+    the same every time, so that pictures of different steps and models compare; the model's mode and all random states
+    are left as they were.
     """
 
     def __init__(self, num_images: int = 6, every_n_validations: int = 10):
@@ -52,18 +52,20 @@ class Panels(Callback):
             return
         self._drawn_at = trainer.global_step
         with isolate_rng():
-            panels = draw_panels(pl_module.model, trainer.datamodule.probe(self.num_images)["image"])
+            shown = panel_images(pl_module.model, trainer.datamodule.probe(self.num_images)["image"])
+        panels, folder = panel_picture(*shown), Path(logger.log_dir)
         logger.experiment.add_image("panels", np.asarray(panels), trainer.global_step, dataformats="HWC")
-        write_atomically(Path(logger.log_dir) / "panels.png", to_png(panels))
+        write_atomically(folder / "panels.png", to_png(panels))
+        write_atomically(folder / "panels.npz", panels_npz(*shown))
 
 
-def draw_panels(model: SlotModel, image: Tensor) -> Image.Image:
-    """The panels of images (B, 3, H, W) in [0, 1]: B rows of tiles under a line of titles.
+def panel_images(model: SlotModel, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What `panel_picture` shows of images (B, 3, H, W) in [0, 1]; tokens are generated greedily.
 
-    `panels.png` of two models show the same images and start from the same noise.
+    The panels of two models show the same images and start from the same noise.
     """
     image = image.to(next(model.parameters()))  # its device, and its floats
     slots_init = model.sample_slots(len(image), generator=torch.Generator().manual_seed(0)).detach()
     with evaluating(model):
         views, ceiling = model.views(image, slots_init.to(image)), model.ceiling(image)
-    return panel_picture(image, views.reconstruction, views.masks, ceiling)
+    return image, views.reconstruction, views.masks, ceiling

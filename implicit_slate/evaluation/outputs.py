@@ -1,19 +1,15 @@
 """What an evaluation leaves: its numbers, a table, a line per image, and panels."""
 
-import io
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from implicit_slate.evaluation.module import TRUTH, Evaluation
 from implicit_slate.measures import EVALUATED, REFERENCES, finite
 from implicit_slate.metrics.fid import fid, kid
-from implicit_slate.metrics.inception import to_uint8
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
@@ -84,15 +80,3 @@ def _spread(value: dict[str, Any] | None) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
-
-
-def panels_npz(truth: Tensor, reconstruction: Tensor, masks: Tensor, ceiling: Tensor | None) -> bytes:
-    """`truth`, `reconstruction` and, if there is one, `dvae`: uint8 (B, H, W, 3); `masks`: uint8 (B, K, H, W).
-
-    Arguments as of `pictures.panel_picture`.
-    """
-    images = {"truth": truth, "reconstruction": reconstruction, "dvae": ceiling}
-    arrays = {name: of.permute(0, 2, 3, 1) for name, of in images.items() if of is not None} | {"masks": masks}
-    file = io.BytesIO()
-    np.savez_compressed(file, **{name: to_uint8(array).cpu().numpy() for name, array in arrays.items()})
-    return file.getvalue()

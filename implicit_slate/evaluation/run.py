@@ -19,10 +19,10 @@ from implicit_slate.errors import UserError
 from implicit_slate.evaluation import BY_DEFAULT
 from implicit_slate.evaluation.data import DataConfig, load_data
 from implicit_slate.evaluation.module import TRUTH, Evaluation, draw_slots, load_image_model
-from implicit_slate.evaluation.outputs import markdown, panels_npz, summarise, title
+from implicit_slate.evaluation.outputs import markdown, summarise, title
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.metrics.inception import Inception, WeightsMissing, find_weights
-from implicit_slate.pictures import panel_picture, to_png
+from implicit_slate.pictures import panel_picture, panels_npz, to_png
 from implicit_slate.provenance import revision, versions
 from implicit_slate.training.checkpoints import load_untrained
 

@@ -45,7 +45,7 @@ def judge(run: Run, claim: Mapping[str, Any]) -> Judgement:
     some lies the other way round in most. A part that was not measured does not hold.
     """
     if "eye" in claim:
-        pictured = {run.methods[method] for method in run.cells.loc[run.pictured, "method"]}
+        pictured = {run.methods[method] for method in run.cells.loc[run.having("panels.png"), "method"]}
         there = claim["eye"] in run.shared_settings.get("model.class_path", "") and {UNROLLED, IMPLICIT} <= pictured
         return Judgement(claim["claim"], FOR_THE_EYE if there else NOT_MEASURED, claim["there" if there else "missing"])
     kinds = {"above": _higher, "every": _count, "alike": _alike}

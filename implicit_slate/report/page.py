@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from implicit_slate.files import write_atomically
 from implicit_slate.measures import EVALUATED, LOGGED, REFERENCES
+from implicit_slate.pictures import to_png
 from implicit_slate.report import figures, judging, pictures, tables
 from implicit_slate.report.figures import save
 from implicit_slate.report.numbers import capitalised, counted, short
@@ -71,7 +72,7 @@ def _to_html(markdown: str, folder: Path) -> str:
 
 
 def _draw(run: Run, folder: Path) -> set[str]:
-    """Draw every figure that the run has numbers for, with the numbers beside it; the names of their files."""
+    """Draw every picture that the run has something for, with the numbers beside a figure; the names of their files."""
     drawn = {}
     if tags := figures.overview_tags(run):
         drawn["overview"] = figures.overview_figure(run), run.points(tags)
@@ -86,6 +87,9 @@ def _draw(run: Run, folder: Path) -> set[str]:
     for name, (figure, data) in drawn.items():
         save(figure, folder, name)
         _write_csv(data, folder / f"{name}.csv")
+    if comparison := pictures.comparison(run):
+        write_atomically(folder / "comparison.png", to_png(comparison))
+        return {*drawn, "comparison"}
     return set(drawn)
 
 

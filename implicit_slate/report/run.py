@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -161,10 +162,9 @@ class Run:
         row = self.cells.loc[cell]
         return ", ".join([row["method"], *([row["setting"]] if self.setting_axes else []), f"seed {row.get('seed')}"])
 
-    @cached_property
-    def pictured(self) -> list[str]:
-        """The cells that have drawn a picture of reconstructions and masks, `panels.png`."""
-        return [cell for cell in self.cells.index if (self.folder(cell) / "panels.png").exists()]
+    def having(self, file: str) -> list[str]:
+        """The cells with a certain file in their folder, as `panels.png`, which training draws."""
+        return [cell for cell in self.cells.index if (self.folder(cell) / file).exists()]
 
     @cached_property
     def shared_settings(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def damage_named(path: Path) -> Iterator[None]:
     """Whatever goes wrong with the content of a file becomes a UserError that names the file."""
     try:
         yield
-    except (AttributeError, LookupError, TypeError, ValueError, OSError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: damaged: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from torch import nn
 
-from callbacks.panels import Panels, draw_panels
+from callbacks.panels import Panels, panel_images
 from implicit_slate.models import SLATE, SlotModel, SpatialBroadcast, Views
-from implicit_slate.pictures import GAP, TILE, TITLE_HEIGHT
+from implicit_slate.pictures import GAP, TILE, TITLE_HEIGHT, panel_picture, read_panels
 from tests.callbacks.fitting import fit, module
 from tests.tiny import BROADCAST_SIZES, SLATE_SIZES, TinyImages
 from tests.training.setting import assert_same_weights
@@ -36,6 +36,10 @@ class HalfAndHalf(SlotModel):
 
     def ceiling(self, image):
         return torch.full_like(image, 0.5)
+
+
+def draw_panels(model: SlotModel, image: torch.Tensor) -> Image.Image:
+    return panel_picture(*panel_images(model, image))
 
 
 def tile(panels: Image.Image, row: int, column: int) -> np.ndarray:
@@ -110,6 +114,18 @@ def test_panels_are_drawn_at_validations_and_at_the_end_each_step_once(tmp_path)
     with Image.open(tmp_path / "panels.png") as panels:
         assert panels.size == (6 * (TILE + GAP) + GAP, 2 * (TILE + GAP) + TITLE_HEIGHT)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "a temporary file is left"
+
+
+def test_the_arrays_behind_the_panels_are_those_of_the_validation_images_whatever_the_mode(tmp_path):
+    truth = TinyImages().probe(2)["image"].numpy()
+    for gradient in ("implicit", "unrolled"):
+        made, logger = module(gradient=gradient), TensorBoardLogger(tmp_path, name="", version=gradient)
+        fit(made, Panels(num_images=2), max_steps=2, logger=logger)
+        shown, reconstruction, masks = read_panels(tmp_path / gradient / "panels.npz")
+        assert np.abs(shown - truth).max() <= 0.5 / 255 + 1e-6
+        views = panel_images(made.model, torch.as_tensor(truth))[1:3]
+        for found, expected in zip((reconstruction, masks), views):
+            assert np.abs(found - expected.numpy()).max() <= 0.5 / 255 + 1e-6
 
 
 def test_training_is_the_same_with_and_without_panels(tmp_path):

@@ -1,5 +1,6 @@
 """The report and the frames of a run, from result files made in the formats that a grid leaves."""
 
+import base64
 import csv
 import html
 import itertools
@@ -8,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from implicit_slate import load_run
 from implicit_slate.errors import UserError
+from implicit_slate.pictures import panels_npz
 from implicit_slate.report import main, write_report
 from implicit_slate.report.numbers import short, span
 from implicit_slate.report.page import plain
@@ -221,6 +224,28 @@ class TestOtherGrids:
         assert "Final validation loss: 0.500 to 1.50 when unrolled" in text
         assert "cross-entropy" not in text.split("## Results")[1] and "](val_loss.png)" in text
         assert "| AP at any distance | AP within distance 1 | AP within 0.5 |" in text
+
+    def test_the_same_images_through_both_modes_are_the_first_picture(self, grid):
+        image, masks = np.random.default_rng(0).random((2, 3, 8, 8)), np.full((2, 4, 8, 8), 0.25)
+        for clip, mode in itertools.product(("on", "off"), ("implicit", "unrolled")):
+            folder = grid.cell(mode, clip=clip, measures={"slots/fg_ari_final": 0.5})
+            (folder / "panels.npz").write_bytes(panels_npz(image, image, masks, None))
+        text = grid.report()
+        assert re.search(r"!\[.*?\]\((.*?)\)", text)[1] == "comparison.png" and text.count("comparison.png") == 1
+        picture = (grid.path / "report" / "comparison.png").read_bytes()
+        page = (grid.path / "report" / "index.html").read_text()
+        assert page.index(base64.b64encode(picture).decode()) < page.index("<h2>")
+
+        (grid.path / "cells" / "gradient=unrolled,clip=off,seed=0" / "panels.npz").write_bytes(b"")
+        grid.report()
+        assert (grid.path / "report" / "comparison.png").read_bytes() == picture, "it is of the first setting"
+
+        file = grid.path / "cells" / "gradient=unrolled,clip=on,seed=0" / "panels.npz"
+        file.write_bytes(panels_npz(1 - image, image, masks, None))
+        assert "comparison.png" not in grid.report(), "other images"
+        file.write_bytes(b"PK\x03\x04torn")
+        with pytest.raises(UserError, match=f"{re.escape(str(file))}: damaged"):
+            grid.report()
 
     def test_a_spatial_broadcast_decoder_is_compared_by_its_mse_seed_by_seed(self, grid):
         for mode, seed in itertools.product(("unrolled", "implicit"), (0, 1)):
