@@ -42,6 +42,10 @@ class TrainingModule(L.LightningModule):
         raise NotImplementedError
 
     def log(self, name: str, value, *args, **options) -> None:
+        trainer = self.trainer
+        due = (self.global_step + 1) % (trainer.log_every_n_steps or 1) == 0 or trainer.progress_bar_callback is not None
+        if trainer.training and not due:
+            return  # Lightning would keep the value in its tables and then not log it; that is 5% of a small model's step
         if isinstance(value, numbers.Number):  # Lightning would copy it to the device, and a GPU would be waited for
             value = torch.full((), float(value), device=self.device)
         super().log(name, value, *args, **options)

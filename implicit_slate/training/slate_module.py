@@ -10,6 +10,11 @@ from implicit_slate.training.dvae_module import load_dvae
 from implicit_slate.training.optimization import Optimization, cosine
 from implicit_slate.training.slot_module import SlotModule
 
+TOKENIZED_AT_ONCE = 20_000
+"""Images for training that a frozen dVAE tokenizes at the start, at most."""
+CHUNK = 100
+"""Images that it tokenizes together."""
+
 
 class SLATEModule(SlotModule):
     """SLATE and its losses, trained with its dVAE or on a frozen one.
@@ -53,7 +58,7 @@ class SLATEModule(SlotModule):
             load_dvae(self.model.dvae, dvae_checkpoint)
             self.model.dvae.requires_grad_(False)
         self.split_metric = CodeUsage(self.model.vocab_size)
-        self._frozen_tokens: dict[int, torch.Tensor] = {}
+        self._train_tokens: torch.Tensor | None = None
         self._losses, self._predict = self.model.losses, self.model.predict
         if compile:
             solver, gradient = self.model.slot_attention.solver, self.model.slot_attention.gradient
@@ -74,17 +79,20 @@ class SLATEModule(SlotModule):
         self.log("train/cross_entropy", prediction.cross_entropy)
         return self.log_training_loss(loss, prediction.solution, prediction.update)
 
+    def on_train_start(self) -> None:
+        data = self.trainer.datamodule
+        images = data.splits.train if self.dvae_is_frozen and data is not None else ()
+        if 0 < len(images) <= TOKENIZED_AT_ONCE:
+            chunks = torch.arange(len(images)).split(CHUNK)
+            tokens = [self.model.tokenize(images[chunk.tolist()]["image"].to(self.device)).int() for chunk in chunks]
+            self._train_tokens = torch.cat(tokens)
+
     def _tokenize(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The frozen dVAE's tokens (B, N) of training images. On a CPU those of an image are computed once: in small
-        models that takes a twentieth of a step. Each image is tokenized alone, so that its tokens do not depend on the
-        batch in which it came first."""
-        if "index" not in batch or self.device.type != "cpu":
+        """The frozen dVAE's tokens (B, N) of training images. Computed in every step, they take a twentieth of it in
+        small models; those of a small data set are therefore computed once, at the start."""
+        if self._train_tokens is None:
             return self.model.tokenize(batch["image"])
-        known, indices = self._frozen_tokens, batch["index"].tolist()
-        for index, image in zip(indices, batch["image"], strict=True):
-            if index not in known:
-                known[index] = self.model.tokenize(image[None])[0].int()  # at 96×96 2.3 kB an image
-        return torch.stack([known[index] for index in indices]).long()
+        return self._train_tokens[batch["index"]].long()
 
     def evaluate(self, batch):
         losses = self.model.losses(batch["image"])
