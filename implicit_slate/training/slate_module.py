@@ -2,6 +2,7 @@
 
 import torch
 
+from data_modules.base import ImageDataModule
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point.gradients import Exact
 from implicit_slate.metrics import CodeUsage
@@ -81,7 +82,7 @@ class SLATEModule(SlotModule):
 
     def on_train_start(self) -> None:
         data = self.trainer.datamodule
-        images = data.splits.train if self.dvae_is_frozen and data is not None else ()
+        images = data.splits.train if self.dvae_is_frozen and isinstance(data, ImageDataModule) else ()
         if 0 < len(images) <= TOKENIZED_AT_ONCE:
             chunks = torch.arange(len(images)).split(CHUNK)
             tokens = [self.model.tokenize(images[chunk.tolist()]["image"].to(self.device)).int() for chunk in chunks]
