@@ -43,9 +43,9 @@ class TrainingModule(L.LightningModule):
 
     def log(self, name: str, value, *args, **options) -> None:
         trainer = self.trainer
-        due = (self.global_step + 1) % (trainer.log_every_n_steps or 1) == 0 or trainer.progress_bar_callback is not None
-        if trainer.training and not due:
-            return  # Lightning would keep the value in its tables and then not log it; that is 5% of a small model's step
+        due = (self.global_step + 1) % (trainer.log_every_n_steps or 1) == 0
+        if trainer.training and not due and trainer.progress_bar_callback is None:
+            return  # Lightning would keep the value in its tables and not log it: 5% of a small model's step
         if isinstance(value, numbers.Number):  # Lightning would copy it to the device, and a GPU would be waited for
             value = torch.full((), float(value), device=self.device)
         super().log(name, value, *args, **options)
