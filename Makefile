@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml requirements.lock scripts/setup
 ablate: setup  ## run grid GRID (default: demo) and write its report under runs/GRID; also DEVICES, WORKERS, OUT
 	@$(BIN)/implicit-slate ablate $(GRID) $(if $(OUT),--out $(OUT)) $(if $(DEVICES),--devices $(DEVICES)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(if $(STORAGE),$(error STORAGE is gone: hosts share the folder OUT))
-	@$(if $(filter demo,$(GRID)),$(BIN)/implicit-slate evaluate $(or $(OUT),runs/demo) --metrics reconstruction,segmentation \
-		--images 200 --draws 1)
+	@$(if $(filter demo,$(GRID)),$(BIN)/implicit-slate evaluate $(or $(OUT),runs/demo) --metrics reconstruction$(comma)segmentation \
+		--images 200 --draws 1 --batch-size 200)
 
 lint:  ## set up with all extras, then check style, layout and types
 	@$(MAKE) --no-print-directory setup EXTRAS=all
