@@ -16,6 +16,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs a GPU")
 
 
+@pytest.fixture(autouse=True)
+def no_seed_of_another_test(monkeypatch) -> None:
+    """Lightning's `seed_everything` keeps the seed in the environment, where later tests would find it."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # so that it is as it was afterwards
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+
+
 @pytest.fixture(scope="session")
 def fid_weights(request) -> Path:
     """The weights of FID, out of torch's cache or fetched once into pytest's; without them a test is skipped."""
