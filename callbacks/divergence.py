@@ -38,7 +38,7 @@ class Watch(Callback):
                 raise Diverged(step, self.watched)
             return
         self._first.note(sound, step)
-        if trainer.log_every_n_steps and (step + 1) % trainer.log_every_n_steps == 0:
+        if host.is_logged(trainer):
             self._read(trainer)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:

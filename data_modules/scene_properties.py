@@ -1,6 +1,6 @@
 """What a scene file says of its objects, as rows of numbers: the targets of set prediction (Locatello et al. 2020)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,18 +13,25 @@ LIMIT = 3.0
 WIDTH = 3 + sum(map(len, ATTRIBUTES.values())) + 1
 
 
-def scene_properties(scene: Scene) -> np.ndarray:
-    """The objects of a scene: float32 (m, P), one row per object in the file's order.
+def property_rows(coordinates: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Objects as rows of numbers: float32 (…, P).
 
     A row is: the 3 coordinates, scaled to [0, 1]; one-hot vectors of `ATTRIBUTES`; and a 1, which says "real".
+
+    Args:
+        coordinates: (…, 3).
+        values: of each attribute (…), which of its values an object has.
     """
-    rows = []
-    for thing in scene["objects"]:
-        row = [(value + LIMIT) / (2 * LIMIT) for value in thing["3d_coords"]]
-        for key, values in ATTRIBUTES.items():
-            row += [float(value == thing[key]) for value in values]
-        rows.append([*row, 1.0])
-    return np.array(rows, np.float32)
+    one_hot = [np.eye(len(known))[values[key]] for key, known in ATTRIBUTES.items()]
+    return np.concatenate([coordinates, *one_hot, np.ones((*coordinates.shape[:-1], 1))], -1, dtype=np.float32)
+
+
+def scene_properties(scene: Scene) -> np.ndarray:
+    """The objects of a scene: float32 (m, P), one row per object in the file's order; see `property_rows`."""
+    things = scene["objects"]
+    coordinates = (np.array([thing["3d_coords"] for thing in things]) + LIMIT) / (2 * LIMIT)
+    values = {key: np.array([known.index(thing[key]) for thing in things]) for key, known in ATTRIBUTES.items()}
+    return property_rows(coordinates, values)
 
 
 def padded_properties(scenes: Sequence[Scene]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data_modules.base import ArrayImages, ImageDataModule, Splits
-from data_modules.scene_properties import WIDTH as NUM_PROPERTIES
+from data_modules.scene_properties import property_rows
 from implicit_slate.errors import UserError
 
 SHAPES = ("disc", "square", "triangle")
@@ -181,17 +181,7 @@ def _distance(shape: np.ndarray, right: np.ndarray, down: np.ndarray, half: np.n
 
 def properties_of(scenes: Scenes, size: Sequence[float]) -> Tensor:
     """float32 (N, M, P); rows of zeros where there is no object."""
-    one_hot = np.eye(8, dtype=np.float32)
     large = (scenes.width > sum(size) / 2).astype(int)
-    columns = (
-        scenes.centre,
-        np.full((*large.shape, 1), 0.5),
-        one_hot[scenes.shape][..., :3],
-        one_hot[large][..., :2],
-        one_hot[np.zeros_like(large)][..., :2],
-        one_hot[scenes.colour],
-        np.ones((*large.shape, 1)),
-    )
-    rows = np.concatenate(columns, -1, dtype=np.float32)
-    assert rows.shape[-1] == NUM_PROPERTIES
-    return torch.from_numpy(rows * scenes.present[..., None])
+    coordinates = np.concatenate([scenes.centre, np.full((*large.shape, 1), 0.5)], -1)
+    values = {"shape": scenes.shape, "size": large, "material": np.zeros_like(large), "color": scenes.colour}
+    return torch.from_numpy(property_rows(coordinates, values) * scenes.present[..., None])

@@ -4,13 +4,24 @@ A GPU works through a queue of operations. To read a value (`float(x)`, `if x:`)
 and then the GPU waits for the CPU. So a training step reads nothing: what must be known is looked at now and then.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:  # the fixed points use this module, and need no Lightning
+    from lightning import Trainer
 
 
 def is_free_to_read(value: Tensor) -> bool:
     """Whether reading a value costs nothing: it is on the CPU, and not part of a graph that `torch.compile` traces."""
     return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def is_logged(trainer: "Trainer") -> bool:
+    """Whether Lightning logs the step that is being made; with `log_every_n_steps` 0 it logs none."""
+    interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # the trainer's connector sets it
+    return interval > 0 and (trainer.global_step + 1) % interval == 0
 
 
 class FirstBadStep:

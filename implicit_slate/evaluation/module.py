@@ -38,7 +38,7 @@ class Evaluation(L.LightningModule):
         metrics: what to measure, of `METRICS`. If it is `segmentation` alone, no image is generated.
         draws: D, draws of the initial slots.
         true_features: the features of the true images (N, 2048), if they are known.
-        untrained: the same model with random weights, of whose masks only one draw is measured.
+        untrained: for `segmentation`, the same model with random weights; one draw of its masks is measured.
         bilinear: measure the masks after bilinear interpolation, for which no bound on cells holds.
     """
 
@@ -54,7 +54,7 @@ class Evaluation(L.LightningModule):
         seed: int,
         inception: Inception | None,
         true_features: Tensor | None,
-        untrained: SlotModel,
+        untrained: SlotModel | None,
         bilinear: bool,
     ):
         super().__init__()

@@ -86,7 +86,7 @@ class Evaluator:
         of_data = json.dumps([data, self.split, count])
         evaluation = Evaluation(
             model, images, metrics, draws, self.seed, weights and _inception(weights), self._true_features.get(of_data),
-            load_untrained(checkpoint, self.seed), self.masks == "bilinear",
+            load_untrained(checkpoint, self.seed) if "segmentation" in metrics else None, self.masks == "bilinear",
         )  # fmt: skip
         write_atomically(probe := out / ".writable", "")  # its complaint is due before hours of work, not after them
         probe.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -18,7 +19,7 @@ from data_modules.base import Images, Splits
 from data_modules.progress import meter
 from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.evaluation.data import describe_data, load_data
-from implicit_slate.metrics.inception import to_uint8
+from implicit_slate.pictures import to_bytes
 
 AT_A_TIME = 50
 """Images that are read together."""
@@ -62,11 +63,11 @@ def write_folder(splits: Splits, folder: Path) -> None:
 def _write_split(images: Images, names: Sequence[str], folder: Path, advance: Callable[[int], None]) -> None:
     for numbers in torch.arange(len(names)).split(AT_A_TIME):
         batch = images[numbers.tolist()]
-        pixels = {folder: to_uint8(batch["image"]).movedim(1, -1)}
+        pixels = {folder: np.moveaxis(to_bytes(batch["image"]), 1, -1)}
         if "mask" in batch:
-            pixels[folder / "masks"] = batch["mask"].byte()
+            pixels[folder / "masks"] = batch["mask"].byte().cpu().numpy()
         for place, arrays in pixels.items():
             place.mkdir(exist_ok=True)
-            for number, array in zip(numbers.tolist(), arrays.cpu().numpy()):
+            for number, array in zip(numbers.tolist(), arrays):
                 Image.fromarray(array).save(place / names[number])
         advance(len(numbers))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from implicit_slate import host
 from implicit_slate.errors import UserError
 from implicit_slate.training.allocator import keep_freed_memory
 from implicit_slate.training.optimization import Optimization, Plateau
@@ -43,8 +44,7 @@ class TrainingModule(L.LightningModule):
 
     def log(self, name: str, value, *args, **options) -> None:
         trainer = self.trainer
-        due = (self.global_step + 1) % (trainer.log_every_n_steps or 1) == 0
-        if trainer.training and not due and trainer.progress_bar_callback is None:
+        if trainer.training and not host.is_logged(trainer) and trainer.progress_bar_callback is None:
             return  # Lightning would keep the value in its tables and not log it: 5% of a small model's step
         if isinstance(value, numbers.Number):  # Lightning would copy it to the device, and a GPU would be waited for
             value = torch.full((), float(value), device=self.device)
