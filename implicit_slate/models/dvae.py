@@ -94,7 +94,7 @@ def squared_error(reconstruction: Tensor, image: Tensor) -> Tensor:
     return F.mse_loss(reconstruction, image, reduction="sum") / len(image)
 
 
-def gumbel_softmax(logits: Tensor, tau: float, hard: bool = False, noise: Tensor | None = None) -> Tensor:
+def gumbel_softmax(logits: Tensor, tau: float | Tensor, hard: bool = False, noise: Tensor | None = None) -> Tensor:
     """A sample of the relaxed categorical distribution over the last dimension (Jang et al. 2017), like `logits`.
 
     Args:

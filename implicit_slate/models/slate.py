@@ -166,7 +166,7 @@ class SLATE(SlotModel):
         """The image (B, C, H, W) of tokens (B, N), clamped to [0, 1]."""
         return self.dvae.decode_tokens(tokens).clamp(0, 1)
 
-    def losses(self, image: Tensor, tau: float = 1.0, hard: bool = False) -> Losses:
+    def losses(self, image: Tensor, tau: float | Tensor = 1.0, hard: bool = False) -> Losses:
         """Both losses on a batch of images.
 
         In training mode the dVAE decodes a Gumbel-softmax sample at temperature `tau` (`hard`: straight-through) and

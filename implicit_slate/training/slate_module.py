@@ -74,7 +74,8 @@ class SLATEModule(SlotModule):
             loss = prediction.cross_entropy
         else:
             tau = cosine(self.global_step, self.tau_start, self.tau_final, self.tau_steps)
-            losses = self._losses(batch["image"], tau, self.hard)
+            # As a tensor, for `torch.compile` would compile again for another number.
+            losses = self._losses(batch["image"], torch.full((), tau, device=self.device), self.hard)
             prediction, loss = losses.prediction, losses.cross_entropy + losses.mse
             self.log_dict({"train/mse": losses.mse, "train/tau": tau})
         self.log("train/cross_entropy", prediction.cross_entropy)

@@ -45,6 +45,16 @@ def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(monk
         trainer(1).fit(made, TinyImages())
 
 
+def test_training_compiles_once(monkeypatch):
+    """The temperature changes with every step."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend="aot_eager", **options))
+    made = module(SLATEModule, compile=True, tau_steps=4)
+    trainer(1).fit(made, TinyImages())
+    with torch.compiler.set_stance("fail_on_recompile"):
+        trainer(3).fit(made, TinyImages())
+
+
 @pytest.mark.parametrize("settings", [{"tol": 1e-3}, {"gradient": "exact(gmres)"}])
 def test_what_stops_by_what_it_finds_is_not_compiled(settings):
     with pytest.raises(UserError, match="compile: goes with a fixed number of iterations"):
