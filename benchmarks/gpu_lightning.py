@@ -10,8 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from benchmarks.common import DEVICE, in_turn, synchronize, timed
-from benchmarks.gpu_sections import Parts, Variant, hours, seconds_of
+from benchmarks.common import DEVICE, synchronize
+from benchmarks.gpu_sections import CUDA_GRAPHS, Parts, Variant, hours, seconds_of
 from benchmarks.gpu_worker import Row, Scale
 from benchmarks.slot_jacobian import CADENCE
 from benchmarks.training_step import GRADIENTS
@@ -80,14 +80,12 @@ def fit(scale: Scale) -> Parts:
         return clock.seconds / scale.fit_steps
 
     def measure(gradient: str) -> Row:
-        step = Variant(bfloat16=precision != "32-true").make(scale, gradient)
-        number = max(1, scale.fit_steps // 5)
-
-        def bare() -> float:
-            return timed(lambda: [step() for _ in range(number)])[0] / number
-
-        seconds = in_turn({"bare": bare, "fit": partial(through_fit, gradient)}, rounds=1)
-        [bare_seconds], [fit_seconds] = seconds.values()
+        mode = CUDA_GRAPHS if DEVICE == "cuda" else None  # as `fit` has it by default
+        step = Variant(bfloat16=precision != "32-true", mode=mode).make(scale, gradient)
+        for _ in range(3):
+            step()
+        bare_seconds = seconds_of(step, scale, scale.steps)
+        fit_seconds = through_fit(gradient)
         return {
             "bare loop ms": 1e3 * bare_seconds,
             "fit ms": 1e3 * fit_seconds,

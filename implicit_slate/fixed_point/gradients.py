@@ -62,7 +62,7 @@ class Truncated(Gradient):
             first = replace(solver, max_iterations=solver.max_iterations - self.k)(f, z0)
         last = replace(solver, max_iterations=self.k)(f, detach(first.z))
         evaluations, trace = first.evaluations + last.evaluations, torch.cat([first.trace, last.trace])
-        return last._replace(evaluations=evaluations, trace=trace, finite=first.finite)
+        return last.changed(evaluations=evaluations, trace=trace, finite=first.finite)
 
     def reaches_start(self, solver):
         return self.k == solver.max_iterations
@@ -92,7 +92,7 @@ class Phantom(Gradient):
         z = detach(solution.z)
         for _ in range(self.k):
             z = f(z) if self.tau == 1 else each(lambda old, new: torch.lerp(old, new, self.tau), z, f(z))
-        return solution._replace(z=z, evaluations=solution.evaluations + self.k)
+        return solution.changed(z=z, evaluations=solution.evaluations + self.k)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Exact(Gradient):
 
         x = flatten(z_star)
         z = unflatten(ReplaceCotangent.apply(flat(x), x, flat, self.method, self.max_iterations, record), z_star)
-        return solution._replace(z=z, evaluations=solution.evaluations + 1, adjoint=record)
+        return solution.changed(z=z, evaluations=solution.evaluations + 1, adjoint=record)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class Bilevel(Gradient):
         with torch.no_grad():
             solution = solver(f, z0)
         z = f(each(lambda z_star, q: z_star.detach() - q.detach() + q, solution.z, z0))
-        return solution._replace(z=z, evaluations=solution.evaluations + 1)
+        return solution.changed(z=z, evaluations=solution.evaluations + 1)
 
     def reaches_start(self, solver):
         return True

@@ -60,6 +60,10 @@ class Solution(NamedTuple):
     """() whether the first evaluation of f was finite. On a CPU a solver raises `NotFinite` where it was not; on a GPU,
     and under `torch.compile`, it goes on, and the result is not finite either; see `checked`."""
 
+    def changed(self, **fields: Any) -> "Solution":
+        """With other values of some fields: `_replace`, with which torch 2.11 cannot compile."""
+        return Solution(*(fields.get(name, value) for name, value in zip(self._fields, self, strict=True)))
+
     def checked(self) -> "Solution":
         """This solution. Raises `NotFinite` if f's first evaluation was not finite; to know that, it waits for a GPU.
         Under `torch.compile` nothing can be raised."""

@@ -36,8 +36,9 @@ def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
     return nn.Sequential(linear(in_features, hidden, before_relu=True), nn.ReLU(), linear(hidden, out_features))
 
 
-ROWS = 1024
-"""Rows of logits that `LinearCrossEntropy` holds at once."""
+ROWS, GPU_ROWS = 1024, 8192
+"""Rows of logits that `LinearCrossEntropy` holds at once. On a GPU larger pieces save 7% of a step at the paper's size
+that is taken operation by operation, for half a gigabyte."""
 
 
 class Dropout(nn.Dropout):
@@ -78,10 +79,11 @@ class LinearCrossEntropy(torch.autograd.Function):
         precise = torch.promote_types(x.dtype, torch.float32)
         loss = torch.zeros((), dtype=precise, device=x.device)
         to_x, to_weight = [], torch.zeros_like(weight)
-        for rows, part in zip(x.split(ROWS), targets.split(ROWS), strict=True):
+        size = ROWS if x.device.type == "cpu" else GPU_ROWS
+        for rows, part in zip(x.split(size), targets.split(size), strict=True):
             logits = F.linear(rows, weight)
             log_probabilities, targeted = logits.log_softmax(-1, dtype=precise), part[:, None]
-            loss -= log_probabilities.gather(-1, targeted).sum()
+            loss = loss - log_probabilities.gather(-1, targeted).sum()  # in place, torch 2.11 compiles a gradient of 0
             if not with_gradient:
                 continue
             to_logits = log_probabilities.exp_().scatter_add_(-1, targeted, -torch.ones_like(targeted, dtype=precise))

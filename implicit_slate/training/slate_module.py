@@ -31,7 +31,7 @@ class SLATEModule(SlotModule):
         jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.
         compile: have `torch.compile` fuse the losses' operations, forward and backward; a step is one graph. That takes
             a minute at first, and does not pay on a CPU. Dropout and noise are then other numbers of the same
-            distributions. It goes with a fixed number of iterations.
+            distributions. It goes with a fixed number of iterations; None: on a GPU, where it can be had.
 
     Raises:
         UserError: sizes or settings that do not go together; `compile` of a solve with `tol`, or of `exact` gradients,
@@ -47,7 +47,7 @@ class SLATEModule(SlotModule):
         hard: bool = False,
         dvae_checkpoint: str | None = None,
         jacobian_weight: float = 0.0,
-        compile: bool = False,
+        compile: bool | None = None,
         **slate,
     ):
         super().__init__(optimization, jacobian_weight)
@@ -61,12 +61,23 @@ class SLATEModule(SlotModule):
         self.split_metric = CodeUsage(self.model.vocab_size)
         self._train_tokens: torch.Tensor | None = None
         self._losses, self._predict = self.model.losses, self.model.predict
-        if compile:
-            solver, gradient = self.model.slot_attention.solver, self.model.slot_attention.gradient
-            if solver.tol is not None or isinstance(gradient, Exact):
-                raise UserError("compile: goes with a fixed number of iterations, without tol and exact gradients")
-            self._losses = torch.compile(self._losses, fullgraph=True)
-            self._predict = torch.compile(self._predict, fullgraph=True)
+        solver, gradient = self.model.slot_attention.solver, self.model.slot_attention.gradient
+        fixed = solver.tol is None and not isinstance(gradient, Exact)
+        if compile and not fixed:
+            raise UserError("compile: goes with a fixed number of iterations, without tol and exact gradients")
+        self._compile = fixed if compile is None else compile
+        self._compile_anywhere = bool(compile)
+
+    def on_fit_start(self) -> None:
+        on_gpu = self.device.type == "cuda"
+        if not self._compile or not (on_gpu or self._compile_anywhere):
+            return
+        # Starting kernels one by one takes longer than running them: a step at the paper's size 28 ms instead of 18.
+        # A CUDA graph keeps gradients in memory of its own, where nobody may add to them.
+        graphs = on_gpu and self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
+        options = {"mode": "reduce-overhead"} if graphs else {}
+        self._losses = torch.compile(self.model.losses, fullgraph=True, **options)
+        self._predict = torch.compile(self.model.predict, fullgraph=True, **options)
 
     def training_step(self, batch, batch_idx) -> torch.Tensor:
         if self.dvae_is_frozen:

@@ -41,7 +41,7 @@ def test_every_model_is_timed_in_a_process_of_its_own_and_float32_once(monkeypat
     monkeypatch.setitem(training_step.NAMES, "default", "32-true")
     seconds = training_step.time_steps(SLATE_SIZES, batch_size=4, rounds=2, device="cpu")
     assert {name: len(values) for name, values in seconds.items()} == {"plain": 2, "float32": 2, "default": 2}
-    assert all(0 < value < 5 for values in seconds.values() for value in values)
+    assert all(value > 0 for values in seconds.values() for value in values)
     assert seconds["default"] == seconds["float32"]
 
 

@@ -40,11 +40,11 @@ def module(kind, seed=0, **options):
 
 def trainer(max_steps=2, callbacks=(), **options):
     return L.Trainer(
-        accelerator="cpu",
         max_steps=max_steps,
         max_epochs=-1,
         callbacks=list(callbacks),
         **{
+            "accelerator": "cpu",
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,

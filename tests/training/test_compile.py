@@ -33,6 +33,29 @@ def test_losses_and_gradients_are_the_same_and_all_temperatures_share_two_graphs
     assert backend.frame_count <= 2  # one for a number, one for any
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+def test_a_gpu_computes_the_same_in_one_graph(gradient):
+    """In evaluation mode with learned slots, which draws no noise."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    model = SLATE(**SLATE_SIZES, gradient=gradient, slot_init="queries").cuda().eval()
+    image = TinyImages().probe(4)["image"].cuda()
+
+    def gradients(losses):
+        model.zero_grad()
+        found = losses(image)
+        (found.cross_entropy + found.mse).backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    expected = gradients(model.losses)
+    assert sum(float(gradient.abs().sum() > 0) for gradient in expected.values()) > 50
+    compiled = torch.compile(model.losses, fullgraph=True, mode="reduce-overhead")
+    for _ in range(4):  # the first runs record
+        found = gradients(compiled)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(monkeypatch):
     """Where the losses are compiled, no solver can raise an error."""
     compile = torch.compile

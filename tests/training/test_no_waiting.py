@@ -88,8 +88,8 @@ def test_a_reading_is_seen():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
-def test_a_gpu_is_not_waited_for(gradient):
+@pytest.mark.parametrize(("gradient", "compile"), [("unrolled", False), ("implicit", False), ("implicit", None)])
+def test_a_gpu_is_not_waited_for(gradient, compile):
     class Strict(Held):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
             if trainer.global_step == FIRST:
@@ -102,7 +102,8 @@ def test_a_gpu_is_not_waited_for(gradient):
 
     options = {"logger": Memory(), "log_every_n_steps": 100, "accelerator": "gpu", "devices": 1}
     run = trainer(LAST + 2, [Strict(), *watched()], **options)
-    run.fit(module(SLATEModule, optimization=TRICKS, gradient=gradient, dropout=0.1), TinyImages())
+    made = module(SLATEModule, optimization=TRICKS, gradient=gradient, dropout=0.1, compile=compile)
+    run.fit(made, TinyImages())
     assert run.global_step == LAST + 2
 
 
