@@ -60,11 +60,11 @@ bench-gpu:  ## what this machine's GPU does, in 8 minutes and without network: .
 complexity: setup  ## time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
 	@$(BIN)/python -m benchmarks.complexity $(if $(OUT),--out $(OUT))
 
-paper-slice:  ## both modes at the paper's size, 4 seeds each, on one GPU: renders scenes, WORKERS=8 cells share the GPU
+paper-slice:  ## both modes at the paper's size, 4 seeds each, on one GPU: renders scenes; WORKERS=2 cells share the GPU
 	@$(MAKE) --no-print-directory setup EXTRAS=render
 	@[ -d $(SCENES) -a ! -e $(SCENES)/render.json ] || \
 		$(BIN)/implicit-slate data render --scenes 10000 --size 96 --out $(SCENES)
-	@$(MAKE) --no-print-directory ablate GRID=paper_slice WORKERS=$(or $(WORKERS),8)
+	@$(MAKE) --no-print-directory ablate GRID=paper_slice
 
 tensorboard: setup  ## TensorBoard on runs/ (LOGDIR=... for another folder)
 	@$(BIN)/tensorboard --logdir $(LOGDIR)

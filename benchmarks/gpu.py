@@ -43,7 +43,7 @@ SECTIONS = tuple(
         ("Training step", "gpu_sections:steps", 50),
         ("Training step as a CUDA graph", "gpu_sections:graph_steps", 20),
         ("Generation", "gpu_sections:generation", 30),
-        ("Jacobian", "gpu_lightning:jacobian", 20),
+        ("Measurements", "gpu_lightning:measurements", 25),
         ("Lightning", "gpu_lightning:fit", 190),  # compiles most of the time, and so does the next
         ("Training step, compiled", "gpu_sections:compiled_steps", 30),  # last, because it takes what time is left
     )
@@ -58,9 +58,9 @@ A training step is forward, backward, clipping and Adam. `plain` is `benchmarks/
 float32 and bfloat16 are the precision of matrix products and convolutions (TF32: float32 with rounded factors). TFLOP/s
 counts matrix products, convolutions and attention, of which a causal half is counted as a whole; GB/s what the
 operations that are run one by one read and write, wherever it lies, so a fused step has none. Peak GB includes weights
-and Adam's moments. Lightning: `Trainer.fit` on images in memory with GradientNorm, Divergence and SlotUsage beside a
-bare loop on one batch in the same precision, both compiled with CUDA graphs, as `fit` does by default. Jacobian: one
-measurement of `SlotJacobian`, whose products depend on the weights; these are random ones. Without a GPU, one compiled
+and Adam's moments. Lightning: `Trainer.fit` on images in memory with GradientNorm and Divergence beside a
+bare loop on one batch in the same precision, both compiled with CUDA graphs, as `fit` does by default. Measurements
+of `SlotJacobian` take products whose number depends on the weights; these are random ones. Without a GPU, one compiled
 step is traced, and no code made for it.
 """
 

@@ -16,6 +16,7 @@ from benchmarks.gpu_worker import Row, Scale
 from benchmarks.slot_jacobian import CADENCE
 from benchmarks.training_step import GRADIENTS
 from callbacks import Divergence, GradientNorm, SlotJacobian, SlotUsage
+from callbacks.probe import Probe
 from data_modules import MirrorScenes
 from implicit_slate import SLATE
 from implicit_slate.training import SLATEModule
@@ -25,16 +26,18 @@ WARM_UP = 10
 """Steps of `fit` before it is timed."""
 
 
-def jacobian(scale: Scale) -> Parts:
-    """What one measurement of `SlotJacobian` costs, in training steps."""
+def measurements(scale: Scale) -> Parts:
+    """What one measurement of a callback costs, in training steps."""
 
-    def measure() -> Row:
+    def measure(callback: Probe) -> Row:
         torch.manual_seed(0)
-        model, callback = SLATE(**scale.sizes).to(DEVICE).eval(), SlotJacobian()
-        image = torch.rand(callback.num_images, 3, model.image_size, model.image_size, device=DEVICE)
-        slots = model.sample_slots(len(image)).detach()
-        run = partial(callback.measure, model, {"image": image}, slots, is_last=False)
-        run()  # warms up, and leaves the vector from which the next one starts
+        model = SLATE(**scale.sizes).to(DEVICE).eval()
+        data = MirrorScenes(model.image_size)
+        data.setup()
+        batch = {name: value.to(DEVICE) for name, value in data.probe(callback.num_images).items()}
+        slots = model.sample_slots(callback.num_images).detach()
+        run = partial(callback.measure, model, batch, slots, is_last=False)
+        run()  # warms up, and leaves the vector from which the next measurement of a Jacobian starts
         seconds = seconds_of(run, scale, repeats=1)
         step = Variant(bfloat16=fastest_precision() != "32-true").make(scale, "implicit")
         step()
@@ -44,7 +47,10 @@ def jacobian(scale: Scale) -> Parts:
             f"% of training, every {CADENCE} steps": 100 * seconds / step_seconds / CADENCE,
         }  # fmt: skip
 
-    return {"8 images, implicit": measure}
+    return {
+        f"{type(callback).__name__}, {callback.num_images} images": partial(measure, callback)
+        for callback in (SlotJacobian(), SlotUsage())
+    }
 
 
 class Clock(L.Callback):
@@ -71,7 +77,7 @@ def fit(scale: Scale) -> Parts:
         with tempfile.TemporaryDirectory() as folder:
             trainer = L.Trainer(
                 max_steps=clock.last + 1,  # what is measured at the end of training is not timed
-                callbacks=[SlotUsage(every_n_steps=scale.fit_steps), GradientNorm(100), Divergence(), clock],
+                callbacks=[GradientNorm(100), Divergence(), clock],  # a Probe's first measurement is a part of no step
                 precision=precision, devices=1, logger=TensorBoardLogger(folder), log_every_n_steps=100,
                 use_distributed_sampler=False, limit_val_batches=0, enable_checkpointing=False,
                 enable_progress_bar=False, enable_model_summary=False,
