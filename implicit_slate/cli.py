@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "MSE, PSNR, SSIM, FID, ARI and panels of a checkpoint, or of a grid's cells",
     ),
     "generate": ("implicit_slate.evaluation.generate:main", "send images through a model's slots; its masks"),
+    "fixed-points": (
+        "implicit_slate.evaluation.fixed_points:main",
+        "whether trained slots are fixed points, and how near each gradient mode is to the exact one",
+    ),
     "data render": ("data_modules.rendering.generate:main", "make scenes like CLEVR-Mirror's, with instance masks"),
     "data check": ("data_modules.checking:main", "list what is wrong with a data set's folder"),
     "data download": ("data_modules.downloading.command:main", "fetch the data sets that have a stable public address"),

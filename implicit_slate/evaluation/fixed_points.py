@@ -1,0 +1,115 @@
+"""`implicit-slate fixed-points`: are trained slots fixed points, and how near is each gradient mode to the exact one?
+
+A mode's gradient after the n iterations of training mixes two things: what the mode leaves out, and that these slots
+are no fixed point, where the exact gradient itself means nothing. So everything is measured twice: after n iterations,
+and after `DEPTH`, on those images only that have converged by then.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from callbacks.fixed_point_diagnostics import FixedPointDiagnostics
+from data_modules.progress import meter
+from implicit_slate.errors import ArgumentParser, positive
+from implicit_slate.evaluation.command import find_checkpoints
+from implicit_slate.evaluation.data import describe_data, load_data
+from implicit_slate.evaluation.module import draw_slots, load_image_model
+from implicit_slate.evaluation.outputs import title
+from implicit_slate.files import write_atomically
+from implicit_slate.fixed_point import Solver, gradient_cosine, picard, spectral_radius
+from implicit_slate.models import SlotModel
+
+DEPTH = 64
+"""Applications of f after which an image has converged, or is left out."""
+CONVERGED = 1e-3
+"""The relative residual of an image that has."""
+MODES = ("unrolled", "implicit", "truncated(1)", "neumann(3)")
+"""Beside `exact(gmres)`. `bilevel` differs from `implicit` only where the first slots are learned."""
+START = ("slot_mu", "slot_log_sigma", "queries")
+"""Parameters of the first slots, on which a fixed point does not depend."""
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = ArgumentParser(
+        "implicit-slate fixed-points", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("target", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a grid's folder: "
+                        "then every complete cell, and the table is kept there as fixed_points.csv")  # fmt: skip
+    parser.add_argument("--images", type=positive, default=16, metavar="N", help="the first N test images; default: 16")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial slots; default: 0")
+    arguments = parser.parse_args(argv)
+    rows = {}
+    checkpoints = find_checkpoints(arguments.target)
+    with meter("fixed points", len(checkpoints), unit="models") as advance:
+        for checkpoint in checkpoints:
+            model, _ = load_image_model(checkpoint)
+            images = load_data(json.dumps(describe_data(checkpoint, None, []))).test
+            places = list(range(min(arguments.images, len(images))))
+            rows[title(checkpoint)] = diagnose(
+                model.requires_grad_().eval(), images[places], draw_slots(model, arguments.seed, 0, places)
+            )
+            advance(1)
+    table = pd.DataFrame(rows).T.rename_axis("model")
+    if arguments.target.is_dir():
+        write_atomically(arguments.target / "fixed_points.csv", table.to_csv())
+    table.to_csv(sys.stdout, float_format="%.4g")
+    return 0
+
+
+def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> dict[str, float]:
+    """What is known of the refinement of some images (B, C, H, W) from slots (B, K, S), by name; means over images.
+
+    - `residual`, `residual_64`: after n and 64 applications; medians. `converged`: the share of images within 1e-3.
+    - `starts_converged`, `fixed_points`: of 8 random starts of an image, those that reach a fixed point within 500
+      applications, and the distinct ones they reach.
+    - `spectral_radius`: of the Jacobian after n applications; `spectral_radius_64`: after 64, of converged images.
+    - `cosine/<mode>`, `norm_ratio/<mode>`: the mode's gradient of the loss by slot attention's parameters beside that
+      of `exact(gmres)`, after n applications; with `_64`, after 64, of converged images. `adjoint_residual`,
+      `adjoint_residual_64`: of the exact backward solve; where it is not small the exact gradient is not exact.
+    """
+    f, solver = model.refinement(batch["image"]), model.slot_attention.solver
+    with torch.no_grad():
+        solution = picard(f, slots_init, max_iterations=DEPTH)
+        early = picard(f, slots_init, max_iterations=solver.max_iterations)
+    settled = solution.residual <= CONVERGED
+    found = {
+        "residual": float(early.residual.median()),
+        "residual_64": float(solution.residual.median()),
+        "converged": float(settled.float().mean()),
+        "spectral_radius": float(spectral_radius(f, early.z, tol=1e-3).mean()),
+    }
+    if model.slot_attention.slot_init == "gaussian":
+        basins = FixedPointDiagnostics(["basins"]).basins(model, batch, slots_init)
+        found["starts_converged"] = float(basins["basins/converged"].float().mean())
+        found["fixed_points"] = float(basins["basins/distinct"].float().mean())
+    found |= agreement(model, batch, slots_init, solver.max_iterations, "")
+    if settled.any():
+        batch, slots_init = {name: value[settled] for name, value in batch.items()}, slots_init[settled]
+        f = model.refinement(batch["image"])
+        found["spectral_radius_64"] = float(spectral_radius(f, solution.z[settled], tol=1e-3).mean())
+        found |= agreement(model, batch, slots_init, DEPTH, "_64")
+    return found
+
+
+def agreement(
+    model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, depth: int, suffix: str
+) -> dict[str, float]:
+    """Cosine and ratio of norms of every mode of `MODES` after `depth` applications; see `diagnose`."""
+    parameters = [p for name, p in model.slot_attention.named_parameters() if name not in START]
+    found = {}
+    for mode in MODES:
+        result = gradient_cosine(
+            lambda slots: model.slot_loss(batch, slots), model.refinement(batch["image"]), slots_init, parameters, mode,
+            Solver("picard", max_iterations=depth),
+        )  # fmt: skip
+        found[f"cosine/{mode}{suffix}"] = float(result.cosine)
+        found[f"norm_ratio/{mode}{suffix}"] = float(result.norm_ratio)
+    assert result.adjoint is not None
+    return found | {f"adjoint_residual{suffix}": float(result.adjoint.residual.median())}
