@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import bootstrap
 
 from implicit_slate.measures import COLUMNS, EVALUATED, column_name
 from implicit_slate.report.judging import judge
@@ -68,6 +69,31 @@ def evaluation_spreads(run: Run, split: str) -> pd.DataFrame:
     by = ["setting", "method", *run.method_axes, "images", "draws", "masks"]
     columns = [*EVALUATED, *(f"{key}_std" for key in EVALUATED)]
     return spreads(found[found["status"] == "complete"].reindex(columns=[*by, *columns]), by, columns)
+
+
+def paired_differences(run: Run, split: str | None) -> pd.DataFrame:
+    """Implicit less unrolled, seed by seed, where at least two seeds of a setting are complete in both modes.
+
+    A row per setting and measurement, those of the evaluations of a split included: the mean `difference` over seeds,
+    `low` and `high` of its 95% bootstrap interval. `is_ratio`: values vary over orders of magnitude, these are ratios.
+    """
+    cells = run.cells[run.cells["status"] == "complete"]
+    columns = [run.loss, "slots/fg_ari_final", "grad_norm_max", "jacobian/spectral_norm_max"]
+    if split:
+        found = run.evaluated(split)
+        cells = cells.join(found[found["of"] == "slots"].set_index("cell")[[*EVALUATED]])
+        columns += EVALUATED
+    modes = [cells[cells["method"] == run.label(mode)].set_index(["setting", "seed"]) for mode in (IMPLICIT, UNROLLED)]
+    rows = []
+    for column in columns:
+        is_ratio = ratio(cells[column].dropna()) >= WIDE
+        implicit, unrolled = ((np.log if is_ratio else np.positive)(mode[column].astype(float)) for mode in modes)
+        for setting, values in (implicit - unrolled).dropna().groupby("setting", observed=True):
+            if len(values) >= 2:
+                interval = bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval
+                shown = np.array([values.mean(), *interval])
+                rows.append((setting, column, len(values), *(np.exp(shown) if is_ratio else shown), is_ratio))
+    return pd.DataFrame(rows, columns=["setting", "measurement", "seeds", "difference", "low", "high", "is_ratio"])
 
 
 def by_place(spread: pd.DataFrame, *within: str) -> dict[tuple[str, str], dict[tuple, dict[str, Any]]]:

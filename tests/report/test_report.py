@@ -20,7 +20,7 @@ from implicit_slate.report import main, write_report
 from implicit_slate.report.numbers import short, span
 from implicit_slate.report.page import plain
 from implicit_slate.report.run import METHODS, Method
-from implicit_slate.report.tables import result_spreads
+from implicit_slate.report.tables import paired_differences, result_spreads
 from tests.report.made import all_links, frames, markdown, write_evaluation
 
 PRECISION = {"val/ap_inf": 0.5, "val/ap_1": 0.4, "val/ap_0.5": 0.3, "val/ap_0.25": 0.2, "val/ap_0.125": 0.1}
@@ -198,7 +198,8 @@ class TestOtherGrids:
         assert re.findall(r"/panels.png\)\\\n\*\*(.*?)\*\*", markdown(solvers)) == list(METHODS)
 
     def test_the_table_of_solvers_is_sorted_by_the_result_and_names_gradient_and_solver(self, solvers):
-        rows = [line.split(" | ") for line in markdown(solvers).splitlines() if line.startswith("| all cells |")]
+        table = markdown(solvers).partition("| setting | method | gradient |")[2].partition("\n\n")[0]
+        rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| all cells |")]
         assert [row[1:4] for row in rows] == [
             ["BB", "exact(broyden, 7)", "broyden"],
             ["IN", "implicit", "picard"],
@@ -264,6 +265,34 @@ class TestOtherGrids:
         assert [float(row["value"]) for row in rows_of(grid.path, "slots_in_use")] == [2.0, 3.5]
         assert "| cosine to the exact gradient |" in header and "| last slots in use |" in header
         assert "validation loss" not in header, "the sum of losses beside its parts"
+
+
+def test_modes_are_compared_seed_by_seed():
+    """The modes overlap as groups, but every implicit cell is 1 to 3 below the unrolled one of its seed."""
+    losses = {"unrolled": (70.0, 80.0, 90.0, 99.0), "implicit": (69.0, 78.0, 87.0, 50.0)}
+    norms = {"unrolled": (1e3, 1e4, 1e5, 1e6), "implicit": (10.0, 100.0, 1000.0, 1.0)}
+    run = frames(
+        [
+            {
+                "status": "failed" if (mode, seed) == ("implicit", 3) else "complete",
+                "gradient": mode, "seed": seed,
+                "val/cross_entropy": losses[mode][seed], "grad_norm_max": norms[mode][seed],
+            }
+            for mode in losses for seed in (3, 1, 0, 2)
+        ]
+    )  # fmt: skip
+    found = paired_differences(run, None).set_index("measurement")
+    loss, norm = found.loc["val/cross_entropy"], found.loc["grad_norm_max"]
+    assert (loss.seeds, loss.difference, loss.is_ratio) == (3, -2, False) and -3 <= loss.low < -2 < loss.high <= -1
+    assert norm.is_ratio and norm.difference == norm.low == norm.high == pytest.approx(0.01)
+
+
+def test_without_two_seeds_of_both_modes_nothing_is_compared_seed_by_seed(grid):
+    for mode, seed in (("unrolled", 0), ("implicit", 0), ("implicit", 1)):
+        grid.cell(mode, seed)
+    assert "seed by seed" not in grid.report()
+    grid.cell("unrolled", 1, loss=85.0)
+    assert "| validation cross-entropy | 2 | -2.50 [-5, 0] |" in grid.report()
 
 
 def test_means_are_geometric_over_orders_of_magnitude_and_diverged_cells_count_in_the_largest_norms_only():
