@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from callbacks.fixed_point_diagnostics import FixedPointDiagnostics
+from callbacks.fixed_point_diagnostics import FixedPointDiagnostics, distance_between_sets
 from data_modules.progress import meter
 from implicit_slate.errors import ArgumentParser, positive
 from implicit_slate.evaluation.command import find_checkpoints
@@ -67,6 +67,7 @@ def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> 
     """What is known of the refinement of some images (B, C, H, W) from slots (B, K, S), by name; means over images.
 
     - `residual`, `residual_64`: after n and 64 applications; medians. `converged`: the share of images within 1e-3.
+      `converged_as_sets`: the same of slots in any order, which counts slots that only change places.
     - `starts_converged`, `fixed_points`: of 8 random starts of an image, those that reach a fixed point within 500
       applications, and the distinct ones they reach.
     - `spectral_radius`: of the Jacobian after n applications; `spectral_radius_64`: after 64, of converged images.
@@ -78,11 +79,13 @@ def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> 
     with torch.no_grad():
         solution = picard(f, slots_init, max_iterations=DEPTH)
         early = picard(f, slots_init, max_iterations=solver.max_iterations)
+        again = f(solution.z)
     settled = solution.residual <= CONVERGED
     found = {
         "residual": float(early.residual.median()),
         "residual_64": float(solution.residual.median()),
         "converged": float(settled.float().mean()),
+        "converged_as_sets": float((distance_between_sets(again, solution.z) <= CONVERGED).float().mean()),
         "spectral_radius": float(spectral_radius(f, early.z, tol=1e-3).mean()),
     }
     if model.slot_attention.slot_init == "gaussian":

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from implicit_slate.cli import main
+from implicit_slate.evaluation import fixed_points
 from implicit_slate.evaluation.fixed_points import MODES, diagnose
 from implicit_slate.models import SLATE
 from tests.tiny import SLATE_SIZES, TinyImages
@@ -30,13 +31,22 @@ def test_where_the_slots_do_not_depend_on_those_before_all_modes_are_exact(model
         attention.gru.weight_hh.zero_()
         attention.gru.bias_ih[SLATE_SIZES["slot_size"] : 2 * SLATE_SIZES["slot_size"]] = -50  # keep nothing
     values = found(model)
-    assert values["residual"] == values["residual_64"] == 0 and values["converged"] == 1
+    assert values["residual"] == values["residual_64"] == 0 and values["converged"] == values["converged_as_sets"] == 1
     assert values["starts_converged"] == 8 and values["fixed_points"] == 1
     assert values["spectral_radius"] == pytest.approx(0, abs=1e-6)
     for mode in MODES:
         for depth in ("", "_64"):
             assert values[f"cosine/{mode}{depth}"] == pytest.approx(1, abs=1e-5)
             assert values[f"norm_ratio/{mode}{depth}"] == pytest.approx(1, abs=1e-4)
+
+
+def test_slots_that_change_places_have_converged_as_sets_alone(model, monkeypatch):
+    monkeypatch.setattr(model.slot_attention, "step", lambda slots, keys, values: (slots.flip(1) * 1.0, None))
+    generator = torch.Generator().manual_seed(0)
+    slots = model.sample_slots(3, generator).detach()
+    monkeypatch.setattr(fixed_points, "agreement", lambda *arguments: {})
+    values = diagnose(model, TinyImages().probe(3), slots)
+    assert (values["converged"], values["converged_as_sets"]) == (0, 1)
 
 
 def test_an_image_that_has_not_converged_is_left_out_of_what_is_measured_at_the_fixed_point(model):
