@@ -65,12 +65,11 @@ class SLATEModule(SlotModule):
         fixed = solver.tol is None and not isinstance(gradient, Exact)
         if compile and not fixed:
             raise UserError("compile: goes with a fixed number of iterations, without tol and exact gradients")
-        self._compile = fixed if compile is None else compile
-        self._compile_anywhere = bool(compile)
+        self._compile = compile if compile is not None or fixed else False
 
     def on_fit_start(self) -> None:
         on_gpu = self.device.type == "cuda"
-        if not self._compile or not (on_gpu or self._compile_anywhere):
+        if not (on_gpu if self._compile is None else self._compile):
             return
         # Starting kernels one by one takes longer than running them: a step at the paper's size 28 ms instead of 18.
         # A CUDA graph keeps gradients in memory of its own, where nobody may add to them.
