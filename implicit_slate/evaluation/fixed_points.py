@@ -23,7 +23,7 @@ from implicit_slate.evaluation.data import describe_data, load_data
 from implicit_slate.evaluation.module import draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import title
 from implicit_slate.files import write_atomically
-from implicit_slate.fixed_point import Solver, gradient_cosine, picard, spectral_radius
+from implicit_slate.fixed_point import Solver, gradient_cosines, picard, spectral_radius
 from implicit_slate.models import SlotModel
 
 DEPTH = 64
@@ -106,13 +106,14 @@ def agreement(
 ) -> dict[str, float]:
     """Cosine and ratio of norms of every mode of `MODES` after `depth` applications; see `diagnose`."""
     parameters = [p for name, p in model.slot_attention.named_parameters() if name not in START]
+    agreements = gradient_cosines(
+        lambda slots: model.slot_loss(batch, slots), model.refinement(batch["image"]), slots_init, parameters, MODES,
+        Solver("picard", max_iterations=depth),
+    )  # fmt: skip
     found = {}
-    for mode in MODES:
-        result = gradient_cosine(
-            lambda slots: model.slot_loss(batch, slots), model.refinement(batch["image"]), slots_init, parameters, mode,
-            Solver("picard", max_iterations=depth),
-        )  # fmt: skip
+    for mode, result in zip(MODES, agreements, strict=True):
         found[f"cosine/{mode}{suffix}"] = float(result.cosine)
         found[f"norm_ratio/{mode}{suffix}"] = float(result.norm_ratio)
-    assert result.adjoint is not None
-    return found | {f"adjoint_residual{suffix}": float(result.adjoint.residual.median())}
+    adjoint = agreements[0].adjoint
+    assert adjoint is not None
+    return found | {f"adjoint_residual{suffix}": float(adjoint.residual.median())}

@@ -32,19 +32,34 @@ def gradient_cosine(
     solver: Solver = Solver(),
     reference: str | Gradient = "exact(gmres, 1000)",
 ) -> Agreement:
-    """Compare the gradient of loss(z) with respect to `parameters`, all in one vector, with that of `reference`.
+    """The one agreement of `gradient_cosines` with a single mode."""
+    return gradient_cosines(loss, f, z0, parameters, [gradient], solver, reference)[0]
 
-    Both start from z0 and use the same forward solver. A parameter that a gradient does not reach counts as zero.
+
+def gradient_cosines(
+    loss: Callable[[State], Tensor],
+    f: Step,
+    z0: State,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[str | Gradient],
+    solver: Solver = Solver(),
+    reference: str | Gradient = "exact(gmres, 1000)",
+) -> list[Agreement]:
+    """Compare the gradients of loss(z) with respect to `parameters`, all in one vector, with that of `reference`.
+
+    All start from z0 and use the same forward solver. A parameter that a gradient does not reach counts as zero.
     """
 
-    def vector(mode: Gradient) -> tuple[Tensor, Adjoint | None]:
-        solution = mode(f, z0, solver)
+    def vector(mode: str | Gradient) -> tuple[Tensor, Adjoint | None]:
+        solution = parse_gradient(mode)(f, z0, solver)
         found = torch.autograd.grad(loss(solution.z), parameters, retain_graph=True, materialize_grads=True)
         return torch.cat([gradient.flatten() for gradient in found]), solution.adjoint
 
-    ours, _ = vector(parse_gradient(gradient))
-    other, adjoint = vector(parse_gradient(reference))
-    return Agreement(torch.cosine_similarity(ours, other, dim=0), ours.norm() / other.norm(), adjoint)
+    other, adjoint = vector(reference)
+    return [
+        Agreement(torch.cosine_similarity(ours, other, dim=0), ours.norm() / other.norm(), adjoint)
+        for ours, _ in map(vector, gradients)
+    ]
 
 
 class Basins(NamedTuple):

@@ -143,7 +143,7 @@ class PropertyReadout(PropertyModel):
 
     def losses(self, image: Tensor, properties: Tensor, slots_init: Tensor | None = None) -> PropertyLosses:
         losses = super().losses(image, properties, slots_init)
-        return losses._replace(solution=losses.solution._replace(adjoint=None))  # there is no backward solve
+        return losses._replace(solution=losses.solution.changed(adjoint=None))  # there is no backward solve
 
     def train(self, mode: bool = True) -> "PropertyReadout":
         super().train(mode)
