@@ -1,10 +1,15 @@
 """Lightning callbacks that measure, draw and watch while a model is trained."""
 
-from callbacks.divergence import Diverged, Divergence
-from callbacks.fixed_point_diagnostics import FixedPointDiagnostics
-from callbacks.gradient_norm import GradientNorm
-from callbacks.panels import Panels
-from callbacks.slot_jacobian import SlotJacobian
-from callbacks.slot_usage import SlotUsage
+from implicit_slate import lazy
 
-__all__ = ["Diverged", "Divergence", "FixedPointDiagnostics", "GradientNorm", "Panels", "SlotJacobian", "SlotUsage"]
+HOMES = {
+    "Diverged": "divergence",
+    "Divergence": "divergence",
+    "FixedPointDiagnostics": "fixed_point_diagnostics",
+    "GradientNorm": "gradient_norm",
+    "Panels": "panels",
+    "SlotJacobian": "slot_jacobian",
+    "SlotUsage": "slot_usage",
+}
+__all__ = list(HOMES)
+__getattr__ = lazy.attributes(__name__, HOMES)

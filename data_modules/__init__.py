@@ -1,8 +1,8 @@
 """One LightningDataModule per data set, and the renderer of CLEVR-Mirror-like scenes (`data_modules.rendering`)."""
 
-import importlib
+from implicit_slate import lazy
 
-_HOMES = {
+HOMES = {
     "CLEVR": "clevr",
     "CLEVRMirror": "clevr_mirror",
     "COCO": "coco",
@@ -14,7 +14,8 @@ _HOMES = {
     "Sprites": "sprites",
 }
 
-__all__ = list(_HOMES)
+__all__ = list(HOMES)
+__getattr__ = lazy.attributes(__name__, HOMES)
 
 KINDS = {
     "clevr-mirror": "CLEVRMirror",
@@ -25,10 +26,3 @@ KINDS = {
     "folder": "ImageFolder",
 }
 """What `implicit-slate data check` calls the data sets."""
-
-
-def __getattr__(name: str):
-    # Imported when first asked for: the renderer's worker processes need none of them, nor torch and Lightning.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

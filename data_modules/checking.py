@@ -9,15 +9,20 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import data_modules
-from data_modules.cached import CachedDataModule, Examined
 from data_modules.processes import in_threads, num_cores
 from data_modules.progress import meter
-from data_modules.sources import Source
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
 from implicit_slate.files import write_atomically
+
+if TYPE_CHECKING:  # these import PyTorch, which `--help` does not need
+    from data_modules.cached import CachedDataModule, Examined
+    from data_modules.sources import Source
+
+EXAMPLES = """implicit-slate data check clevr-mirror data/clevr_mirror
+implicit-slate data check folder photos --fix-list photos/good.txt"""
 
 
 class Sample(NamedTuple):
@@ -26,10 +31,10 @@ class Sample(NamedTuple):
     name: str
     """Its name in the list of good ones (`--fix-list`)."""
     split: str
-    examined: Examined
+    examined: "Examined"
 
 
-def check(module: CachedDataModule, workers: int) -> tuple[list[Sample], list[str]]:
+def check(module: "CachedDataModule", workers: int) -> tuple[list[Sample], list[str]]:
     """Walks what `module` would read, in `workers` threads, with a progress bar on stderr.
 
     Returns:
@@ -38,16 +43,18 @@ def check(module: CachedDataModule, workers: int) -> tuple[list[Sample], list[st
     Raises:
         UserError: the folder does not hold data of this kind at all.
     """
+    from data_modules.cached import Examined
+
     problems = module.problems = []
     samples = []
 
-    def pieces(source: Source) -> Iterator[Any]:
+    def pieces(source: "Source") -> Iterator[Any]:
         try:
             yield from source.stored()
         except UserError as error:  # damage, after which nothing can be read
             problems.append(str(error))
 
-    def read(split: str, source: Source, piece: Any) -> Sample:
+    def read(split: str, source: "Source", piece: Any) -> Sample:
         try:
             examined = module.examine(source, piece)
         except UserError as error:
@@ -64,7 +71,7 @@ def check(module: CachedDataModule, workers: int) -> tuple[list[Sample], list[st
     return samples, problems
 
 
-def _total(sources: dict[str, Source]) -> int | None:
+def _total(sources: "dict[str, Source]") -> int | None:
     try:
         counts = [(source.count(), source.PIECE) for source in sources.values()]
     except UserError:  # which reading meets, too
@@ -91,12 +98,7 @@ def _counts(samples: list[Sample], unit: str) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = ArgumentParser(prog="implicit-slate data check", description=__doc__)
-    parser.add_argument("kind", metavar="KIND", help=", ".join(data_modules.KINDS))
-    parser.add_argument("folder", metavar="DIR", type=Path, help="the data set's folder")
-    parser.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good ones to this file")
-    parser.add_argument("--workers", type=positive, default=num_cores(), help="threads (one per core)")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if args.kind not in data_modules.KINDS:
         raise UserError(f"data check: unknown kind {args.kind!r}{nearest(args.kind, data_modules.KINDS)}")
     if not args.folder.is_dir():
@@ -120,3 +122,13 @@ def main(argv: list[str] | None = None) -> int:
         write_atomically(args.fix_list, "".join(f"{name}\n" for name in good))
         print(f"{len(good)} good names listed in {args.fix_list}")
     return 1 if problems else 0
+
+
+def parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate data check", __doc__, EXAMPLES)
+    kind = parser.add_argument("kind", metavar="KIND", help=", ".join(data_modules.KINDS))
+    kind.completer = lambda **_: data_modules.KINDS  # for the shell
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the data set's folder")
+    parser.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good ones to this file")
+    parser.add_argument("--workers", type=positive, default=num_cores(), help="threads (one per core)")
+    return parser

@@ -3,14 +3,16 @@
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 from implicit_slate import __version__
-from implicit_slate.errors import UserError, nearest
+from implicit_slate.errors import ArgumentParser, UserError, nearest
+from implicit_slate.provenance import revision, versions
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "fit": ("implicit_slate.training.experiment_cli:fit", "train a model: fit --config experiments/X.yaml"),
-    "validate": ("implicit_slate.training.experiment_cli:validate", "the validation losses of a checkpoint"),
-    "test": ("implicit_slate.training.experiment_cli:test", "the test losses of a checkpoint"),
+    "fit": ("implicit_slate.training.command:fit", "train a model: fit --config experiments/X.yaml"),
+    "validate": ("implicit_slate.training.command:validate", "the validation losses of a checkpoint"),
+    "test": ("implicit_slate.training.command:test", "the test losses of a checkpoint"),
     "ablate": ("implicit_slate.ablation.command:main", "run or resume a grid of ablations.yaml"),
     "cell": ("implicit_slate.ablation.cell:main", "run or resume one prepared cell of a grid"),
     "report": ("implicit_slate.report:main", "write a grid's report again from its result files"),
@@ -18,9 +20,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "implicit_slate.evaluation.command:main",
         "MSE, PSNR, SSIM, FID, ARI and panels of a checkpoint, or of a grid's cells",
     ),
-    "generate": ("implicit_slate.evaluation.generate:main", "send images through a model's slots; its masks"),
+    "generate": ("implicit_slate.evaluation.on_images:generate", "send images through a model's slots; its masks"),
     "fixed-points": (
-        "implicit_slate.evaluation.fixed_points:main",
+        "implicit_slate.evaluation.on_images:fixed_points",
         "whether trained slots are fixed points, and how near each gradient mode is to the exact one",
     ),
     "data render": ("data_modules.rendering.generate:main", "make scenes like CLEVR-Mirror's, with instance masks"),
@@ -32,20 +34,70 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "implicit_slate.training.import_checkpoint:main",
         "convert a checkpoint of the public SLATE code",
     ),
+    "doctor": ("implicit_slate.doctor:main", "what this machine has, what is missing, and the remedy"),
 }
 """Each command's function, as module:name, and what it does. The function takes the arguments after the command and
-returns the exit status; its module is imported only when the command is given, because some take seconds."""
+returns the exit status. Beside it stands its parser: `parser` of a `main`, `fit_parser` of a `fit`. The module imports
+PyTorch only when the command runs, so that help and completion are quick."""
+
+MORE = """
+
+  --version          versions and commit
+
+completion in bash or zsh: eval "$(register-python-argcomplete implicit-slate)\""""
 
 
 def usage(prefix: str = "") -> str:
     """The commands that begin with `prefix`, one line each."""
     lines = "\n".join(f"  {name:<19}{about}" for name, (_, about) in COMMANDS.items() if name.startswith(prefix))
-    return f"implicit-slate {__version__}\n\nusage: implicit-slate COMMAND [--help]\n\n{lines}"
+    return f"implicit-slate {__version__}\n\nusage: implicit-slate COMMAND [--help]\n\n{lines}{'' if prefix else MORE}"
+
+
+def function(name: str) -> Callable[[list[str]], int]:
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def parser(name: str) -> ArgumentParser:
+    """The parser of a command; `fit`, `validate` and `test` have many more options, which begin with --model, --data
+    or --trainer."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    return getattr(importlib.import_module(module), f"{attribute}_parser".removeprefix("main_"))()
+
+
+def version() -> str:
+    """The versions of the project and of what decides about results, and the commit of a source tree."""
+    made_with = versions()
+    commit = f" (commit {revision()})" if revision() else ""
+    others = ", ".join(f"{name} {number}" for name, number in made_with.items() if name != "implicit-slate")
+    return f"implicit-slate {made_with['implicit-slate']}{commit}, {others}"
+
+
+def complete() -> None:
+    """Print what could follow on the line in COMP_LINE, as argcomplete's shell function asks for it, and exit."""
+    import argcomplete
+
+    top = ArgumentParser("implicit-slate")
+    top.add_argument("--version", action="store_true")
+    commands = top.add_subparsers()
+    data = commands.add_parser("data").add_subparsers()
+    words = os.environ["COMP_LINE"].split()[1:]
+    for name in COMMANDS:
+        *group, last = name.split()
+        written = name.split() == words[: len(group) + 1]  # the modules of the others need not be imported
+        parents = [parser(name)] if written else []
+        (data if group else commands).add_parser(last, parents=parents, add_help=not written)
+    argcomplete.autocomplete(top, always_complete_options=False)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 the work failed, 2 bad usage or input (one line on stderr), 130 stopped by Ctrl-C."""
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what could be written next
+        complete()
     argv = sys.argv[1:] if argv is None else argv
+    if argv == ["--version"]:
+        print(version())
+        return 0
     length = 2 if argv[:1] == ["data"] else 1
     name, rest = " ".join(argv[:length]), argv[length:]
     if len(argv) < length or argv[length - 1] in ("-h", "--help"):
@@ -54,8 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
-        module, _, function = COMMANDS[name][0].partition(":")
-        return getattr(importlib.import_module(module), function)(rest)
+        return function(name)(rest)
     except UserError as error:
         print(f"implicit-slate: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Iterable, Sequence
+from textwrap import indent
 from typing import NoReturn
 
 
@@ -18,7 +19,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser whose complaint is a `UserError`, where argparse prints its usage and exits."""
+    """An argument parser whose complaint is a `UserError`, where argparse prints its usage and exits.
+
+    Args:
+        prog, description, options: as argparse has them.
+        examples: lines at the end of the help, printed as they are.
+    """
+
+    def __init__(self, prog: str, description: str | None = None, examples: str = "", **options):
+        super().__init__(prog, description=description, **options)
+        self.examples = examples
+
+    def format_help(self) -> str:
+        return super().format_help() + (f"\nexamples:\n{indent(self.examples, '  ')}\n" if self.examples else "")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.partition(' ')[2]}: {message.removeprefix('argument ')} (see --help)")

@@ -1,11 +1,17 @@
 """The command `implicit-slate` as a person meets it."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
-from implicit_slate.cli import COMMANDS, main
+from implicit_slate import __version__, doctor
+from implicit_slate.cli import COMMANDS, main, parser
 from implicit_slate.training import SLATEModule
 from tests.models.conftest import reference, state  # noqa: F401 (fixtures)
 
@@ -37,6 +43,85 @@ def test_bad_usage_is_one_line_and_status_two(argv, message, capsys):
     assert message in error and error.count("\n") == 1 and "Traceback" not in error
 
 
+def test_help_is_printed_without_pytorch():
+    script = """
+import sys
+from implicit_slate.cli import COMMANDS, main
+for name in COMMANDS:
+    try:
+        main([*name.split(), "--help"])
+    except SystemExit as end:
+        assert end.code == 0
+    assert not {"torch", "lightning", "pandas", "matplotlib"} & {*sys.modules}, name
+"""
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert [name for name in COMMANDS if f"usage: implicit-slate {name} " not in printed] == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_examples_that_its_parser_takes(name):
+    examples = parser(name).examples.replace("\\\n", "").splitlines()
+    assert examples
+    for line in examples:
+        program, *argv = shlex.split(line, comments=True)
+        assert program == "implicit-slate" and argv[: len(name.split())] == name.split()
+        parser(name).parse_known_args(argv[len(name.split()) :])
+
+
+def test_the_version_tells_the_commit_and_what_decides_about_results(capsys):
+    assert main(["--version"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        printed.startswith(f"implicit-slate {__version__}")
+        and f"torch {torch.__version__.partition('+')[0]}" in printed
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("implicit-slate ex", {"export "}),
+        ("implicit-slate ablate gr", {"gradients", "gradients_small"}),
+        ("implicit-slate data check s", {"shapestacks", "shapes3d"}),
+        ("implicit-slate fit --model implicit_slate.training.S", {"SLATEModule", "SpatialBroadcastModule"}),
+        ("implicit-slate evaluate --fid", {"--fid-weights "}),
+    ],
+)
+def test_the_shell_completes(line, expected, tmp_path):
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"),
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_IFS": "\n",
+    }
+    subprocess.run([sys.executable, "-m", "implicit_slate.cli"], env=os.environ | asked, check=True)
+    answers = (tmp_path / "answer").read_text().split("\n")
+    assert {answer.removeprefix("implicit_slate.training.") for answer in answers} == expected
+
+
+def test_the_doctor_names_what_is_missing_and_the_remedy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("ok  Python ") and lines[1].startswith("ok  packages: torch ")
+    [missing] = [line for line in lines if "FID weights" in line]
+    assert missing.startswith("-   ") and missing.endswith("-> implicit-slate data download fid-weights")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth").write_bytes(b"torn")
+    [damaged] = doctor.fid_weights()
+    assert "checksum" in damaged.what and damaged.remedy.startswith("delete the file")
+
+
+def test_the_doctor_fails_where_a_package_is_too_old(monkeypatch, capsys):
+    real = doctor.metadata.requires
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: [*real(name), "torch>=99", "no-such-package"])
+    assert main(["doctor"]) == 1
+    last = capsys.readouterr().out.splitlines()[1]
+    assert "torch>=99 needed" in last and "no-such-package is missing -> make setup" in last
+    assert doctor.lacking(Requirement("torch>=2")) is None
+
+
 def test_the_help_of_fit_leads_to_the_options_of_models_data_and_callbacks(capsys):
     def printed(*argv):
         with pytest.raises(SystemExit) as end:
@@ -44,7 +129,8 @@ def test_the_help_of_fit_leads_to_the_options_of_models_data_and_callbacks(capsy
         assert end.value.code == 0
         return capsys.readouterr().out
 
-    text = printed("fit", "--help")
+    assert main(["fit", "--help"]) == 0
+    text = capsys.readouterr().out
     for name in ("implicit_slate.training.SLATEModule", "data_modules.CLEVRMirror", "callbacks.SlotJacobian"):
         assert f"\n  {name} " in text
     commands = re.findall(r"implicit-slate (fit --.*\.help .*)", text)

@@ -47,7 +47,8 @@ def test_make_targets_exist():
 
 
 def test_imports_go_down_the_table_of_the_architecture():
-    order = re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)[:10]
+    table = (ROOT / "docs" / "architecture.md").read_text().partition("\nSingle modules")[0]
+    order = re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)
     assert order[0] == "implicit_slate.cli" and order[-1] == "implicit_slate.fixed_point"
     folders = {f"implicit_slate.{path.parent.name}" for path in ROOT.glob("implicit_slate/*/__init__.py")}
     assert folders <= {*order}, "packages that the table leaves out"

@@ -10,24 +10,21 @@ import sys
 from pathlib import Path
 
 from data_modules.downloading.catalog import FID_WEIGHTS, KINDS, NO_ADDRESS, select
-from data_modules.downloading.transfer import DownloadError, fetch
 from implicit_slate.errors import ArgumentParser, UserError
+
+EXAMPLES = """implicit-slate data download fid-weights
+implicit-slate data download shapestacks --out data/shapestacks"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = ArgumentParser(prog="implicit-slate data download", description=__doc__)
-    parser.add_argument("kind", metavar="KIND", help=", ".join([*KINDS, *NO_ADDRESS]))
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="the folder to write to (fid-weights: by default torch's cache)"
-    )
-    parser.add_argument("--only", action="append", metavar="NAME", help="fetch this file of the data set (repeatable)")
-    parser.add_argument("--base-address", metavar="URL", help="fetch the same files from below this address")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     remotes = select(args.kind, args.base_address, args.only)
     if args.out is None and args.kind != FID_WEIGHTS:
-        parser.error("the following arguments are required: --out")
+        parser().error("the following arguments are required: --out")
     if args.out is not None and args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out}: expected a folder")
+    from data_modules.downloading.transfer import DownloadError, fetch
+
     try:
         if args.kind == FID_WEIGHTS:
             from data_modules.downloading.fid_weights import download  # imports torch
@@ -48,3 +45,15 @@ def main(argv: list[str] | None = None) -> int:
             + "; ".join(f"unzip -q {name}" if name.endswith(".zip") else f"tar xzf {name}" for name in archives)
         )
     return 0
+
+
+def parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate data download", __doc__, EXAMPLES)
+    kind = parser.add_argument("kind", metavar="KIND", help=", ".join([*KINDS, *NO_ADDRESS]))
+    kind.completer = lambda **_: KINDS  # for the shell
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder to write to (fid-weights: by default torch's cache)"
+    )
+    parser.add_argument("--only", action="append", metavar="NAME", help="fetch this file of the data set (repeatable)")
+    parser.add_argument("--base-address", metavar="URL", help="fetch the same files from below this address")
+    return parser

@@ -33,23 +33,14 @@ from implicit_slate.processes import end_with_parent
 
 DEFAULT_SAMPLES = 96
 MIN_SIZE = 16  # below it objects would be smaller than a pixel
+EXAMPLES = """implicit-slate data render --scenes 200 --size 64 --out scenes
+implicit-slate data render --scenes 10000 --size 96 --out data/clevr_mirror
+implicit-slate data render --from-scenes scenes/scenes --out again --no-mirror"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """`implicit-slate data render`: exit status 0, or UserError on bad input."""
-    parser = ArgumentParser(prog="implicit-slate data render", description="Render CLEVR-Mirror-like scenes.")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--scenes", type=positive, metavar="N", help="how many scenes to make")
-    what.add_argument("--from-scenes", type=Path, metavar="DIR", help="render the scene files in DIR instead")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, or to go on with")
-    parser.add_argument("--size", type=positive, default=64, help="side of the pictures in pixels (64)")
-    parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=True, help="with the mirror (yes)")
-    parser.add_argument(
-        "--samples", type=positive, default=DEFAULT_SAMPLES, help=f"samples per pixel ({DEFAULT_SAMPLES})"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=positive, default=num_cores(), help="processes (one per core)")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     if args.size < MIN_SIZE:
         raise UserError(f"--size {args.size}: objects would be smaller than a pixel; at least {MIN_SIZE}")
     if args.seed < 0:
@@ -68,6 +59,22 @@ def main(argv: list[str] | None = None) -> int:
         pass
     print(f"{len(given)} scenes in {args.out}")
     return 0
+
+
+def parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate data render", "Render CLEVR-Mirror-like scenes.", EXAMPLES)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--scenes", type=positive, metavar="N", help="how many scenes to make")
+    what.add_argument("--from-scenes", type=Path, metavar="DIR", help="render the scene files in DIR instead")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, or to go on with")
+    parser.add_argument("--size", type=positive, default=64, help="side of the pictures in pixels (64)")
+    parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=True, help="with the mirror (yes)")
+    parser.add_argument(
+        "--samples", type=positive, default=DEFAULT_SAMPLES, help=f"samples per pixel ({DEFAULT_SAMPLES})"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=positive, default=num_cores(), help="processes (one per core)")
+    return parser
 
 
 def render_to_files(

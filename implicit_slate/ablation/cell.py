@@ -27,9 +27,13 @@ BUSY = 75
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0 done, a diverged cell included; 1 it failed; 75 somebody else works on it."""
     end_with_parent()
-    parser = ArgumentParser("implicit-slate cell", description=__doc__)
+    return run(parser().parse_args(argv).dir)
+
+
+def parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate cell", __doc__, "implicit-slate cell runs/demo/cells/ID")
     parser.add_argument("dir", type=Path, metavar="DIR", help="the folder of a cell, as runs/demo/cells/…")
-    return run(parser.parse_args(argv).dir)
+    return parser
 
 
 def preparation(

@@ -23,7 +23,7 @@ Preparations = dict[Path, dict[str, Any]]
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0 all done, diverged cells included; 1 a cell or the pretraining failed; 130 stopped."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     grid = load_grid(arguments.file, arguments.grid)
     folder = RunFolder(arguments.out or Path("runs") / grid.name, {cell.id: cell.axes for cell in grid.cells})
     preparations = _preparations(folder, grid, arguments.devices)
@@ -40,15 +40,25 @@ def main(argv: Sequence[str]) -> int:
         return 130
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser("implicit-slate ablate", description=__doc__)
-    parser.add_argument("grid", metavar="GRID", help="its name in ablations.yaml")
+EXAMPLES = """implicit-slate ablate demo
+implicit-slate ablate tricks --list
+implicit-slate ablate tricks --devices 2 --workers 4"""
+
+
+def parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate ablate", __doc__, EXAMPLES)
+    parser.add_argument("grid", metavar="GRID", help="its name in ablations.yaml").completer = _grids
     parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="where grids are defined")
     parser.add_argument("--out", type=Path, help="the folder of the run; default: runs/GRID")
     parser.add_argument("--devices", type=positive, help="processes (GPUs) of each cell; default: 1")
     parser.add_argument("--workers", type=positive, help="cells at a time; default: as there are GPUs or cores for")
     parser.add_argument("--list", action="store_true", help="print the cells and their state, and run nothing")
     return parser
+
+
+def _grids(parsed_args: argparse.Namespace, **_) -> list[str]:
+    """What the shell offers to complete a grid's name."""
+    return [*load_yaml(parsed_args.file).get("grids", {})] if parsed_args.file.exists() else []
 
 
 def _preparations(folder: RunFolder, grid: Grid, devices: int | None) -> Preparations:

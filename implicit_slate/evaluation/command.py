@@ -20,9 +20,13 @@ EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 
 Files: <split>.json, .md (rows of a table), .csv (every image), .png (panels) and _panels.npz, in the folder
 `evaluation` of the run, beside its `checkpoints`. The report of a grid is rebuilt with the new numbers."""
 
+EXAMPLES = """implicit-slate evaluate runs/demo
+implicit-slate evaluate last.ckpt --data.root DIR --images 200 --draws 1
+implicit-slate evaluate last.ckpt --metrics reconstruction,segmentation --json numbers.json"""
+
 
 def main(argv: Sequence[str]) -> int:
-    arguments, data_options = _parse(argv)
+    arguments, data_options = parser().parse_with_data_options(argv)
     checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
     if len(checkpoints) > 1 and (arguments.json or arguments.out):
         raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
@@ -85,9 +89,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+def parser() -> ArgumentParser:
     parser = ArgumentParser(
-        "implicit-slate evaluate", description=__doc__, epilog=EPILOG,
+        "implicit-slate evaluate", __doc__, EXAMPLES, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("targets", type=Path, nargs="+", metavar="CHECKPOINT",
@@ -111,7 +115,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for the files")
     parser.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
                         "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
-    return parser.parse_with_data_options(argv)
+    return parser
 
 
 def _metrics(text: str) -> tuple[str, ...]:

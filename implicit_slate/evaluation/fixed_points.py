@@ -1,15 +1,8 @@
-"""`implicit-slate fixed-points`: are trained slots fixed points, and how near is each gradient mode to the exact one?
-
-A mode's gradient after the n iterations of training mixes two things: what the mode leaves out, and that these slots
-are no fixed point, where the exact gradient itself means nothing. So everything is measured twice: after n iterations,
-and after `DEPTH`, on those images only that have converged by then.
-"""
+"""Are trained slots fixed points, and how near is each gradient mode to the exact one?"""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -17,7 +10,6 @@ from torch import Tensor
 
 from callbacks.fixed_point_diagnostics import FixedPointDiagnostics, distance_between_sets
 from data_modules.progress import meter
-from implicit_slate.errors import ArgumentParser, positive
 from implicit_slate.evaluation.command import find_checkpoints
 from implicit_slate.evaluation.data import describe_data, load_data
 from implicit_slate.evaluation.module import draw_slots, load_image_model
@@ -36,15 +28,8 @@ START = ("slot_mu", "slot_log_sigma", "queries")
 """Parameters of the first slots, on which a fixed point does not depend."""
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = ArgumentParser(
-        "implicit-slate fixed-points", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("target", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a grid's folder: "
-                        "then every complete cell, and the table is kept there as fixed_points.csv")  # fmt: skip
-    parser.add_argument("--images", type=positive, default=16, metavar="N", help="the first N test images; default: 16")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial slots; default: 0")
-    arguments = parser.parse_args(argv)
+def fixed_points(arguments: argparse.Namespace) -> int:
+    """The command, with what its parser found; the exit status."""
     rows = {}
     checkpoints = find_checkpoints(arguments.target)
     with meter("fixed points", len(checkpoints), unit="models") as advance:

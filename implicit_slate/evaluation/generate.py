@@ -1,4 +1,4 @@
-"""`implicit-slate generate`: image files through the slots of a checkpoint, and the slots' masks."""
+"""Image files through the slots of a checkpoint, and the slots' masks."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from data_modules.base import ArrayImages
 from data_modules.image_files import CENTRE, Item, read_item
 from data_modules.image_folder import SUFFIXES
 from data_modules.progress import meter
-from implicit_slate.errors import ArgumentParser, UserError, positive
+from implicit_slate.errors import UserError
 from implicit_slate.evaluation.module import draw_slots, load_image_model
 from implicit_slate.files import write_atomically
 from implicit_slate.metrics.inception import to_uint8
@@ -27,8 +27,8 @@ OUTPUTS = ("reconstructions", "masks", "panels.png")
 """What a call writes: all of it, or nothing."""
 
 
-def main(argv: Sequence[str]) -> int:
-    arguments = _parse(argv)
+def generate(arguments: argparse.Namespace) -> int:
+    """The command, with what its parser found; the exit status."""
     out, files = arguments.out, _image_files(arguments.images)
     for name in OUTPUTS:
         if (out / name).exists():
@@ -66,23 +66,6 @@ def _generate(
             rows += torch.stack(list(columns.values()), 1)[: max(0, PANEL_ROWS - len(rows))]
             advance(len(places))
     write_atomically(folder / "panels.png", to_png(tile(torch.stack(rows), list(columns))))
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = ArgumentParser("implicit-slate generate", description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG files, or folders of "
-                        "them; the largest square in the middle is taken, and resized to the model's size")  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
-                        help="gets reconstructions/, masks/ (255 is the whole pixel) and panels.png")  # fmt: skip
-    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default: the most likely token each "
-                        "time; 1 samples from the model's distribution")  # fmt: skip
-    parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K most likely tokens")
-    parser.add_argument("--top-p", type=float, metavar="P", help="sample among the fewest tokens whose probabilities "
-                        "add up to at least P")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the initial slots, and of samples; default: 0")
-    parser.add_argument("--batch-size", type=positive, default=16, help="images at a time; default: 16")
-    return parser.parse_args(argv)
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:

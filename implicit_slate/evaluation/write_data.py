@@ -10,34 +10,28 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from PIL import Image
-
-from data_modules.base import Images, Splits
-from data_modules.progress import meter
 from implicit_slate.errors import ArgumentParser, UserError
-from implicit_slate.evaluation.data import describe_data, load_data
-from implicit_slate.pictures import to_bytes
+
+if TYPE_CHECKING:  # these import PyTorch, which `--help` does not need
+    from data_modules.base import Images, Splits
 
 AT_A_TIME = 50
 """Images that are read together."""
+EXAMPLES = """implicit-slate data write experiments/sprites.yaml --out sprites
+implicit-slate data write experiments/sprites.yaml --data.image_size 64 --out sprites64"""
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = ArgumentParser(
-        "implicit-slate data write", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="an experiment file, whose data is written; "
-                        "--data.KEY VALUE changes one setting")  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one")
-    arguments, options = parser.parse_with_data_options(argv)
+    arguments, options = parser().parse_with_data_options(argv)
     experiment, out = arguments.experiment, arguments.out.absolute()
     if not experiment.endswith((".yaml", ".yml")):
         raise UserError(f"{experiment}: expected an experiment file (.yaml)")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists already; it is not overwritten")
+    from implicit_slate.evaluation.data import describe_data, load_data
+
     splits = load_data(json.dumps(describe_data(Path(experiment), experiment, options)))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +44,20 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def write_folder(splits: Splits, folder: Path) -> None:
+def parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        "implicit-slate data write", __doc__, EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="an experiment file, whose data is written; "
+                        "--data.KEY VALUE changes one setting")  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one")
+    return parser
+
+
+def write_folder(splits: "Splits", folder: Path) -> None:
     """Make the folder, with a progress bar on stderr."""
+    from data_modules.progress import meter
+
     folder.mkdir()
     with meter("write", sum(map(len, splits)), unit="images") as advance:
         for split, images in splits._asdict().items():
@@ -60,14 +66,20 @@ def write_folder(splits: Splits, folder: Path) -> None:
             (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
 
 
-def _write_split(images: Images, names: Sequence[str], folder: Path, advance: Callable[[int], None]) -> None:
-    for numbers in torch.arange(len(names)).split(AT_A_TIME):
-        batch = images[numbers.tolist()]
+def _write_split(images: "Images", names: Sequence[str], folder: Path, advance: Callable[[int], None]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from implicit_slate.pictures import to_bytes
+
+    for start in range(0, len(names), AT_A_TIME):
+        numbers = list(range(len(names)))[start : start + AT_A_TIME]
+        batch = images[numbers]
         pixels = {folder: np.moveaxis(to_bytes(batch["image"]), 1, -1)}
         if "mask" in batch:
             pixels[folder / "masks"] = batch["mask"].byte().cpu().numpy()
         for place, arrays in pixels.items():
             place.mkdir(exist_ok=True)
-            for number, array in zip(numbers.tolist(), arrays):
+            for number, array in zip(numbers, arrays):
                 Image.fromarray(array).save(place / names[number])
         advance(len(numbers))

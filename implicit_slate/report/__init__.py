@@ -23,7 +23,11 @@ def write_report(run_dir: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `implicit-slate report RUN_DIR`; returns its exit status."""
-    parser = ArgumentParser("implicit-slate report", description=__doc__)
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo")
-    print(write_report(parser.parse_args(argv).run_dir))
+    print(write_report(parser().parse_args(argv).run_dir))
     return 0
+
+
+def parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate report", __doc__, "implicit-slate report runs/demo")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo")
+    return parser

@@ -1,9 +1,13 @@
 """LightningModules, and how they are optimised."""
 
-from implicit_slate.training.dvae_module import DVAEModule
-from implicit_slate.training.optimization import Optimization
-from implicit_slate.training.property_module import PropertyModule
-from implicit_slate.training.slate_module import SLATEModule
-from implicit_slate.training.spatial_broadcast_module import SpatialBroadcastModule
+from implicit_slate import lazy
 
-__all__ = ["DVAEModule", "Optimization", "PropertyModule", "SLATEModule", "SpatialBroadcastModule"]
+HOMES = {
+    "DVAEModule": "dvae_module",
+    "Optimization": "optimization",
+    "PropertyModule": "property_module",
+    "SLATEModule": "slate_module",
+    "SpatialBroadcastModule": "spatial_broadcast_module",
+}
+__all__ = list(HOMES)
+__getattr__ = lazy.attributes(__name__, HOMES)

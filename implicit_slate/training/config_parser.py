@@ -27,11 +27,6 @@ class ConfigParser(LightningArgumentParser):
         error.parser = self
         raise error from ex
 
-    def format_help(self) -> str:
-        """The help; its epilog keeps its lines, which argparse would fill."""
-        epilog, self.epilog = self.epilog, None
-        return super().format_help() + (f"{epilog}\n" if epilog else "")
-
 
 def explain(error: BaseException) -> str:
     """One line for an error of `ConfigParser`, or of a class that could not be instantiated.

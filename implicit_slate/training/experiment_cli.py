@@ -1,11 +1,9 @@
 """The commands `fit`, `validate` and `test`: experiment files as LightningCLI reads them, errors as one line."""
 
-import inspect
 import logging
 import re
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks
-import data_modules
-from implicit_slate import training
 from implicit_slate.errors import UserError
 from implicit_slate.models.portable import load_weights
 from implicit_slate.training.checkpoints import read_checkpoint
@@ -101,39 +97,14 @@ def _nulls_as_mappings(args: list[str]) -> list[str]:
     return rewritten.split("\0") if args else args
 
 
-def _our_classes(command: str) -> str:
-    """Our models, data modules and callbacks, one line each, and the command that prints the options of one."""
-    lines = []
-    for key, package, base in (
-        ("model", training, L.LightningModule),
-        ("data", data_modules, L.LightningDataModule),
-        ("trainer.callbacks", callbacks, L.Callback),
-    ):
-        classes = [getattr(package, name) for name in package.__all__]
-        about = {
-            f"{package.__name__}.{kind.__name__}": " ".join(re.split(r"\n\n|\.\s", inspect.getdoc(kind))[0].split())
-            for kind in classes
-            if issubclass(kind, base)
-        }
-        lines.append(f"\n{key}, one of these; its options: implicit-slate {command} --{key}.help {next(iter(about))}")
-        lines += [f"  {name:<48}{text.removesuffix('.')}" for name, text in about.items()]
-    return "\n".join(lines)
-
-
-def _run(command: str, argv: list[str]) -> int:
+def run(command: str, argv: list[str]) -> int:
     """`implicit-slate fit`, `validate` or `test`; returns the exit status."""
     for flag, value in zip(argv, argv[1:], strict=False):
         if flag in ("-c", "--config"):
             load_yaml(Path(value))  # for its errors, which name file and line
-    options = {}
-    if {"-h", "--help"} & set(argv):
-        options = {command: {"epilog": _our_classes(command)}}
     try:
-        ExperimentCLI(args=[command, *argv], parser_kwargs=options)
+        ExperimentCLI(args=[command, *argv])
     except callbacks.Diverged as error:
         print(f"implicit-slate: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-fit, validate, test = (partial(_run, name) for name in ("fit", "validate", "test"))

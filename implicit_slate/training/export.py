@@ -4,17 +4,23 @@ from pathlib import Path
 
 from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.files import write_atomically
-from implicit_slate.models.dvae import DiscreteVAE
-from implicit_slate.models.portable import SUFFIX, build, to_safetensors
-from implicit_slate.training.checkpoints import load_trained, read_checkpoint
-from implicit_slate.training.dvae_module import load_dvae
+
+
+def parser() -> ArgumentParser:
+    example = "implicit-slate export runs/demo/cells/ID/checkpoints/last.ckpt demo.safetensors"
+    parser = ArgumentParser("implicit-slate export", __doc__, example)
+    parser.add_argument("checkpoint", type=Path, help="of a model with slots, or of a dVAE trained alone")
+    parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write")
+    return parser
 
 
 def main(argv: list[str]) -> int:
-    parser = ArgumentParser(prog="implicit-slate export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help="of a model with slots, or of a dVAE trained alone")
-    parser.add_argument("out", type=Path, metavar=f"OUT{SUFFIX}", help="the file to write")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
+    from implicit_slate.models.dvae import DiscreteVAE
+    from implicit_slate.models.portable import SUFFIX, build, to_safetensors
+    from implicit_slate.training.checkpoints import load_trained, read_checkpoint
+    from implicit_slate.training.dvae_module import load_dvae
+
     if args.out.suffix != SUFFIX:
         raise UserError(f"{args.out}: a name that ends in {SUFFIX} is needed")
     if args.out.exists():

@@ -1,0 +1,59 @@
+"""The commands `generate` and `fixed-points`: their arguments, without PyTorch."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from implicit_slate.errors import ArgumentParser, positive
+
+GENERATE = "Image files through the slots of a checkpoint, and the slots' masks."
+GENERATE_EXAMPLES = """implicit-slate generate last.ckpt photos/ --out generated
+implicit-slate generate last.ckpt photo.png --out generated --temperature 1 --top-p 0.9"""
+FIXED_POINTS = """Are trained slots fixed points, and how near is each gradient mode to the exact one?
+
+A mode's gradient after the n iterations of training mixes two things: what the mode leaves out, and that these slots
+are no fixed point, where the exact gradient itself means nothing. So everything is measured twice: after n iterations,
+and after 64, on those images only that have converged by then."""
+FIXED_POINTS_EXAMPLES = """implicit-slate fixed-points runs/demo
+implicit-slate fixed-points last.ckpt --images 64"""
+
+
+def generate(argv: Sequence[str]) -> int:
+    arguments = generate_parser().parse_args(argv)
+    from implicit_slate.evaluation.generate import generate
+
+    return generate(arguments)
+
+
+def fixed_points(argv: Sequence[str]) -> int:
+    arguments = fixed_points_parser().parse_args(argv)
+    from implicit_slate.evaluation.fixed_points import fixed_points
+
+    return fixed_points(arguments)
+
+
+def generate_parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate generate", GENERATE, GENERATE_EXAMPLES)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG files, or folders of "
+                        "them; the largest square in the middle is taken, and resized to the model's size")  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="gets reconstructions/, masks/ (255 is the whole pixel) and panels.png")  # fmt: skip
+    parser.add_argument("--temperature", type=float, default=0.0, help="0, the default: the most likely token each "
+                        "time; 1 samples from the model's distribution")  # fmt: skip
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K most likely tokens")
+    parser.add_argument("--top-p", type=float, metavar="P", help="sample among the fewest tokens whose probabilities "
+                        "add up to at least P")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the initial slots, and of samples; default: 0")
+    parser.add_argument("--batch-size", type=positive, default=16, help="images at a time; default: 16")
+    return parser
+
+
+def fixed_points_parser() -> ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = ArgumentParser("implicit-slate fixed-points", FIXED_POINTS, FIXED_POINTS_EXAMPLES, formatter_class=raw)
+    parser.add_argument("target", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a grid's folder: "
+                        "then every complete cell, and the table is kept there as fixed_points.csv")  # fmt: skip
+    parser.add_argument("--images", type=positive, default=16, metavar="N", help="the first N test images; default: 16")
+    parser.add_argument("--seed", type=int, default=0, help="of the initial slots; default: 0")
+    return parser

@@ -1,0 +1,89 @@
+"""The commands `fit`, `validate` and `test`: their help, without PyTorch; `experiment_cli` parses and runs them."""
+
+import ast
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import callbacks
+import data_modules
+from implicit_slate import training
+from implicit_slate.errors import ArgumentParser
+
+PACKAGES = {"model": training, "data": data_modules, "trainer.callbacks": callbacks}
+ABOUT = {
+    "fit": "Train a model on its data.",
+    "validate": "Measure the validation losses of a checkpoint.",
+    "test": "Measure the test losses of a checkpoint.",
+}
+EXAMPLES = {
+    "fit": """implicit-slate fit --config experiments/demo_joint.yaml
+implicit-slate fit --config experiments/demo_joint.yaml --model.gradient unrolled --model.num_slots 5
+implicit-slate fit --config experiments/demo_joint.yaml --model.optimization.clip_norm null
+implicit-slate fit --config experiments/sprites.yaml --trainer.devices 2 --trainer.strategy ddp
+implicit-slate fit --config experiments/sprites.yaml --ckpt_path last.ckpt""",
+    "validate": "implicit-slate validate --config experiments/sprites.yaml --ckpt_path last.ckpt",
+    "test": "implicit-slate test --config experiments/sprites.yaml --ckpt_path last.ckpt",
+}
+
+
+def classes(package) -> dict[str, str]:
+    """What a package offers to be configured, and the first sentence of its docstring, read without importing it."""
+    found = {}
+    for name, home in package.HOMES.items():
+        tree = ast.parse((Path(package.__file__).parent / f"{home}.py").read_text())
+        node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+        if node.bases and not ast.unparse(node.bases[0]).endswith("Error"):
+            sentence = re.split(r"\n\n|\.\s", ast.get_docstring(node) or "")[0]
+            found[f"{package.__name__}.{name}"] = " ".join(sentence.split()).removesuffix(".")
+    return found
+
+
+class ExperimentParser(ArgumentParser):
+    """Prints the help and knows the commonest options; all others are `--model.KEY`, `--data.KEY`, `--trainer.KEY`."""
+
+    def format_help(self) -> str:
+        lists = []
+        for key, package in PACKAGES.items():
+            about = classes(package)
+            lists.append(f"\n{key}, one of these; its options: {self.prog} --{key}.help {next(iter(about))}")
+            lists += [f"  {name:<48}{text}" for name, text in about.items()]
+        usage, _, rest = super().format_help().partition("\nexamples:\n")
+        return usage + "\n".join(lists) + f"\n\nexamples:\n{rest}"
+
+
+def _parser(command: str) -> ArgumentParser:
+    parser = ExperimentParser(
+        f"implicit-slate {command}", ABOUT[command], EXAMPLES[command], allow_abbrev=False,
+        usage=f"implicit-slate {command} --config FILE [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE] …",
+    )  # fmt: skip
+    add = partial(parser.add_argument, metavar="VALUE")
+    parser.add_argument("-c", "--config", metavar="FILE", help="an experiment file (YAML); of several, the later "
+                        "ones change the earlier ones")  # fmt: skip
+    for key, examples in (
+        ("model", "--model.num_slots 5, --model.gradient unrolled"),
+        ("data", "--data.root DIR, --data.batch_size 16"),
+        ("trainer", "--trainer.max_steps 1000, --trainer.devices 2; the keys are those of Lightning's Trainer"),
+    ):
+        add(f"--{key}.KEY", help=f"changes one setting of the file: {examples}; null turns off what may be off")
+    for key, what in ("model", "another model"), ("data", "other data"):
+        option = parser.add_argument(f"--{key}", metavar="CLASS", help=f"{what} than the file's")
+        option.completer = lambda key=key, **_: classes(PACKAGES[key])  # for the shell
+    parser.add_argument("--ckpt_path", metavar="FILE", help="the checkpoint to go on from, or to measure")
+    parser.add_argument("--seed_everything", metavar="SEED", help="default: 0")
+    parser.add_argument("--print_config", action="store_true", help="print the complete configuration, and run nothing")
+    return parser
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        _parser(command).print_help()
+        return 0
+    from implicit_slate.training.experiment_cli import run
+
+    return run(command, list(argv))
+
+
+fit, validate, test = (partial(_run, command) for command in ABOUT)
+fit_parser, validate_parser, test_parser = (partial(_parser, command) for command in ABOUT)
