@@ -13,7 +13,7 @@ TEST_PROCESSES ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorde
 STAMP = .venv/.installed-$(subst $(comma),-,$(if $(EXTRAS),$(EXTRAS),core))
 comma := ,
 
-.PHONY: help setup ablate lint test test-slow bench bench-gpu complexity paper-slice tensorboard
+.PHONY: help setup ablate lint test test-slow bench bench-gpu complexity paper-slice tensorboard docs
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -68,3 +68,8 @@ paper-slice:  ## both modes at the paper's size, 4 seeds each, on one GPU: rende
 
 tensorboard: setup  ## TensorBoard on runs/ (LOGDIR=... for another folder)
 	@$(BIN)/tensorboard --logdir $(LOGDIR)
+
+docs:  ## build the documentation site into docs/_build; a warning is an error
+	@$(MAKE) --no-print-directory setup EXTRAS=all
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build
+	@echo docs/_build/index.html

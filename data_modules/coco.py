@@ -129,7 +129,7 @@ class Annotated(NamedTuple):
     size: Size
     """That the annotations say."""
     things: Sequence[Any]
-    """FiftyOne's `COCOObject`s, crowds among them."""
+    """FiftyOne's `COCOObject` of each instance, crowds among them."""
 
     @property
     def instances(self) -> list[Any]:

@@ -160,7 +160,7 @@ def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1
     """The largest modulus of J's eigenvalues for each image, (B,), by Arnoldi's method (Saad 2011, §6.2).
 
     The usual power method on J is right only if the dominant eigenvalue is real; this one for complex pairs as well. It
-    stops when the dominant Ritz pair's residual ‖Jx - θx‖ / |θ| is below `tol` for every image, or when the Krylov
+    stops when the dominant Ritz pair's residual ‖Jx - θx‖ / ‖θ‖ is below `tol` for every image, or when the Krylov
     space is the whole space, where it is exact. NaN if J is not finite.
     """
     linear = Linearization(f, z)

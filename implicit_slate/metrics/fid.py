@@ -1,6 +1,6 @@
 """Fréchet and kernel Inception distance between two sets of images, from their features (N, D).
 
-Fréchet: Heusel et al. 2017, |m - m'|² + Tr(C + C' - 2 (C C')^½). Kernel: Bińkowski et al. 2018, by torchmetrics.
+Fréchet: Heusel et al. 2017, ‖m - m'‖² + Tr(C + C' - 2 (C C')^½). Kernel: Bińkowski et al. 2018, by torchmetrics.
 torchmetrics computes the Fréchet distance from the eigenvalues of the unsymmetric C C', which lose digits when
 there are fewer images than features; the singular values used here do not.
 """
