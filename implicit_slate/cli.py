@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "MSE, PSNR, SSIM, FID, ARI and panels of a checkpoint, or of a grid's cells",
     ),
     "generate": ("implicit_slate.evaluation.on_images:generate", "send images through a model's slots; its masks"),
+    "view": ("implicit_slate.evaluation.view:main", "images, and what models make of them, in FiftyOne's app"),
     "fixed-points": (
         "implicit_slate.evaluation.on_images:fixed_points",
         "whether trained slots are fixed points, and how near each gradient mode is to the exact one",

@@ -71,7 +71,7 @@ def panel_picture(truth: "Images", reconstruction: "Images", masks: "Images", ce
 
 def tile(images: "Images", titles: Sequence[str]) -> Image.Image:
     """(rows, columns, 3, H, W) in [0, 1] as one picture, with a title above each column."""
-    pixels = _enlarged(images, -(-TILE // min(images.shape[-2:])))
+    pixels = enlarged(images, -(-TILE // min(images.shape[-2:])))
     rows, columns, height, width, _ = pixels.shape
     canvas = Image.new("RGB", (columns * (width + GAP) + GAP, TITLE_HEIGHT + rows * (height + GAP)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
@@ -123,7 +123,7 @@ def compare(truth: "Images", groups: Sequence[Group]) -> Image.Image:
     columns = [("truth", truth)]
     for group in groups:
         columns += [("through slots", group.reconstruction), ("slot masks", segments(truth, group.masks))]
-    pixels = [_enlarged(images, factor) for _, images in columns]
+    pixels = [enlarged(images, factor) for _, images in columns]
     rows, height, width, _ = pixels[0].shape
     lefts = [GAP + i * (width + GAP) + (i + 1) // 2 * (GROUP_GAP - GAP) for i in range(len(columns))]
     named = any(group.title for group in groups)
@@ -189,6 +189,6 @@ def _channels_first(images: np.ndarray) -> np.ndarray:
     return np.moveaxis(images, -1, -3)
 
 
-def _enlarged(images: "Images", factor: int) -> np.ndarray:
+def enlarged(images: "Images", factor: int) -> np.ndarray:
     """(…, 3, H, W) in [0, 1] as bytes (…, factor · H, factor · W, 3)."""
     return np.ascontiguousarray(_channels_last(to_bytes(images)).repeat(factor, -3).repeat(factor, -2))

@@ -139,8 +139,8 @@ def find_checkpoints(target: Path) -> list[Path]:
     return found
 
 
-def default_folder(checkpoint: Path) -> Path:
-    """`evaluation` beside the run's `checkpoints`; `<name>.evaluation` beside a checkpoint that lies elsewhere."""
+def default_folder(checkpoint: Path, kind: str = "evaluation") -> Path:
+    """`<kind>` beside the run's `checkpoints`; `<name>.<kind>` beside a checkpoint that lies elsewhere."""
     if checkpoint.absolute().parent.name == "checkpoints":
-        return checkpoint.parent.parent / "evaluation"
-    return checkpoint.with_name(f"{checkpoint.stem}.evaluation")
+        return checkpoint.parent.parent / kind
+    return checkpoint.with_name(f"{checkpoint.stem}.{kind}")

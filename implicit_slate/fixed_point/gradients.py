@@ -30,6 +30,12 @@ class Gradient:
     def check(self, solver: Solver) -> None:
         """`UserError` if the mode does not go with the forward solver."""
 
+    def __str__(self) -> str:
+        """As it is written: `implicit`, `phantom(5, 0.5)`."""
+        name = next((name for name, mode in MODES.items() if mode is type(self)), type(self).__name__)
+        settings = [str(value) for f in fields(self) if f.init and (value := getattr(self, f.name)) != f.default]
+        return f"{name}({', '.join(settings)})" if settings else name
+
 
 @dataclass(frozen=True)
 class Unrolled(Gradient):

@@ -1,0 +1,116 @@
+"""`implicit-slate view`: images and what models make of them, in FiftyOne's app; those first where models differ most.
+
+It shows each image and its true masks and, of each model, the image through the slots, the slots' masks, MSE,
+cross-entropy, FG-ARI, mBO, and the spectral norm of the slot Jacobian.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
+from implicit_slate.evaluation.command import default_folder, find_checkpoints
+from implicit_slate.files import write_atomically
+from implicit_slate.run_folder import RunFolder
+
+EPILOG = """examples:
+  implicit-slate view runs/demo                                  one cell of each gradient mode, else alike
+  implicit-slate view runs/demo --only clip=off --only seed=1    the same, of another setting
+  implicit-slate view sprites-implicit sprites-unrolled --data experiments/sprites.yaml
+
+On another machine: --remote there, `ssh -L 5151:localhost:5151 HOST` here, then open http://localhost:5151."""
+
+LISTING = "view.json"
+"""Says what a view shows. A folder that has it is a view's, and may be written again."""
+
+
+def main(argv: Sequence[str]) -> int:
+    arguments, data_options = _parse(argv)
+    checkpoints = choose(arguments.targets, dict(arguments.only))
+    first = arguments.targets[0]
+    out = (arguments.out or (first / "view" if first.is_dir() else default_folder(first, "view"))).absolute()
+    if out.exists() and not (out / LISTING).exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: exists already, and is no view; nothing is written there")
+
+    from implicit_slate.evaluation.data import describe_data, load_data
+    from implicit_slate.evaluation.in_fiftyone import connect, make_dataset, show
+    from implicit_slate.evaluation.look import load_models, look, table
+
+    data = describe_data(checkpoints[0], arguments.data, data_options)
+    images = getattr(load_data(json.dumps(data)), arguments.split)
+    models = load_models(checkpoints, images, data)
+    fiftyone = connect()  # its complaint is due before the work, not after it
+    about = {"models": dict(zip(models, map(str, checkpoints))), "split": arguments.split, "data": data}
+    write_atomically(out / LISTING, json.dumps(about, indent=1) + "\n")
+    looks = look(models, images, min(arguments.images, len(images)), out, arguments.split)
+    write_atomically(out / "measures.csv", table(looks).to_csv(index=False))
+    dataset = make_dataset(fiftyone, out, about, looks)
+    print(f"{out}: {arguments.split} images and {', '.join(models)}; FiftyOne's data set: {dataset.name}", flush=True)
+    if not arguments.no_app:
+        show(fiftyone, dataset, arguments.remote, arguments.port)
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = ArgumentParser(
+        "implicit-slate view", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("targets", type=Path, nargs="+", metavar="RUN_DIR|CHECKPOINT", help="a grid's folder, or what "
+                        "is to be compared: checkpoints, folders of cells, models by names or files")  # fmt: skip
+    parser.add_argument("--only", type=_assignment, action="append", default=[], metavar="AXIS=VALUE",
+                        help="of a grid, only cells that have this value on an axis; may be repeated")  # fmt: skip
+    parser.add_argument("--images", type=positive, default=100, metavar="N", help="the first N images; default: 100")
+    parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
+    parser.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
+                        "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for the pictures; default: "
+                        "view in the folder of the run")  # fmt: skip
+    parser.add_argument("--no-app", action="store_true", help="make FiftyOne's data set, and do not open its app")
+    parser.add_argument("--remote", action="store_true", help="serve the app, and open no browser; Ctrl-C ends it")
+    parser.add_argument("--port", type=positive, default=5151, help="of the app; default: 5151")
+    return parser.parse_with_data_options(argv)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    axis, equals, value = text.partition("=")
+    if not (axis and equals and value):
+        raise argparse.ArgumentTypeError(f"expected AXIS=VALUE, got {text!r}")
+    return axis, value
+
+
+def choose(targets: Sequence[Path], only: dict[str, str]) -> list[Path]:
+    """What is looked at: of a grid's folder one complete cell for each gradient mode, with equal values on all other
+    axes, namely the first values that the most modes have; of a cell's folder its last checkpoint; else the target.
+
+    Args:
+        only: the values that cells of a grid must have, by axis.
+
+    Raises:
+        UserError: there is no such cell, or the grid has no such axis or value.
+    """
+    chosen = []
+    for target in targets:
+        last = target / "checkpoints" / "last.ckpt"
+        chosen += [last] if last.exists() else _one_of_each_mode(target, only) if target.is_dir() else [target]
+    return chosen
+
+
+def _one_of_each_mode(target: Path, only: dict[str, str]) -> list[Path]:
+    run, complete = RunFolder(target), find_checkpoints(target)
+    axes = {cell: {axis: str(value) for axis, value in of.items()} for cell, of in run.cells.items()}
+    known = {axis: {of.get(axis): None for of in axes.values()} for of in axes.values() for axis in of}
+    for axis, value in only.items():
+        if axis not in known:
+            raise UserError(f"--only {axis}={value}: {target} has no such axis{nearest(axis, known)}")
+        if value not in known[axis]:
+            raise UserError(f"--only {axis}={value}: {target} has no such value{nearest(value, known[axis])}")
+    settings: dict[str, dict[str | None, Path]] = {}
+    for cell, of in axes.items():
+        checkpoint = run.cell(cell) / "checkpoints" / "last.ckpt"
+        if checkpoint in complete and only.items() <= of.items():
+            others = str({axis: value for axis, value in of.items() if axis != "gradient"})
+            settings.setdefault(others, {}).setdefault(of.get("gradient"), checkpoint)
+    if not settings:
+        raise UserError(f"{target}: no complete cell has {', '.join(map('='.join, only.items()))}")
+    return list(max(settings.values(), key=len).values())
