@@ -74,7 +74,7 @@ def make_dataset(fo: ModuleType, out: Path, about: dict[str, Any], looks: dict[s
         group.paths, group.expanded = [path for path in group.paths if path not in known], False
     dataset.app_config.sidebar_groups = groups + [group for group in rest if group.paths or group.name == "tags"]
     dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", color_pool=list(SEGMENT_COLORS[1:]))
-    dataset.app_config.active_fields = fo.ActiveFields(paths=["objects", "slots", "mse", "difference.mse"])
+    dataset.app_config.active_fields = fo.ActiveFields(paths=["slots", "mse", "difference.mse"])
     dataset.info = about
     dataset.save()
     return dataset
@@ -87,7 +87,8 @@ def show(fo: ModuleType, dataset: Any, remote: bool, port: int) -> None:
 
     view = dataset.load_saved_view(dataset.list_saved_views()[0])
     try:
-        session = fo.launch_app(view=view, remote=remote, port=port, address="127.0.0.1")
+        scheme = dataset.app_config.color_scheme
+        session = fo.launch_app(view=view, color_scheme=scheme, remote=remote, port=port, address="127.0.0.1")
     except ServiceListenTimeout:
         raise UserError(f"--port {port}: FiftyOne's app has not started there within a minute; the data set is made, "
                         f"so this starts it, too: fiftyone app launch {dataset.name}") from None  # fmt: skip

@@ -14,19 +14,18 @@ from implicit_slate.evaluation.command import default_folder, find_checkpoints
 from implicit_slate.files import write_atomically
 from implicit_slate.run_folder import RunFolder
 
-EPILOG = """examples:
-  implicit-slate view runs/demo                                  one cell of each gradient mode, else alike
-  implicit-slate view runs/demo --only clip=off --only seed=1    the same, of another setting
-  implicit-slate view sprites-implicit sprites-unrolled --data experiments/sprites.yaml
-
-On another machine: --remote there, `ssh -L 5151:localhost:5151 HOST` here, then open http://localhost:5151."""
+EXAMPLES = """implicit-slate view runs/demo                                  # one cell of each gradient mode, else alike
+implicit-slate view runs/demo --only clip=off --only seed=1    # the same, of another setting
+implicit-slate view sprites-implicit sprites-unrolled --data experiments/sprites.yaml
+implicit-slate view runs/demo --remote       # elsewhere; then here `ssh -L 5151:localhost:5151 HOST`, and open
+                                             # http://localhost:5151"""
 
 LISTING = "view.json"
 """Says what a view shows. A folder that has it is a view's, and may be written again."""
 
 
 def main(argv: Sequence[str]) -> int:
-    arguments, data_options = _parse(argv)
+    arguments, data_options = parser().parse_with_data_options(argv)
     checkpoints = choose(arguments.targets, dict(arguments.only))
     first = arguments.targets[0]
     out = (arguments.out or (first / "view" if first.is_dir() else default_folder(first, "view"))).absolute()
@@ -52,10 +51,9 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = ArgumentParser(
-        "implicit-slate view", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parser() -> ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = ArgumentParser("implicit-slate view", __doc__, EXAMPLES, formatter_class=raw)
     parser.add_argument("targets", type=Path, nargs="+", metavar="RUN_DIR|CHECKPOINT", help="a grid's folder, or what "
                         "is to be compared: checkpoints, folders of cells, models by names or files")  # fmt: skip
     parser.add_argument("--only", type=_assignment, action="append", default=[], metavar="AXIS=VALUE",
@@ -69,7 +67,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--no-app", action="store_true", help="make FiftyOne's data set, and do not open its app")
     parser.add_argument("--remote", action="store_true", help="serve the app, and open no browser; Ctrl-C ends it")
     parser.add_argument("--port", type=positive, default=5151, help="of the app; default: 5151")
-    return parser.parse_with_data_options(argv)
+    return parser
 
 
 def _assignment(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -13,7 +14,7 @@ import pandas as pd
 
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json
-from implicit_slate.measures import COLUMNS, EVALUATED, LOGGED, LOSSES, REFERENCES
+from implicit_slate.measures import COLUMNS, EVALUATED, LOGGED, LOSSES, REFERENCES, column_name
 from implicit_slate.run_folder import DONE, RunFolder
 from implicit_slate.yaml_files import leaves, load_yaml
 
@@ -174,6 +175,17 @@ class Run:
         about = ("model.", "data.", "trainer.max_steps")
         shared = [item for item in (found[0].items() if found else ()) if item[0].startswith(about)]
         return {key: value for key, value in shared if all(key in other and other[key] == value for other in found)}
+
+    def __repr__(self) -> str:
+        counts = self.cells["status"].value_counts()
+        return f"{self.name}: {', '.join(f'{count} {status}' for status, count in counts.items())}"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what the grid is, how far it is, and the medians over seeds of its main results."""
+        columns = [self.loss, "jacobian/spectral_norm_max", "grad_norm_max"]
+        medians = self.cells.groupby(["setting", "method"], observed=True)[columns].median().dropna(axis=1, how="all")
+        table = medians.rename(columns=column_name).to_html(float_format="{:.4g}".format)
+        return f"<p><b>{escape(repr(self))}</b></p><p>{escape(self.description)}</p>{table}"
 
     @cached_property
     def _curves(self) -> dict[tuple[str, str], pd.Series]:
