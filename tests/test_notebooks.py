@@ -10,7 +10,7 @@ nbformat = pytest.importorskip("nbformat", reason="needs the extra 'notebook'")
 FOLDER = Path(__file__).parents[1] / "notebooks"
 CLAIMS = {
     "first_run": """
-        assert all(len(values) == 60 and sum(values[-5:]) < 0.8 * sum(values[:5]) for values in losses.values())
+        assert all(len(values) == 40 and sum(values[-5:]) < 0.8 * sum(values[:5]) for values in losses.values())
         assert views.masks.shape == (4, 5, 32, 32) and small.shape == (32, 32, 3)
     """,
     "fixed_points": """

@@ -5,6 +5,7 @@ the true masks; and for each model the image through its slots, with the slots' 
 In every slice `difference` says by how much the models differ in each measure, so that each can be sorted by it.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -86,12 +87,14 @@ def show(fo: ModuleType, dataset: Any, remote: bool, port: int) -> None:
     from fiftyone.core.service import ServiceListenTimeout
 
     view = dataset.load_saved_view(dataset.list_saved_views()[0])
-    try:
-        scheme = dataset.app_config.color_scheme
-        session = fo.launch_app(view=view, color_scheme=scheme, remote=remote, port=port, address="127.0.0.1")
-    except ServiceListenTimeout:
-        raise UserError(f"--port {port}: FiftyOne's app has not started there within a minute; the data set is made, "
-                        f"so this starts it, too: fiftyone app launch {dataset.name}") from None  # fmt: skip
+    scheme = dataset.app_config.color_scheme
+    for _ in range(3):  # FiftyOne waits a minute, which a busy machine may exceed when it reads all modules
+        with contextlib.suppress(ServiceListenTimeout):
+            session = fo.launch_app(view=view, color_scheme=scheme, remote=remote, port=port, address="127.0.0.1")
+            break
+    else:
+        raise UserError(f"--port {port}: FiftyOne's app has not started there within three minutes; the data set is "
+                        f"made, so this starts it, too: fiftyone app launch {dataset.name}")  # fmt: skip
     try:
         session.wait(-1 if remote else 3)
     except KeyboardInterrupt:
