@@ -1,35 +1,41 @@
 """How near the refinement comes to a fixed point, how many there are, and how good a mode's gradient is."""
 
+from typing import Literal
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from callbacks.probe import Batch, Probe, solve
-from implicit_slate.errors import UserError, nearest
+from implicit_slate.allowed import PositiveInt
+from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import count_basins, gradient_cosine, jacobian_regularizer, picard, spectral_radius
 from implicit_slate.models import SlotModel
 
-MEASURES = ("residual_at_depth", "spectral_radius", "jacobian_regularizer", "gradient_cosine", "basins")
+Measure = Literal["residual_at_depth", "spectral_radius", "jacobian_regularizer", "gradient_cosine", "basins"]
 
 
 class FixedPointDiagnostics(Probe):
     """Measures of the refinement f at choice, each one a method below that says what it logs.
 
     Args:
-        measures: names out of `MEASURES`.
+        measures: what is measured.
         every_n_steps: steps between two measurements; `basins` and `gradient_cosine` cost many training steps.
         num_images: images of the probe batch.
         num_starts: initial slots for `basins`.
 
     Raises:
-        UserError: an unknown measure, or `basins` of a model whose slots always start alike.
+        UserError: an unknown measure, or, in training, `basins` of a model whose slots always start alike.
     """
 
-    def __init__(self, measures: list[str], every_n_steps: int = 1000, num_images: int = 8, num_starts: int = 8):
+    def __init__(
+        self,
+        measures: list[Measure],
+        every_n_steps: PositiveInt = 1000,
+        num_images: PositiveInt = 8,
+        num_starts: PositiveInt = 8,
+    ):
         super().__init__(every_n_steps, num_images)
-        for name in measures:
-            if name not in MEASURES:
-                raise UserError(f"measures: unknown {name!r}{nearest(name, MEASURES)}")
         self.measures, self.num_starts = measures, num_starts
 
     @property

@@ -3,8 +3,10 @@
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from implicit_slate.allowed import Checked, PositiveInt
 
-class GradientNorm(Callback):
+
+class GradientNorm(Checked, Callback):
     """L2 norm of the gradient of slot attention's parameters before clipping.
 
     It is taken at every step; the largest finite value since the last point is logged as `grad_norm` every
@@ -12,7 +14,7 @@ class GradientNorm(Callback):
     a GPU is not waited for. After DDP's averaging all processes hold the same gradient, so the first one logs.
     """
 
-    def __init__(self, every_n_steps: int = 25):
+    def __init__(self, every_n_steps: PositiveInt = 25):
         self.every_n_steps = every_n_steps
         self._largest = torch.zeros(())
 

@@ -10,12 +10,13 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from callbacks.probe import evaluating
+from implicit_slate.allowed import Checked, PositiveInt
 from implicit_slate.files import write_atomically
 from implicit_slate.models import SlotModel
 from implicit_slate.pictures import panel_picture, panels_npz, to_png
 
 
-class Panels(Callback):
+class Panels(Checked, Callback):
     """Draws the first images of the validation split: truth | reconstructions | one mask per slot.
 
     It goes to TensorBoard (tag `panels`) and to `panels.png` in the logger's folder, every `every_n_validations`
@@ -24,7 +25,7 @@ class Panels(Callback):
     are left as they were.
     """
 
-    def __init__(self, num_images: int = 6, every_n_validations: int = 10):
+    def __init__(self, num_images: PositiveInt = 6, every_n_validations: PositiveInt = 10):
         self.num_images = num_images
         self.every_n_validations = every_n_validations
         self._validations = 0

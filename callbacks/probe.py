@@ -8,6 +8,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from implicit_slate.allowed import Checked, PositiveInt
 from implicit_slate.fixed_point import NotFinite, Solution
 from implicit_slate.models import SlotModel
 from implicit_slate.models.slot_attention import SlotUpdate
@@ -15,7 +16,7 @@ from implicit_slate.models.slot_attention import SlotUpdate
 Batch = dict[str, Tensor]
 
 
-class Probe(Callback):
+class Probe(Checked, Callback):
     """Base of the callbacks that measure a model's refinement; a subclass implements `measure`.
 
     The images are the first of the validation split. The initial slots are drawn once and kept in checkpoints; learned
@@ -30,7 +31,7 @@ class Probe(Callback):
     kept: tuple[str, ...] = ("_slots_init", "latest")
     """The attributes that a checkpoint keeps."""
 
-    def __init__(self, every_n_steps: int, num_images: int):
+    def __init__(self, every_n_steps: PositiveInt, num_images: PositiveInt):
         self.every_n_steps, self.num_images = every_n_steps, num_images
         self.latest: dict[str, float] = {}
         """What was measured last, without the maxima."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from callbacks.probe import Batch, Probe, solve
+from implicit_slate.allowed import PositiveFloat, PositiveInt
 from implicit_slate.fixed_point import largest_singular_value, spectral_radius
 from implicit_slate.models import SlotModel
 
@@ -22,7 +23,7 @@ class SlotJacobian(Probe):
 
     kept = (*Probe.kept, "_vector")
 
-    def __init__(self, every_n_steps: int = 200, num_images: int = 8, tol: float = 1e-3):
+    def __init__(self, every_n_steps: PositiveInt = 200, num_images: PositiveInt = 8, tol: PositiveFloat = 1e-3):
         super().__init__(every_n_steps, num_images)
         self.tol = tol
         self._vector: Tensor | None = None

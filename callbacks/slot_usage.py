@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from callbacks.probe import Batch, Probe, solve
+from implicit_slate.allowed import PositiveInt
 from implicit_slate.metrics import adjusted_rand_index, segments
 from implicit_slate.models import SlotModel
 
@@ -42,7 +43,7 @@ class SlotUsage(Probe):
 
     kept = (*Probe.kept, "_warned")
 
-    def __init__(self, every_n_steps: int = 500, num_images: int = 32):
+    def __init__(self, every_n_steps: PositiveInt = 500, num_images: PositiveInt = 32):
         super().__init__(every_n_steps, num_images)
         self._warned = False
 

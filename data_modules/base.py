@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_modules.sampling import SequentialShard, StepBatchSampler
+from implicit_slate.allowed import Checked, MultipleOf4, NonNegativeInt, PositiveInt
 from implicit_slate.errors import UserError
 
 Batch = dict[str, Tensor]
@@ -84,7 +85,7 @@ def split_70_15_15(items: Sequence[Item], place: object) -> tuple[Sequence[Item]
     return parts
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(Checked, LightningDataModule):
     """Base of the data modules: a subclass says what its splits are.
 
     Args:
@@ -94,12 +95,14 @@ class ImageDataModule(LightningDataModule):
         seed: of the order of training examples; None: the run's own (`seed_everything`).
     """
 
-    def __init__(self, image_size: int, batch_size: int, num_workers: int = 0, seed: int | None = None):
+    def __init__(
+        self,
+        image_size: MultipleOf4,
+        batch_size: PositiveInt,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt | None = None,
+    ):
         super().__init__()
-        if image_size < 4 or image_size % 4:
-            raise UserError(f"image_size {image_size}: must be a multiple of 4, since a token stands for 4 × 4 pixels")
-        if batch_size < 1:
-            raise UserError(f"batch_size {batch_size}: must be at least 1")
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
         self.splits: Splits | None = None
 

@@ -87,11 +87,11 @@ def open_cache(source: Source, split: str, root: Path, folder: Path, selection: 
     name = f"{made_of}-{_hash(_listing(source, root))[:16]}"
     entry = folder / name
     try:
-        if (kept := _kept(entry)) is not None:
+        if (kept := _kept(entry, source.size)) is not None:
             return kept
         folder.mkdir(parents=True, exist_ok=True)
         with _alone_in(folder):
-            if (kept := _kept(entry)) is not None:
+            if (kept := _kept(entry, source.size)) is not None:
                 return kept
             _build(source, split, entry)
             for outdated in folder.glob(f"{made_of}-*"):
@@ -113,14 +113,17 @@ def _alone_in(folder: Path) -> AbstractContextManager:
         return lock.acquire()
 
 
-def _kept(entry: Path) -> CachedImages | None:
+def _kept(entry: Path, size: int) -> CachedImages | None:
     """What the entry holds; None if it is not there, or damaged."""
     if not entry.is_dir():
         return None
     try:
-        images = CachedImages(entry)
-        whole = len({len(array) for array in images.arrays.values()}) == 1
-    except (ValueError, EOFError, FileNotFoundError):
+        images, shapes = CachedImages(entry), {"image": (3, size, size), "mask": (size, size)}
+        lengths = {len(array) for array in (*images.arrays.values(), images.counts) if array is not None}
+        whole = len(lengths) == 1 and all(
+            array.dtype == torch.uint8 and array.shape[1:] == shapes[name] for name, array in images.arrays.items()
+        )
+    except (ValueError, TypeError, SyntaxError, EOFError, FileNotFoundError):  # what numpy raises
         whole = False
     if not whole:
         rank_zero_info(f"{entry}: is damaged; its images are decoded anew")

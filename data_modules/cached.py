@@ -13,6 +13,7 @@ from data_modules.cache import open_cache
 from data_modules.image_files import SQUARE, Crop, Item, Size, open_image, open_mask
 from data_modules.sampling import SequentialShard, StepBatchSampler
 from data_modules.sources import FileSource, Source
+from implicit_slate.allowed import MultipleOf4, NonNegativeInt, PositiveInt
 from implicit_slate.errors import UserError
 
 CACHE = ".decoded"
@@ -60,10 +61,10 @@ class CachedDataModule(ImageDataModule):
     def __init__(
         self,
         root: str | Path,
-        image_size: int = 64,
-        batch_size: int = 50,
-        num_workers: int = 0,
-        seed: int | None = None,
+        image_size: MultipleOf4 = 64,
+        batch_size: PositiveInt = 50,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt | None = None,
         cache_dir: str | Path | None = None,
         on_device: bool = False,
     ):

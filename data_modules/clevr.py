@@ -15,6 +15,7 @@ from data_modules.cached import CachedDataModule, Examined
 from data_modules.hdf5 import bytes_dataset, open_hdf5
 from data_modules.image_files import Crop, resize_image, resize_mask
 from data_modules.sources import Decoded, Source
+from implicit_slate.allowed import MultipleOf4, PositiveInt
 from implicit_slate.errors import UserError
 
 SIZE = (320, 240)
@@ -44,10 +45,10 @@ class CLEVR(CachedDataModule):
     def __init__(
         self,
         root: str | Path,
-        image_size: int = 128,
-        max_objects: int | None = None,
-        num_train: int = 70_000,
-        num_eval: int = 320,
+        image_size: MultipleOf4 = 128,
+        max_objects: PositiveInt | None = None,
+        num_train: PositiveInt = 70_000,
+        num_eval: PositiveInt = 320,
         **options,
     ):
         super().__init__(root, image_size, **options)

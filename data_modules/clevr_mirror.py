@@ -10,6 +10,7 @@ from data_modules.progress import track
 from data_modules.rendering.scenes import read_scene
 from data_modules.scene_properties import padded_properties
 from data_modules.sources import FileSource
+from implicit_slate.allowed import MultipleOf4, PositiveInt
 from implicit_slate.errors import UserError
 
 NAME = re.compile(r"CLEVR_new_\d{10}")
@@ -27,7 +28,12 @@ class CLEVRMirror(CachedDataModule):
     """
 
     def __init__(
-        self, root: str | Path, image_size: int = 64, batch_size: int = 50, properties: bool = False, **options
+        self,
+        root: str | Path,
+        image_size: MultipleOf4 = 64,
+        batch_size: PositiveInt = 50,
+        properties: bool = False,
+        **options,
     ):
         super().__init__(root, image_size, batch_size, **options)
         self.properties = properties

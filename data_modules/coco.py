@@ -16,6 +16,7 @@ from data_modules.base import Splits
 from data_modules.cached import CachedDataModule, Examined
 from data_modules.image_files import CENTRE, Crop, Item, Size, open_image, resize_image, resize_mask
 from data_modules.sources import Decoded, FileSource, Source
+from implicit_slate.allowed import MultipleOf4, PositiveInt
 from implicit_slate.errors import UserError
 
 ZOO_NAMES = {"train": "train", "val": "validation", "test": "test"}
@@ -43,11 +44,14 @@ class COCO(CachedDataModule):
     crop = CENTRE
 
     def __init__(
-        self, root: str | Path, image_size: int = 96, batch_size: int = 50, max_samples: int | None = None, **options
+        self,
+        root: str | Path,
+        image_size: MultipleOf4 = 96,
+        batch_size: PositiveInt = 50,
+        max_samples: PositiveInt | None = None,
+        **options,
     ):
         super().__init__(root, image_size, batch_size, **options)
-        if max_samples is not None and max_samples < 1:
-            raise UserError(f"max_samples {max_samples}: must be at least 1, or null for all images")
         self.max_samples = self.selection = max_samples
         self.num_crowds: dict[str, int] = {}
 

@@ -125,12 +125,13 @@ def resize_mask(mask: Image.Image, size: int) -> np.ndarray:
 
 def decode(file: File) -> Image.Image:
     """The image in `file`, decoded by Pillow. UserError names the file."""
+    if not file.is_file():  # reading a named pipe would wait for its writer
+        found = "something else" if file.exists() else "nothing"
+        raise UserError(f"{file}: expected an image file there, found {found}")
     try:
         image = Image.open(io.BytesIO(file.read_bytes()))
         image.load()
         return image
-    except FileNotFoundError:
-        raise UserError(f"{file}: expected an image file there, found nothing") from None
     except UnidentifiedImageError:
         reason = "it is of no known format"
     except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError) as error:

@@ -8,6 +8,7 @@ from data_modules.cached import CachedDataModule
 from data_modules.image_files import CENTRE, Item
 from data_modules.lists import compare_lists, read_list
 from data_modules.sources import Source
+from implicit_slate.allowed import MultipleOf4
 from implicit_slate.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -31,7 +32,7 @@ class ImageFolder(CachedDataModule):
     def __init__(
         self,
         root: str | Path,
-        image_size: int = 64,
+        image_size: MultipleOf4 = 64,
         masks: str | Path | None = None,
         lists: str | Path | None = None,
         **options,

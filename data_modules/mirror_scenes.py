@@ -10,6 +10,7 @@ from data_modules.base import ArrayImages, ImageDataModule, Splits, split_70_15_
 from data_modules.image_files import Item, read_item
 from data_modules.rendering.scenes import read_scene
 from data_modules.scene_properties import padded_properties
+from implicit_slate.allowed import MultipleOf4, NonNegativeInt, PositiveInt
 from implicit_slate.errors import UserError
 
 EMBEDDED = Path(__file__).parent / "embedded" / "mirror_scenes.zip"
@@ -26,10 +27,10 @@ class MirrorScenes(ImageDataModule):
 
     def __init__(
         self,
-        image_size: int = 64,
-        batch_size: int = 50,
-        num_workers: int = 0,
-        seed: int | None = None,
+        image_size: MultipleOf4 = 64,
+        batch_size: PositiveInt = 50,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt | None = None,
         properties: bool = False,
     ):
         super().__init__(image_size, batch_size, num_workers, seed)

@@ -11,6 +11,7 @@ from data_modules.cached import CachedDataModule, Examined
 from data_modules.image_files import Crop, Item, Size, check_mask_size, decode
 from data_modules.lists import compare_lists, read_list
 from data_modules.sources import FileSource
+from implicit_slate.allowed import MultipleOf4
 from implicit_slate.errors import UserError
 
 LISTS = {"train": "train.txt", "val": "eval.txt", "test": "test.txt"}
@@ -46,7 +47,7 @@ class ShapeStacks(CachedDataModule):
     crop = Crop((224, 224), (14, 14, 210, 210))
     open_mask = staticmethod(open_segmentation)
 
-    def __init__(self, root: str | Path, image_size: int = 64, subset: str = "default", **options):
+    def __init__(self, root: str | Path, image_size: MultipleOf4 = 64, subset: str = "default", **options):
         super().__init__(root, image_size, **options)
         self.subset = self.selection = subset
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from data_modules.base import ArrayImages, ImageDataModule, Splits
 from data_modules.scene_properties import property_rows
+from implicit_slate.allowed import InnerShare, MultipleOf4, NonNegativeInt, PositiveInt
 from implicit_slate.errors import UserError
 
 SHAPES = ("disc", "square", "triangle")
@@ -68,33 +69,23 @@ class Sprites(ImageDataModule):
 
     def __init__(
         self,
-        image_size: int = 32,
-        batch_size: int = 16,
-        num_workers: int = 0,
-        seed: int | None = None,
-        num_objects: tuple[int, int] = (2, 4),
-        size: tuple[float, float] = (0.25, 0.4),
+        image_size: MultipleOf4 = 32,
+        batch_size: PositiveInt = 16,
+        num_workers: NonNegativeInt = 0,
+        seed: NonNegativeInt | None = None,
+        num_objects: tuple[PositiveInt, PositiveInt] = (2, 4),
+        size: tuple[InnerShare, InnerShare] = (0.25, 0.4),
         overlap: bool = False,
         ground: Literal["plain", "stripes"] = "plain",
         combinations: Literal["all", "seen", "unseen"] = "all",
         properties: bool = False,
-        num_images: tuple[int, int, int] = (8000, 500, 1000),
-        data_seed: int = 0,
+        num_images: tuple[PositiveInt, PositiveInt, PositiveInt] = (8000, 500, 1000),
+        data_seed: NonNegativeInt = 0,
     ):
         super().__init__(image_size, batch_size, num_workers, seed)
-        least, most = num_objects
-        if not 1 <= least <= most:
-            raise UserError(f"num_objects {list(num_objects)}: two numbers are needed, 1 ≤ smallest ≤ largest")
-        if not 0 < size[0] <= size[1] < 1:
-            raise UserError(f"size {list(size)}: two shares of the side are needed, 0 < smallest ≤ largest < 1")
-        if ground not in ("plain", "stripes"):
-            raise UserError(f"ground {ground!r}: must be plain or stripes")
-        if combinations not in ("all", "seen", "unseen"):
-            raise UserError(f"combinations {combinations!r}: must be all, seen or unseen")
-        if min(num_images) < 1:
-            raise UserError(f"num_images {list(num_images)}: every split needs at least 1")
-        if data_seed < 0:
-            raise UserError(f"data_seed {data_seed}: must not be negative")
+        for name, (least, most) in {"num_objects": num_objects, "size": size}.items():
+            if least > most:
+                raise UserError(f"{name}=[{least}, {most}]: the smallest and then the largest is needed")
         self.num_objects, self.size, self.overlap, self.ground = tuple(num_objects), tuple(size), overlap, ground
         self.combinations, self.properties = combinations, properties
         self.num_images, self.data_seed = tuple(num_images), data_seed

@@ -114,6 +114,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a file that must not be read
+        if error.errno is None:
+            raise
+        print(f"implicit-slate: {error.filename or name}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"stopped: {name}", file=sys.stderr)
         return 130

@@ -45,6 +45,13 @@ class ArgumentParser(argparse.ArgumentParser):
         return arguments, rest
 
 
+def seed(text: str) -> int:
+    """The type of an argument that seeds random numbers."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text!r}")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """The type of an argument that counts something."""
     if not text.isdecimal() or int(text) < 1:

@@ -27,7 +27,7 @@ from data_modules.progress import track
 from data_modules.rendering import render
 from data_modules.rendering.mitsuba_scene import load_mitsuba
 from data_modules.rendering.scenes import Scene, check_can_be_rendered, name_scene, read_scene
-from implicit_slate.errors import ArgumentParser, UserError, positive
+from implicit_slate.errors import ArgumentParser, UserError, positive, seed
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.processes import end_with_parent
 
@@ -43,8 +43,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.size < MIN_SIZE:
         raise UserError(f"--size {args.size}: objects would be smaller than a pixel; at least {MIN_SIZE}")
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: must not be negative")
 
     if args.from_scenes is not None:
         given, source = read_scenes(args.from_scenes), "given"
@@ -72,7 +70,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--samples", type=positive, default=DEFAULT_SAMPLES, help=f"samples per pixel ({DEFAULT_SAMPLES})"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--workers", type=positive, default=num_cores(), help="processes (one per core)")
     return parser
 

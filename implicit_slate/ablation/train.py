@@ -21,7 +21,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.fixed_point import NotFinite
 from implicit_slate.processes import expect_children
-from implicit_slate.training.checkpoints import read_checkpoint
+from implicit_slate.training.checkpoints import Foreign, read_checkpoint
 from implicit_slate.yaml_files import override
 
 RESUME_POINT = "implicit_slate.ablation.resume.ResumePoint"
@@ -91,6 +91,8 @@ def _resume_step(folder: Path) -> int | None:
             done = read_checkpoint(last)["global_step"]
             print(f"resumed from step {done}", flush=True)
             return done
+        except Foreign:
+            raise  # nothing of a file that somebody else put there is lost
         except UserError as error:
             print(f"begun again: {error}", flush=True)
     _forget(folder)

@@ -9,16 +9,17 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
+from implicit_slate.errors import ArgumentParser, UserError, nearest, positive, seed
 from implicit_slate.evaluation import BY_DEFAULT, METRICS
-from implicit_slate.files import write_atomically
+from implicit_slate.files import read_json, write_atomically
 from implicit_slate.processes import end_with_parent, expect_children
 from implicit_slate.run_folder import RunFolder
 
 EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped. What is done is not done again.
 
 Files: <split>.json, .md (rows of a table), .csv (every image), .png (panels) and _panels.npz, in the folder
-`evaluation` of the run, beside its `checkpoints`. The report of a grid is rebuilt with the new numbers."""
+`evaluation` of the run, beside its `checkpoints`. Earlier results are replaced there, other files never.
+The report of a grid is rebuilt with the new numbers."""
 
 EXAMPLES = """implicit-slate evaluate runs/demo
 implicit-slate evaluate last.ckpt --data.root DIR --images 200 --draws 1
@@ -30,6 +31,11 @@ def main(argv: Sequence[str]) -> int:
     checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
     if len(checkpoints) > 1 and (arguments.json or arguments.out):
         raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
+    for folder in {arguments.out} if arguments.out else map(default_folder, checkpoints):
+        others = folder.glob(f"{arguments.split}[._]*") if arguments.out else ()
+        _check_replaceable(folder / f"{arguments.split}.json", *others)
+    if arguments.json:
+        _check_replaceable(arguments.json)
     end_with_parent()
     import torch
     from lightning import Trainer
@@ -89,6 +95,14 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _check_replaceable(result: Path, *others: Path) -> None:
+    """`UserError` for the first of the files that is there, unless `result` is an earlier one of this command."""
+    if "fingerprint" not in (read_json(result) or {}):
+        for file in (result, *others):
+            if file.exists():
+                raise UserError(f"{file}: exists already, and no evaluation has made it; it is not overwritten")
+
+
 def parser() -> ArgumentParser:
     parser = ArgumentParser(
         "implicit-slate evaluate", __doc__, EXAMPLES, epilog=EPILOG,
@@ -110,8 +124,9 @@ def parser() -> ArgumentParser:
     parser.add_argument("--batch-size", type=positive, default=50, help="images at a time on a device; default: 50")
     parser.add_argument("--devices", type=positive, help="GPUs, or processes on a CPU, that share the images; "
                         "default: all GPUs, or 1")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the initial slots; default: 0")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file as well")
+    parser.add_argument("--seed", type=seed, default=0, help="of the initial slots; default: 0")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file as well; one that "
+                        "is there is replaced only if it is such a result")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for the files")
     parser.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
                         "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip

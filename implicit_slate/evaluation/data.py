@@ -45,7 +45,7 @@ def describe_data(checkpoint: Path, given: str | None, options: Sequence[str]) -
     try:
         return _parser().parse_args(arguments).data.as_dict()
     except ArgumentError as error:
-        raise UserError(explain(error)) from None
+        raise explain(error) from None
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from implicit_slate.errors import ArgumentParser, positive
+from implicit_slate.errors import ArgumentParser, positive, seed
 
 GENERATE = "Image files through the slots of a checkpoint, and the slots' masks."
 GENERATE_EXAMPLES = """implicit-slate generate last.ckpt photos/ --out generated
@@ -44,7 +44,7 @@ def generate_parser() -> ArgumentParser:
     parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K most likely tokens")
     parser.add_argument("--top-p", type=float, metavar="P", help="sample among the fewest tokens whose probabilities "
                         "add up to at least P")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the initial slots, and of samples; default: 0")
+    parser.add_argument("--seed", type=seed, default=0, help="of the initial slots, and of samples; default: 0")
     parser.add_argument("--batch-size", type=positive, default=16, help="images at a time; default: 16")
     return parser
 
@@ -55,5 +55,5 @@ def fixed_points_parser() -> ArgumentParser:
     parser.add_argument("target", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a grid's folder: "
                         "then every complete cell, and the table is kept there as fixed_points.csv")  # fmt: skip
     parser.add_argument("--images", type=positive, default=16, metavar="N", help="the first N test images; default: 16")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial slots; default: 0")
+    parser.add_argument("--seed", type=seed, default=0, help="of the initial slots; default: 0")
     return parser

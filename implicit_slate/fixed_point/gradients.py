@@ -7,9 +7,11 @@ To add a mode, write a class here and give it an entry in `MODES`; docs/method.m
 
 import re
 from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 
+from implicit_slate.allowed import restricted
 from implicit_slate.errors import UserError, nearest
 from implicit_slate.fixed_point.adjoint import METHODS, ReplaceCotangent
 from implicit_slate.fixed_point.solvers import Adjoint, Solution, Solver
@@ -190,6 +192,14 @@ def parse_gradient(gradient: str | Gradient) -> Gradient:
     except TypeError:  # too few or too many
         names = ", ".join(setting.name for setting in fields(mode) if setting.init)
         raise UserError(f"gradient mode {gradient!r}: expected {spelling[1]}{f'({names})' if names else ''}") from None
+
+
+if TYPE_CHECKING:
+    GradientName = str
+else:
+    GradientName = restricted(
+        "GradientName", None, "a gradient mode", lambda given: isinstance(parse_gradient(given), Gradient)
+    )
 
 
 def fixed_point(

@@ -10,12 +10,13 @@ Without a tolerance no solver waits for a GPU. With one it does, at every step, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from implicit_slate import host
+from implicit_slate.allowed import NonNegativeFloat, PositiveInt, check, restricted
 from implicit_slate.errors import UserError, nearest
 from implicit_slate.fixed_point.state import (
     NotFinite,
@@ -96,23 +97,30 @@ def broyden(f: Step, z0: State, *, max_iterations: int, tol: float | None = None
 SOLVERS: dict[str, Callable[..., Solution]] = {"picard": picard, "anderson": anderson, "broyden": broyden}
 
 
+def _is_solver(name: str) -> bool:
+    if name not in SOLVERS:
+        raise UserError(f"unknown solver {name!r}{nearest(name, SOLVERS)}")
+    return True
+
+
+if TYPE_CHECKING:
+    SolverName = str
+else:
+    SolverName = restricted("SolverName", str, "the name of a solver", _is_solver)
+
+
 @dataclass(frozen=True)
 class Solver:
     """A forward solver and its settings, as a value: `solver(f, z0) -> Solution`."""
 
-    name: str = "picard"
-    max_iterations: int = 7
+    name: SolverName = "picard"
+    max_iterations: PositiveInt = 7
     """The largest number of evaluations of f; without `tol`, their number."""
-    tol: float | None = None
+    tol: NonNegativeFloat | None = None
     """Stop when every image's relative residual has been at most this."""
 
     def __post_init__(self):
-        if self.name not in SOLVERS:
-            raise UserError(f"unknown solver {self.name!r}{nearest(self.name, SOLVERS)}")
-        if self.max_iterations < 1:
-            raise UserError(f"max_iterations={self.max_iterations}: at least 1 is needed")
-        if self.tol is not None and not self.tol >= 0:
-            raise UserError(f"tol={self.tol}: a number from 0 on is needed, or null for a fixed number of iterations")
+        check(type(self), vars(self))
 
     def __call__(self, f: Step, z0: State) -> Solution:
         return SOLVERS[self.name](f, z0, max_iterations=self.max_iterations, tol=self.tol)

@@ -7,8 +7,11 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from implicit_slate.allowed import MultipleOf4, NonNegativeFloat, PositiveInt
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution
+from implicit_slate.fixed_point.gradients import GradientName
+from implicit_slate.fixed_point.solvers import SolverName
 from implicit_slate.models.layers import mlp, xavier_uniform_
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.slot_model import SlotModel, Views, enlarge
@@ -76,21 +79,19 @@ class PropertyPredictor(PropertyModel):
 
     def __init__(
         self,
-        image_size: int = 128,
-        image_channels: int = 3,
-        width: int = 64,
-        num_slots: int = 10,
-        slot_size: int = 64,
-        slot_mlp_size: int = 128,
-        num_iterations: int = 3,
-        gradient: str = "implicit",
-        solver: str = "picard",
-        tol: float | None = None,
+        image_size: MultipleOf4 = 128,
+        image_channels: PositiveInt = 3,
+        width: PositiveInt = 64,
+        num_slots: PositiveInt = 10,
+        slot_size: PositiveInt = 64,
+        slot_mlp_size: PositiveInt = 128,
+        num_iterations: PositiveInt = 3,
+        gradient: GradientName = "implicit",
+        solver: SolverName = "picard",
+        tol: NonNegativeFloat | None = None,
         slot_init: Literal["gaussian", "queries"] = "gaussian",
     ):
         super().__init__()
-        if image_size < 4 or image_size % 4:
-            raise UserError(f"image_size={image_size} is not a multiple of 4 (two convolutions have a stride of 2)")
         self.image_size, self.mask_side = image_size, image_size // 4
 
         self.encoder = nn.Sequential()

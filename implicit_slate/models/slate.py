@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from implicit_slate.errors import UserError
+from implicit_slate.allowed import MultipleOf4, NonNegativeFloat, PositiveInt, Share
 from implicit_slate.fixed_point import Solution
+from implicit_slate.fixed_point.gradients import GradientName
+from implicit_slate.fixed_point.solvers import SolverName
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, sample_tokens, squared_error
 from implicit_slate.models.generation import Decoding, check_sampling, choose
 from implicit_slate.models.layers import Dropout, LinearCrossEntropy, linear, mlp
@@ -69,26 +71,24 @@ class SLATE(SlotModel):
 
     def __init__(
         self,
-        image_size: int = 64,
-        image_channels: int = 3,
-        vocab_size: int = 1024,
-        d_model: int = 192,
-        num_slots: int = 3,
-        slot_size: int = 192,
-        slot_mlp_size: int = 192,
-        num_slot_heads: int = 1,
-        num_iterations: int = 3,
-        num_blocks: int = 4,
-        num_heads: int = 4,
-        dropout: float = 0.1,
-        gradient: str = "implicit",
-        solver: str = "picard",
-        tol: float | None = None,
+        image_size: MultipleOf4 = 64,
+        image_channels: PositiveInt = 3,
+        vocab_size: PositiveInt = 1024,
+        d_model: PositiveInt = 192,
+        num_slots: PositiveInt = 3,
+        slot_size: PositiveInt = 192,
+        slot_mlp_size: PositiveInt = 192,
+        num_slot_heads: PositiveInt = 1,
+        num_iterations: PositiveInt = 3,
+        num_blocks: PositiveInt = 4,
+        num_heads: PositiveInt = 4,
+        dropout: Share = 0.1,
+        gradient: GradientName = "implicit",
+        solver: SolverName = "picard",
+        tol: NonNegativeFloat | None = None,
         slot_init: Literal["gaussian", "queries"] = "gaussian",
     ):
         super().__init__()
-        if image_size % 4 or image_size < 4:
-            raise UserError(f"image_size={image_size} is not a multiple of 4 (a token covers 4×4 pixels)")
         self.image_size, self.vocab_size = image_size, vocab_size
         self.mask_side = image_size // 4  # the attention over tokens
         self.num_tokens = self.mask_side**2

@@ -5,8 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from implicit_slate.errors import UserError, nearest
+from implicit_slate.allowed import Checked, NonNegativeFloat, PositiveFloat, PositiveInt
+from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solution, Solver, parse_gradient
+from implicit_slate.fixed_point.gradients import GradientName
+from implicit_slate.fixed_point.solvers import SolverName
 from implicit_slate.models.layers import linear, mlp
 
 
@@ -33,7 +36,7 @@ class SlotUpdate:
         return self._attention.sum(1)
 
 
-class SlotAttention(nn.Module):
+class SlotAttention(Checked, nn.Module):
     """K slots of width S that compete for N inputs of width D.
 
     Args:
@@ -60,25 +63,21 @@ class SlotAttention(nn.Module):
 
     def __init__(
         self,
-        input_size: int,
-        num_slots: int,
-        slot_size: int,
-        mlp_size: int,
-        num_heads: int = 1,
-        num_iterations: int = 3,
-        gradient: str = "implicit",
-        solver: str = "picard",
-        tol: float | None = None,
+        input_size: PositiveInt,
+        num_slots: PositiveInt,
+        slot_size: PositiveInt,
+        mlp_size: PositiveInt,
+        num_heads: PositiveInt = 1,
+        num_iterations: PositiveInt = 3,
+        gradient: GradientName = "implicit",
+        solver: SolverName = "picard",
+        tol: NonNegativeFloat | None = None,
         slot_init: Literal["gaussian", "queries"] = "gaussian",
-        norm_eps: float = 1e-5,
+        norm_eps: PositiveFloat = 1e-5,
     ):
         super().__init__()
         if slot_size % num_heads:
             raise UserError(f"slot_size={slot_size} is not divisible by num_slot_heads={num_heads}")
-        if num_iterations < 1:
-            raise UserError(f"num_iterations={num_iterations}: at least 1 is needed")
-        if slot_init not in ("gaussian", "queries"):
-            raise UserError(f"unknown slot_init {slot_init!r}{nearest(slot_init, ('gaussian', 'queries'))}")
         self.num_slots, self.slot_size, self.num_heads = num_slots, slot_size, num_heads
         self.solver, self.gradient = Solver(solver, num_iterations, tol), parse_gradient(gradient)
         self.gradient.check(self.solver)

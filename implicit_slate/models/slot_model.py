@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from implicit_slate.allowed import Checked
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 
 
@@ -21,7 +22,7 @@ class Views(NamedTuple):
     """(B,) of the image's own tokens, predicted from the slots, in nats, summed over tokens."""
 
 
-class SlotModel(nn.Module):
+class SlotModel(Checked, nn.Module):
     """Images -> slots by slot attention -> images. Shapes: image (B, C, H, W) in [0, 1], slots (B, K, S)."""
 
     slot_attention: SlotAttention

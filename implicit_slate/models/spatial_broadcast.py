@@ -1,12 +1,14 @@
 """Slot attention with a spatial broadcast decoder (Locatello et al. 2020, Watters et al. 2019); docs/method.md."""
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from implicit_slate.errors import UserError
+from implicit_slate.allowed import NonNegativeFloat, PositiveInt, restricted
 from implicit_slate.fixed_point import Solution
+from implicit_slate.fixed_point.gradients import GradientName
+from implicit_slate.fixed_point.solvers import SolverName
 from implicit_slate.models.dvae import squared_error
 from implicit_slate.models.layers import mlp, xavier_uniform_
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
@@ -16,6 +18,13 @@ GRID = 8
 """Side of the grid over which the decoder spreads a slot; each of its stride-2 layers doubles it."""
 NORM_EPS = 1e-3
 """Of all layer norms: the default of Keras, in which the source is written."""
+
+
+if TYPE_CHECKING:
+    BroadcastSize = int
+else:
+    SIZES = [GRID << doublings for doublings in range(1, 20)]
+    BroadcastSize = restricted("BroadcastSize", int, "16, 32, 64, 128 or so on", SIZES.__contains__)
 
 
 class Decoded(NamedTuple):
@@ -77,22 +86,20 @@ class SpatialBroadcast(SlotModel):
 
     def __init__(
         self,
-        image_size: int = 128,
-        image_channels: int = 3,
-        width: int = 64,
-        num_slots: int = 7,
-        slot_size: int = 64,
-        slot_mlp_size: int = 128,
-        num_iterations: int = 3,
-        gradient: str = "implicit",
-        solver: str = "picard",
-        tol: float | None = None,
+        image_size: BroadcastSize = 128,
+        image_channels: PositiveInt = 3,
+        width: PositiveInt = 64,
+        num_slots: PositiveInt = 7,
+        slot_size: PositiveInt = 64,
+        slot_mlp_size: PositiveInt = 128,
+        num_iterations: PositiveInt = 3,
+        gradient: GradientName = "implicit",
+        solver: SolverName = "picard",
+        tol: NonNegativeFloat | None = None,
         slot_init: Literal["gaussian", "queries"] = "gaussian",
     ):
         super().__init__()
         doublings = (image_size // GRID).bit_length() - 1
-        if doublings < 1 or image_size != GRID * 2**doublings:
-            raise UserError(f"image_size={image_size}: the broadcast decoder makes images of 16, 32, 64, 128, … pixels")
         self.image_size = self.mask_side = image_size
 
         self.encoder = nn.Sequential()

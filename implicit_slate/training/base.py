@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from implicit_slate import host
+from implicit_slate.allowed import Checked
 from implicit_slate.errors import UserError
 from implicit_slate.training.allocator import keep_freed_memory
 from implicit_slate.training.optimization import Optimization, Plateau
 
 
-class TrainingModule(L.LightningModule):
+class TrainingModule(Checked, L.LightningModule):
     """Adam with warmup, decay and infinity-norm clipping; noise that is a function of seed, step and rank.
 
     A subclass implements `training_step` and `evaluate`, whose `loss` plateau halving watches; `split_metric`, if there

@@ -25,19 +25,26 @@ ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint", "compile")
 """Settings that a trained model does not need; the weights of the other checkpoint are in this one."""
 
 
+class Foreign(UserError):
+    """A checkpoint holds more than data, which may be code that somebody has put there."""
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint of one of our modules, on the CPU.
 
     Raises:
-        UserError: there is no file at `path`, it is damaged, holds more than data, or is no checkpoint of a module.
+        UserError: there is no file at `path`, it cannot be read, is damaged, or is no checkpoint of a module.
+        Foreign: it holds more than data.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # torch raises many kinds for a file that is none of its own
         if foreign := _foreign(path):
-            raise UserError(f"{path}: not loaded, because it holds {', '.join(foreign)}, which may run code") from None
+            raise Foreign(f"{path}: not loaded, because it holds {', '.join(foreign)}, which may run code") from None
         raise UserError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of ours: it holds no state_dict")

@@ -1,11 +1,18 @@
 """What jsonargparse says of a wrong configuration, as one line that begins with the key."""
 
+import ast
+import functools
+import operator
 import re
 from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser
 
+from implicit_slate.allowed import RESTRICTED, NotAllowed, refusal
 from implicit_slate.errors import UserError, nearest
 
 # All that is read out of jsonargparse's sentences; tests/training/test_experiment_cli.py holds each of them.
@@ -15,8 +22,19 @@ UNKNOWN = re.compile(
     r"|unrecognized arguments: --([^\s=]+)"
 )
 UNION = "Does not validate against any of the Union subtypes"
-EXPECTED = re.compile(r"Expected an? ((?:<class |typing\.).*)")
-TYPE = re.compile(r"<class '(?:builtins\.)?([^']+)'>|typing\.")
+NEEDED = re.compile(
+    r"Not of type (?P<restricted>\w+):|Expected an? (?:typing\.Literal(?P<words>\[.*?\])|<class '(?P<plain>[^']+)'>)"
+)
+VALUE = re.compile(r"(?:Got|Given) value: (?P<value>.*)")
+PLAIN = {kind.__name__: kind for kind in (int, float, bool, str, list, tuple, dict, Path, NoneType)}
+
+
+class BadKey(UserError):
+    """What is wrong with `key`, a dotted key of the configuration; empty if it is not a single one."""
+
+    def __init__(self, message: str, key: str):
+        super().__init__(message)
+        self.key = key
 
 
 class ConfigParser(LightningArgumentParser):
@@ -28,7 +46,7 @@ class ConfigParser(LightningArgumentParser):
         raise error from ex
 
 
-def explain(error: BaseException) -> str:
+def explain(error: BaseException) -> BadKey:
     """One line for an error of `ConfigParser`, or of a class that could not be instantiated.
 
     jsonargparse quotes in every exception the one that caused it, so the last cause is the sentence that tells. A
@@ -37,8 +55,11 @@ def explain(error: BaseException) -> str:
     path: list[str] = []
     sentence, union, parser = "", "", None
     for cause in _causes(error):
+        if isinstance(cause, NotAllowed):
+            break  # quoted before
         if isinstance(cause, UserError):
-            return str(cause)
+            sentence = str(cause)
+            break
         parser = getattr(cause, "subcommand_parser", getattr(cause, "parser", parser))
         sentence = str(cause).strip()
         while found := KEY.match(sentence):
@@ -48,15 +69,33 @@ def explain(error: BaseException) -> str:
                 union = ""  # of the key around this one
         if sentence.startswith(UNION):
             union = sentence
+    key = ".".join(path)
     if found := UNKNOWN.search(sentence):
         known = [] if parser is None else list(parser.get_defaults().keys())
-        return _unknown_key(path, ".".join(filter(None, found.groups())), known)
-    reason, _, value = sentence.partition(". Got value: ")
-    if EXPECTED.fullmatch(reason) and (types := EXPECTED.findall(union)):
-        reason = f"Expected {' or '.join(types)}"
-    reason = TYPE.sub(r"\1", " ".join(reason.splitlines()[0].split())).replace("NoneType", "null")
-    key = ".".join(path) + (f"={value}" if value and "\n" not in value else "")
-    return f"{key}: {reason}" if key else reason
+        name = ".".join(filter(None, found.groups()))
+        return BadKey(_unknown_key(path, name, known), ".".join([*path, name]))
+    value = found["value"] if (found := VALUE.search(union or sentence)) else ""
+    if key and NEEDED.match(sentence):
+        value = "null" if value == "None" else value
+        return BadKey(refusal(key, functools.reduce(operator.or_, _needed(union or sentence)), value), key)
+    if found := re.search(r"argument after \*\* must be a mapping, not (\w+)", sentence):
+        value = found[1].replace("NoneType", "null")  # of the only group of settings that we have
+        return BadKey(f"optimization={value}: a group of settings is needed", "")
+    reason = " ".join(sentence.splitlines()[0].split()) if sentence else type(error).__name__
+    return BadKey(f"{key}: {reason}" if key else reason, key)
+
+
+def _needed(sentences: str) -> Iterator[Any]:
+    """The types of which jsonargparse says that a value is of none of them."""
+    for found in NEEDED.finditer(sentences):
+        if found["restricted"]:
+            name = found["restricted"]
+            yield RESTRICTED.get(name) or PLAIN.get(name) or type(name, (), {})
+        elif found["words"]:
+            yield Literal[tuple(ast.literal_eval(found["words"]))]
+        else:
+            name = found["plain"].rpartition(".")[2]
+            yield PLAIN.get(name) or type(name, (), {})
 
 
 def _unknown_key(path: list[str], name: str, known: list[str]) -> str:

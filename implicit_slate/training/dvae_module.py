@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from implicit_slate.allowed import NonNegativeInt, PositiveFloat, PositiveInt
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, squared_error
 from implicit_slate.models.portable import SUFFIX, load_pretrained, load_weights
@@ -38,14 +39,14 @@ class DVAEModule(TrainingModule):
 
     def __init__(
         self,
-        vocab_size: int = 1024,
-        image_channels: int = 3,
+        vocab_size: PositiveInt = 1024,
+        image_channels: PositiveInt = 3,
         optimization: Optimization = Optimization(),
-        tau_start: float = 1.0,
-        tau_final: float = 0.1,
-        tau_steps: int = 30_000,
-        warm_start_steps: int = 0,
-        min_codes: int = 2,
+        tau_start: PositiveFloat = 1.0,
+        tau_final: PositiveFloat = 0.1,
+        tau_steps: PositiveInt = 30_000,
+        warm_start_steps: NonNegativeInt = 0,
+        min_codes: NonNegativeInt = 2,
     ):
         super().__init__(optimization)
         self.save_hyperparameters()

@@ -1,9 +1,12 @@
 """The commands `fit`, `validate` and `test`: experiment files as LightningCLI reads them, errors as one line."""
 
+import contextlib
 import logging
 import re
+import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import callbacks
+import data_modules
+from implicit_slate.allowed import Seed
 from implicit_slate.errors import UserError
 from implicit_slate.models.portable import load_weights
 from implicit_slate.training.checkpoints import read_checkpoint
-from implicit_slate.training.config_parser import ConfigParser, explain
+from implicit_slate.training.config_parser import BadKey, ConfigParser, explain
 from implicit_slate.training.precision import fastest_precision
-from implicit_slate.yaml_files import load_yaml
+from implicit_slate.training.trainer import Trainer
+from implicit_slate.yaml_files import leaves, load_yaml
 
 logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
 warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we do run it from within Python
@@ -29,9 +35,11 @@ class ExperimentCLI(LightningCLI):
     """A trainer, a model and its data from one YAML file and overrides; `UserError` for what is wrong in them."""
 
     def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True, **options):
+        self._args = _nulls_as_mappings(args) if isinstance(args, list) else args
         super().__init__(
             model_class=L.LightningModule,
             datamodule_class=L.LightningDataModule,
+            trainer_class=Trainer,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
@@ -39,7 +47,7 @@ class ExperimentCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},  # a run's own folder, made for it
             # Our data modules split their batches over processes themselves, as a function of the step.
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
-            args=_nulls_as_mappings(args) if isinstance(args, list) else args,
+            args=self._args,
             run=run,
             **options,
         )
@@ -48,6 +56,10 @@ class ExperimentCLI(LightningCLI):
         parser = ConfigParser(**kwargs)
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="an experiment file (YAML)")
         return parser
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        help = "of weights, data and noise; true: a random one, false: none"
+        parser.add_argument("--seed_everything", type=Seed | bool, default=self.seed_everything_default, help=help)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -59,20 +71,42 @@ class ExperimentCLI(LightningCLI):
         try:
             super().parse_arguments(parser, args)
         except ArgumentError as error:
-            raise UserError(explain(error)) from error
+            raise self._located(explain(error)) from error
         trainer = self.config.get(self.config.get("subcommand"), self.config).trainer
         if trainer.precision is None:
             trainer.precision = fastest_precision(trainer.accelerator)
 
+    def _named(self, problem: BadKey) -> UserError:
+        """What a constructor says of `name=value`, with the dotted key of that name if there is only one."""
+        name = re.match(r"\w+(?==)", str(problem))
+        config = self.config.get(self.config.get("subcommand"), self.config).as_dict()
+        keys = [key for key, _ in leaves(config) if name and key.rpartition(".")[2] == name[0]]
+        if len(keys) != 1:
+            return problem
+        return self._located(BadKey(f"{keys[0]}{str(problem).removeprefix(name[0])}", keys[0]))
+
+    def _located(self, problem: BadKey) -> UserError:
+        """The problem, after the name of the experiment file that has it, unless it is an option's."""
+        args = self._args
+        if not isinstance(args, list) or any(_overlap(arg.partition("=")[0], f"--{problem.key}") for arg in args):
+            return problem
+        for file in reversed(_experiment_files(args)):
+            if any(_overlap(key, problem.key) for key, _ in leaves(load_yaml(file))):
+                return UserError(f"{file}: {problem}")
+        return problem
+
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:  # what constructors raise
-            raise UserError(explain(error)) from error
+        except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError, MisconfigurationException) as error:
+            raise self._named(explain(error)) from error
         model_size = getattr(getattr(self.model, "model", None), "image_size", None)
         data_size = getattr(self.datamodule, "image_size", None)
         if None not in (model_size, data_size) and model_size != data_size:
             raise UserError(f"model.image_size={model_size} but data.image_size={data_size}: they must be the same")
+        channels = self.model.hparams.get("image_channels", 3)
+        if channels != 3 and isinstance(self.datamodule, data_modules.ImageDataModule):
+            raise UserError(f"model.image_channels={channels}: the images of {type(self.datamodule).__name__} have 3")
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would replace the options given by those of the checkpoint, without a word; we keep them."""
@@ -80,10 +114,42 @@ class ExperimentCLI(LightningCLI):
     def before_fit(self) -> None:
         """`UserError` if the checkpoint that `--ckpt_path` names is not there, damaged, or of another model."""
         path = self.config[self.subcommand].ckpt_path
-        if path not in (None, "last", "best", "hpc", "registry"):
+        if path is not None:
             load_weights(self.model, read_checkpoint(path)["state_dict"], path)
 
     before_validate = before_test = before_fit
+
+    def fit(self, **options) -> None:
+        self._run(self.trainer.fit, options)
+
+    def validate(self, **options) -> None:
+        self._run(self.trainer.validate, options)
+
+    def test(self, **options) -> None:
+        self._run(self.trainer.test, options)
+
+    def _run(self, work: Callable, options: dict[str, Any]) -> None:
+        """Do the work. If the input turns out to be bad before the first step, nothing of it is left behind."""
+        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            work(weights_only=True, **options)  # no code that a checkpoint may hold is run
+        except (UserError, OSError, MisconfigurationException) as error:
+            if new and self.trainer.global_step == 0:
+                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # not empty: another run has begun there
+                    for parent in new[1:]:
+                        parent.rmdir()
+            raise explain(error) if isinstance(error, MisconfigurationException) else error from error
+
+
+def _overlap(key: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other, or holds it."""
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+
+
+def _experiment_files(args: list[str]) -> list[Path]:
+    return [Path(name) for name in re.findall(r"(?:^|\0)(?:-c|--config)[\0=]([^\0]+)", "\0".join(args))]
 
 
 def _nulls_as_mappings(args: list[str]) -> list[str]:
@@ -99,9 +165,8 @@ def _nulls_as_mappings(args: list[str]) -> list[str]:
 
 def run(command: str, argv: list[str]) -> int:
     """`implicit-slate fit`, `validate` or `test`; returns the exit status."""
-    for flag, value in zip(argv, argv[1:], strict=False):
-        if flag in ("-c", "--config"):
-            load_yaml(Path(value))  # for its errors, which name file and line
+    for file in _experiment_files(argv):
+        load_yaml(file)  # for its errors, which name file and line
     try:
         ExperimentCLI(args=[command, *argv])
     except callbacks.Diverged as error:

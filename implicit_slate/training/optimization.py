@@ -4,34 +4,30 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from implicit_slate.errors import UserError
+from implicit_slate.allowed import PositiveFloat, PositiveInt, check
 
 
 @dataclass(frozen=True)
 class Optimization:
     """Adam on two groups of parameters, the dVAE's and the rest (main). A trick is one option; null turns it off."""
 
-    learning_rate: float = 1e-4
+    learning_rate: PositiveFloat = 1e-4
     """Of the main group."""
-    dvae_learning_rate: float = 3e-4
+    dvae_learning_rate: PositiveFloat = 3e-4
     """Of the dVAE's group."""
-    clip_norm: float | None = 1.0
+    clip_norm: PositiveFloat | None = 1.0
     """Gradient clipping: the largest absolute value (infinity norm) that the gradient of all parameters may have."""
-    warmup_steps: int | None = 30_000
+    warmup_steps: PositiveInt | None = 30_000
     """Steps of the main group's linear warmup."""
     decay: Literal["plateau", "half_life"] | None = "plateau"
     """`plateau` halves both groups' rates when validation stagnates; `half_life` decays the main group's steadily."""
-    patience: int = 4
+    patience: PositiveInt = 4
     """For `plateau`: validations without a better loss before the rates are halved."""
-    half_life: int = 250_000
+    half_life: PositiveInt = 250_000
     """For `half_life`: steps in which the rate halves."""
 
     def __post_init__(self):
-        for name in ("learning_rate", "dvae_learning_rate", "clip_norm", "warmup_steps", "patience", "half_life"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                off = ", or null for none" if name in ("clip_norm", "warmup_steps") else ""
-                raise UserError(f"optimization.{name}={value}: a positive number is needed{off}")
+        check(type(self), vars(self))
 
     def rates(self, step: int, halving: float = 1.0) -> dict[str, float]:
         """The learning rates of the groups at `step` (from 0); `halving` is the factor of plateau halving."""

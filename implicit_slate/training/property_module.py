@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from implicit_slate.allowed import NonNegativeFloat
 from implicit_slate.errors import UserError
 from implicit_slate.metrics.set_prediction import PropertyAveragePrecision
 from implicit_slate.models import PropertyPredictor, PropertyReadout
@@ -30,7 +31,7 @@ class PropertyModule(SlotModule):
         optimization: Optimization = Optimization(
             learning_rate=4e-4, clip_norm=None, warmup_steps=1_000, decay="half_life", half_life=50_000
         ),
-        jacobian_weight: float = 0.0,
+        jacobian_weight: NonNegativeFloat = 0.0,
         encoder_checkpoint: str | None = None,
         **property_predictor,
     ):

@@ -3,6 +3,7 @@
 import torch
 
 from data_modules.base import ImageDataModule
+from implicit_slate.allowed import NonNegativeFloat, PositiveFloat, PositiveInt
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point.gradients import Exact
 from implicit_slate.metrics import CodeUsage
@@ -41,12 +42,12 @@ class SLATEModule(SlotModule):
     def __init__(
         self,
         optimization: Optimization = Optimization(),
-        tau_start: float = 1.0,
-        tau_final: float = 0.1,
-        tau_steps: int = 30_000,
+        tau_start: PositiveFloat = 1.0,
+        tau_final: PositiveFloat = 0.1,
+        tau_steps: PositiveInt = 30_000,
         hard: bool = False,
         dvae_checkpoint: str | None = None,
-        jacobian_weight: float = 0.0,
+        jacobian_weight: NonNegativeFloat = 0.0,
         compile: bool | None = None,
         **slate,
     ):

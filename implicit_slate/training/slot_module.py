@@ -5,7 +5,7 @@ from torch import Tensor
 
 from callbacks.divergence import FirstEvaluation
 from implicit_slate import host
-from implicit_slate.errors import UserError
+from implicit_slate.allowed import NonNegativeFloat
 from implicit_slate.fixed_point import Adjoint, Solution, jacobian_regularizer
 from implicit_slate.models import SlotModel
 from implicit_slate.models.slot_attention import SlotUpdate
@@ -18,10 +18,8 @@ class SlotModule(TrainingModule):
 
     model: SlotModel
 
-    def __init__(self, optimization: Optimization, jacobian_weight: float):
+    def __init__(self, optimization: Optimization, jacobian_weight: NonNegativeFloat):
         super().__init__(optimization)
-        if not jacobian_weight >= 0:
-            raise UserError(f"jacobian_weight={jacobian_weight}: a number from 0 on is needed")
         self.jacobian_weight = jacobian_weight
         self._adjoint: Adjoint | None = None
         self.first_evaluation_is_finite: Tensor | None = None

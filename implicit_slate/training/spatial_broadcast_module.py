@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from implicit_slate.allowed import NonNegativeFloat
 from implicit_slate.models import SpatialBroadcast
 from implicit_slate.training.optimization import Optimization
 from implicit_slate.training.slot_module import SlotModule
@@ -24,7 +25,7 @@ class SpatialBroadcastModule(SlotModule):
         optimization: Optimization = Optimization(
             learning_rate=4e-4, clip_norm=None, warmup_steps=10_000, decay="half_life", half_life=100_000
         ),
-        jacobian_weight: float = 0.0,
+        jacobian_weight: NonNegativeFloat = 0.0,
         **spatial_broadcast,
     ):
         super().__init__(optimization, jacobian_weight)

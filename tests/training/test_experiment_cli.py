@@ -39,12 +39,15 @@ def test_overrides_reach_the_model_and_null_turns_a_trick_off_and_leaves_the_oth
 
 
 MISTAKES = {
-    "model.num_slots": ("six", "model.num_slots=six: Expected a int"),
-    "model.optimization.clip_norm": ("x", "model.optimization.clip_norm=x: Expected float or null"),
-    "model.optimization.decay": ("linear", "model.optimization.decay=linear: Expected .*'plateau'.* or null"),
-    "data.image_size": ([1], r"data.image_size=\[1\]: Expected a int"),
-    "trainer.max_steps": ("many", "trainer.max_steps=many: Expected a int"),
-    "seed_everything": ("x", "seed_everything=x: Expected bool or int"),
+    "model.num_slots": ("six", "model.num_slots=six: a whole number from 1 on is needed"),
+    "model.optimization.clip_norm": ("x", "model.optimization.clip_norm=x: a number above 0 or null is needed"),
+    "model.optimization.decay": (
+        "plato",
+        "decay=plato: one of plateau, half_life or null is needed; did you mean 'plateau'",
+    ),
+    "data.image_size": ([1], r"data.image_size=\[1\]: a multiple of 4 from 4 on is needed"),
+    "trainer.max_steps": ("many", "trainer.max_steps=many: a whole number from 1 on, or -1 for no end is needed"),
+    "seed_everything": ("x", "seed_everything=x: a whole number from 0 to 4294967295 or true or false is needed"),
     "model.gradeint": ("implicit", "unknown key 'model.gradeint'; did you mean 'model.gradient'"),
     "model.optimization.clip_nrm": (1, "did you mean 'model.optimization.clip_norm'"),
     "data.bach_size": (3, "unknown key 'data.bach_size'; did you mean 'data.batch_size'"),
@@ -71,16 +74,19 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path, key):
     ("option", "message"),
     [
         ("--model.gradient=impliict", "unknown gradient mode 'impliict'; did you mean 'implicit'"),
-        ("--model.image_size=30", "image_size=30 is not a multiple of 4"),
+        ("--model.image_size=30", "image_size=30: a multiple of 4 from 4 on is needed"),
         ("--model.num_heads=3", "d_model=64 is not divisible by num_heads=3"),
         ("--model.dvae_checkpoint=/nowhere.ckpt", "/nowhere.ckpt: no such file"),
         ("--trainer.accelerator=abacus", "abacus"),
-        ("--model.optimization.clip_norm=-1", "optimization.clip_norm=-1.0: a positive number is needed"),
+        ("--model.optimization.clip_norm=-1", "^model.optimization.clip_norm=-1: a number above 0 or null is needed"),
         ("--model.image_size=64", "model.image_size=64 but data.image_size=32"),
         ("--model=implicit_slate.training.SLAET", "model: module 'implicit_slate.training' has no attribute 'SLAET'"),
         ("--data=data_modules.CLEVRMirror", "data: the following arguments are required: root"),
         ("--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_imags: 2}}]", "callbacks.num_images'"),
-        ("--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_images: x}}]", "num_images=x: Expec"),
+        (
+            "--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_images: x}}]",
+            "^trainer.callbacks.num_images=x: a whole",
+        ),
     ],
 )
 def test_a_wrong_class_or_setting_is_one_line(option, message):

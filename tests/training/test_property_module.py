@@ -1,12 +1,13 @@
 """Set prediction: that it learns, from whose slots, and the messages for mistakes."""
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
 
 from callbacks import FixedPointDiagnostics, GradientNorm, SlotJacobian, SlotUsage
-from callbacks.fixed_point_diagnostics import MEASURES
+from callbacks.fixed_point_diagnostics import Measure
 from implicit_slate.errors import UserError
 from implicit_slate.training import PropertyModule, SLATEModule, SpatialBroadcastModule
 from implicit_slate.training.checkpoints import load_trained
@@ -28,7 +29,7 @@ def test_it_learns_its_scenes():
 
 
 def test_callbacks_look_on():
-    diagnostics = FixedPointDiagnostics(list(MEASURES), num_images=2, num_starts=2)
+    diagnostics = FixedPointDiagnostics(list(get_args(Measure)), num_images=2, num_starts=2)
     looking = [SlotJacobian(num_images=3), GradientNorm(), diagnostics, SlotUsage(num_images=4)]
     scalars = fit(module(PropertyModule), *looking, data=Squares())
     assert set(scalars["jacobian/spectral_norm"]) == {0, 2} and scalars["grad_norm"][2] > 0

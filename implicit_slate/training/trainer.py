@@ -1,0 +1,111 @@
+"""Lightning's Trainer, which says in its signature what its settings may be."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
+
+from data_modules.processes import num_cores
+from implicit_slate.allowed import (
+    Checked,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveShare,
+    Share,
+    allows,
+    restricted,
+)
+from implicit_slate.errors import UserError, nearest
+
+PRECISIONS = (
+    "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
+    "transformer-engine-float16", "32", "16", "bf16", "64",
+)  # fmt: skip
+
+
+def _is_accelerator(name: str) -> bool:
+    return _is_known("accelerator", name, ("auto", "gpu", *AcceleratorRegistry.available_accelerators()))
+
+
+def _is_precision(name: str | int) -> bool:
+    return _is_known("precision", str(name), PRECISIONS)
+
+
+def _is_known(what: str, name: str, known: Sequence[str]) -> bool:
+    if name not in known:
+        raise UserError(f"unknown {what} {name!r}{nearest(name, known)}")
+    return True
+
+
+def _are_devices(given: Any) -> bool:
+    if isinstance(given, list):
+        return bool(given) and allows(list[NonNegativeInt], given)
+    text = str(given)
+    return text in ("auto", "-1") or (text != "0" and all(index.strip().isdecimal() for index in text.split(",")))
+
+
+if TYPE_CHECKING:
+    AcceleratorName = str
+    Precision = str | int
+    CountOrEndless = int
+    Devices = str | int | list[int]
+else:
+    AcceleratorName = restricted("AcceleratorName", str, "the name of an accelerator", _is_accelerator)
+    Precision = restricted("Precision", None, "a precision, as 32-true", _is_precision)
+    CountOrEndless = restricted(
+        "CountOrEndless", int, "a whole number from 1 on, or -1 for no end", lambda count: count >= 1 or count == -1
+    )
+    Devices = restricted("Devices", None, "a number of devices, their indices as [0, 1], or auto", _are_devices)
+
+
+class Trainer(Checked, L.Trainer):
+    """Lightning's Trainer for experiment files, with the same settings; those that our files set are looked at first.
+
+    Raises:
+        UserError: a setting that is out of its range, or devices that this machine does not have; names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: AcceleratorName = "auto",
+        devices: Devices = "auto",
+        num_nodes: PositiveInt = 1,
+        precision: Precision | None = None,
+        max_epochs: CountOrEndless | None = None,
+        max_steps: CountOrEndless = -1,
+        limit_train_batches: PositiveInt | PositiveShare | None = None,
+        limit_val_batches: NonNegativeInt | Share | None = None,
+        limit_test_batches: NonNegativeInt | Share | None = None,
+        val_check_interval: PositiveInt | PositiveShare | None = None,
+        check_val_every_n_epoch: PositiveInt | None = 1,
+        num_sanity_val_steps: CountOrEndless | NonNegativeInt | None = 0,
+        log_every_n_steps: PositiveInt | None = None,
+        accumulate_grad_batches: PositiveInt = 1,
+        **options,
+    ):
+        if (clip := options.get("gradient_clip_val")) is not None:
+            raise UserError(f"trainer.gradient_clip_val={clip}: has no effect here; give model.optimization.clip_norm")
+        kinds = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
+        if accelerator != "auto" and not any(AcceleratorRegistry.get(kind).is_available() for kind in kinds):
+            raise UserError(f"trainer.accelerator={accelerator}: this machine has none")
+        super().__init__(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            precision=precision,
+            max_epochs=max_epochs,
+            max_steps=max_steps,
+            limit_train_batches=limit_train_batches,
+            limit_val_batches=limit_val_batches,
+            limit_test_batches=limit_test_batches,
+            val_check_interval=val_check_interval,
+            check_val_every_n_epoch=check_val_every_n_epoch,
+            num_sanity_val_steps=num_sanity_val_steps,
+            log_every_n_steps=log_every_n_steps,
+            accumulate_grad_batches=accumulate_grad_batches,
+            **options,
+        )
+        if isinstance(self.accelerator, CPUAccelerator) and self.num_devices > num_cores():
+            raise UserError(f"trainer.devices={devices}: this machine has {num_cores()} cores")
