@@ -11,6 +11,7 @@ from torch import Tensor
 
 from callbacks.probe import evaluating
 from implicit_slate.allowed import Checked, PositiveInt
+from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
 from implicit_slate.models import SlotModel
 from implicit_slate.pictures import panel_picture, panels_npz, to_png
@@ -36,6 +37,12 @@ class Panels(Checked, Callback):
 
     def load_state_dict(self, state: dict) -> None:
         self._validations = state["validations"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            panels = Path(logger.log_dir or "") / "panels.png"
+            if panels.exists() and not panels.with_suffix(".npz").exists():
+                raise UserError(f"{panels}: exists already, and is not of a training; it is not overwritten")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:

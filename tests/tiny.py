@@ -1,5 +1,7 @@
 """Small made data and models for tests."""
 
+import os
+
 import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
@@ -66,3 +68,13 @@ class Memory(Logger):
 
     def log_hyperparams(self, *args, **kwargs):
         pass
+
+
+class Command:
+    """Pickled, it makes a folder when somebody loads it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)

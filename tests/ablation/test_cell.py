@@ -17,7 +17,7 @@ from implicit_slate.training import SLATEModule
 from implicit_slate.yaml_files import override
 from tests.ablation.conftest import TINY, prepared
 from tests.ablation.tiny import TinyModule
-from tests.tiny import SLATE_SIZES
+from tests.tiny import SLATE_SIZES, Command
 
 SLATE = {
     "model": {"class_path": "implicit_slate.training.SLATEModule", "init_args": SLATE_SIZES},
@@ -148,6 +148,15 @@ def test_a_killed_cell_ends_as_if_nothing_had_happened(killed, damage, undisturb
     assert cell.run(killed) == 0
     assert numbers(killed) == undisturbed
     assert not list(killed.rglob(".*.*"))  # nothing unfinished is left
+
+
+def test_a_checkpoint_that_would_run_code_fails_the_cell_and_stays(killed, tmp_path):
+    last = killed / "checkpoints" / "last.ckpt"
+    torch.save({"state_dict": {}, "callbacks": Command(tmp_path / "was_run")}, last)
+    content = last.read_bytes()
+    cell.run(killed)
+    assert result_of(killed)["status"] == "failed" and "it holds posix.mkdir" in result_of(killed)["error"]
+    assert not (tmp_path / "was_run").exists() and last.read_bytes() == content
 
 
 def test_a_run_that_was_moved_goes_on_in_its_new_place(killed, tmp_path, monkeypatch, undisturbed):

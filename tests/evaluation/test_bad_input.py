@@ -1,5 +1,7 @@
 """`evaluate` and `generate` answer bad input with one line that names it, and leave nothing behind."""
 
+import json
+import os
 import shutil
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 
 from implicit_slate.cli import main
 from tests.evaluation import made
+from tests.tiny import Command
 
 
 @pytest.fixture
@@ -25,7 +28,8 @@ def refuses(capsys, tmp_path):
     return call
 
 
-EVALUATE, GENERATE = "evaluate {}/run/checkpoints/last.ckpt", "generate {}/run/checkpoints/last.ckpt --out {}/out"
+CHECKPOINT = "{}/run/checkpoints/last.ckpt"
+EVALUATE, GENERATE = f"evaluate {CHECKPOINT}", f"generate {CHECKPOINT} --out {{}}/out"
 
 
 @pytest.mark.parametrize(
@@ -53,11 +57,42 @@ EVALUATE, GENERATE = "evaluate {}/run/checkpoints/last.ckpt", "generate {}/run/c
         (f"{GENERATE} {{}}/a.png --top-k 3", "need a temperature above 0"),
         (f"{GENERATE} {{}}/a.png --temperature 1 --top-k 13", "vocab_size=12"),
         (f"{GENERATE} {{}}/a.png --batch-size 0", "--batch-size: expected a positive number"),
+        (f"{GENERATE} {{}}/a.png --seed -1", "--seed: expected a whole number from 0 on, got '-1'"),
+        (f"{GENERATE} {{}}/pipe", "/pipe: expected an image file there, found something else"),
+        (f"{EVALUATE} --seed -1", "--seed: expected a whole number from 0 on"),
+        (f"{EVALUATE} --json {{}}/theirs/test.json", "test.json: exists already, and no evaluation has made it"),
+        (f"{EVALUATE} --out {{}}/theirs", "test.json: exists already, and no evaluation has made it"),
+        (f"{EVALUATE} --out {{}}/theirs --split val", "val.png: exists already, and no evaluation has made it"),
     ],
 )
 def test_bad_options(checkpoint, tmp_path, refuses, command, message):
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe")
+    theirs = [tmp_path / "theirs" / name for name in ("test.json", "val.png")]
+    theirs[0].parent.mkdir()
+    for file in theirs:
+        file.write_text('{"a": 1}')
     assert message in refuses(command)
+    assert [file.read_text() for file in theirs] == ['{"a": 1}'] * 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [EVALUATE, f"{GENERATE} {{}}/a.png", f"fixed-points {CHECKPOINT}", f"export {CHECKPOINT} {{}}/out.safetensors"],
+)
+def test_a_checkpoint_that_would_run_code_is_refused(checkpoint, tmp_path, refuses, command):
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    torch.save({"state_dict": {}, "callbacks": Command(tmp_path / "was_run")}, checkpoint)
+    assert f"{checkpoint}: not loaded, because it holds posix.mkdir" in refuses(command)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_an_earlier_result_is_replaced(checkpoint, tmp_path):
+    command = ["evaluate", str(checkpoint), "--draws", "1", "--metrics", "segmentation", "--out", str(tmp_path / "out")]
+    for images in ("3", "2"):
+        assert main([*command, "--images", images, "--json", str(tmp_path / "numbers.json")]) == 0
+    for file in (tmp_path / "numbers.json", tmp_path / "out" / "test.json"):
+        assert json.loads(file.read_text())["images"] == 2
 
 
 @pytest.mark.parametrize("command", [EVALUATE, f"{GENERATE} {{}}/a.png"])

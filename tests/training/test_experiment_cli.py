@@ -1,18 +1,20 @@
 """Experiment files, overrides, and the messages for mistakes in them."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from lightning.pytorch.cli import SaveConfigCallback
 
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solver, parse_gradient
 from implicit_slate.training.experiment_cli import ExperimentCLI
 from implicit_slate.yaml_files import load_yaml, override
-from tests.tiny import SLATE_SIZES
+from tests.tiny import SLATE_SIZES, Command
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 DEMO = Path(__file__).parents[2] / "experiments" / "demo_joint.yaml"
@@ -119,16 +121,6 @@ def test_a_checkpoint_goes_on_and_one_of_another_model_is_refused(tmp_path):
         ExperimentCLI(args=tiny_run(tmp_path, "--weights_only=false"))
 
 
-class Command:
-    """Pickled, it makes a folder when somebody loads it."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder),)
-
-
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
 def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsys, command):
     torch.save({"state_dict": {}, "callbacks": Command(tmp_path / "was_run")}, tmp_path / "evil.ckpt")
@@ -137,3 +129,52 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
     error = capsys.readouterr().err
     assert "evil.ckpt: not loaded, because it holds posix.mkdir" in error and error.count("\n") == 1
     assert not (tmp_path / "was_run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--trainer.devices=99", "trainer.devices=99: this machine has"),
+        ("--trainer.accelerator=gpu", "trainer.accelerator=gpu: this machine has none"),
+        ("--trainer.gradient_clip_val=1", "trainer.gradient_clip_val=1: has no effect here"),
+        ("--trainer.val_check_interval=0.5", "val_check_interval"),
+        ("--model.slot_init=queries", "basins"),
+        ("--model.image_channels=1", "model.image_channels=1: the images of Sprites have 3"),
+        ("--model.num_heads=5", "model.d_model=16 is not divisible by num_heads=5"),
+        (
+            "--model.optimization.learning_rate=null",
+            "optimization.learning_rate=null: a number above 0 is needed",
+        ),
+        ("--ckpt_path=last", "last: no such file"),
+    ],
+)
+def test_what_shows_late_leaves_nothing_behind_either(tmp_path, monkeypatch, capsys, option, message):
+    monkeypatch.chdir(tmp_path)
+    callbacks = "[{class_path: callbacks.FixedPointDiagnostics, init_args: {measures: [basins]}}]"
+    options = [*tiny_run(tmp_path / "out"), "--data=data_modules.Sprites", "--data.image_size=16"]
+    options += ["--data.num_images=[8,8,8]", f"--trainer.callbacks={callbacks}", option]
+    if "gpu" in option and torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert main(options) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("implicit-slate: ")]
+    assert len(error) == 1 and message in error[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SaveConfigCallback, "setup", full)
+    assert main(tiny_run(tmp_path / "out")) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "implicit-slate: fit: No space left on device"
+
+
+def test_the_file_that_has_a_wrong_value_is_named(tmp_path):
+    config = override(load_yaml(DEMO), {"model.num_slots": 0})
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
+    both = ["fit", "--config", str(DEMO), "-c", str(tmp_path / "x.yaml")]
+    with pytest.raises(UserError, match=f"^{tmp_path}/x.yaml: model.num_slots=0: a whole number from 1 on is needed$"):
+        ExperimentCLI(args=both)
+    with pytest.raises(UserError, match="^model.num_slots=-1: "):
+        ExperimentCLI(args=["fit", "--config", str(DEMO), "--model.num_slots=-1"])
