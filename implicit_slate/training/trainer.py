@@ -88,7 +88,7 @@ class Trainer(Checked, L.Trainer):
         if (clip := options.get("gradient_clip_val")) is not None:
             raise UserError(f"trainer.gradient_clip_val={clip}: has no effect here; give model.optimization.clip_norm")
         kinds = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
-        if accelerator != "auto" and not any(AcceleratorRegistry.get(kind).is_available() for kind in kinds):
+        if accelerator != "auto" and not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
             raise UserError(f"trainer.accelerator={accelerator}: this machine has none")
         super().__init__(
             accelerator=accelerator,
