@@ -20,6 +20,9 @@ from implicit_slate.errors import UserError
 from implicit_slate.evaluation.look import OVERVIEW, TRUTH, Look, differences
 from implicit_slate.pictures import SEGMENT_COLORS
 
+COLORS = [color for color in SEGMENT_COLORS if color not in ("#F0E442", "#DDDDDD")]
+"""Of slots and objects in the app: without the two that are too bright for the app's white figures."""
+
 
 def connect() -> ModuleType:
     """FiftyOne, with its database: its own, which it starts, or that of FIFTYONE_DATABASE_URI.
@@ -74,7 +77,7 @@ def make_dataset(fo: ModuleType, out: Path, about: dict[str, Any], looks: dict[s
     for group in rest:
         group.paths, group.expanded = [path for path in group.paths if path not in known], False
     dataset.app_config.sidebar_groups = groups + [group for group in rest if group.paths or group.name == "tags"]
-    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", color_pool=list(SEGMENT_COLORS[1:]))
+    dataset.app_config.color_scheme = fo.ColorScheme(color_by="value", color_pool=COLORS)
     dataset.app_config.active_fields = fo.ActiveFields(paths=["slots", "mse", "difference.mse"])
     dataset.info = about
     dataset.save()
