@@ -111,11 +111,15 @@ class ExperimentCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning would replace the options given by those of the checkpoint, without a word; we keep them."""
 
+    def before_instantiate_classes(self) -> None:
+        """`UserError` if the checkpoint that `--ckpt_path` names is not there, or damaged."""
+        self._checkpoint = self.config.get(self.config.get("subcommand"), self.config).get("ckpt_path")
+        self._weights = read_checkpoint(self._checkpoint)["state_dict"] if self._checkpoint is not None else None
+
     def before_fit(self) -> None:
-        """`UserError` if the checkpoint that `--ckpt_path` names is not there, damaged, or of another model."""
-        path = self.config[self.subcommand].ckpt_path
-        if path is not None:
-            load_weights(self.model, read_checkpoint(path)["state_dict"], path)
+        """`UserError` if that checkpoint is of another model."""
+        if self._weights is not None:
+            load_weights(self.model, self._weights, self._checkpoint)
 
     before_validate = before_test = before_fit
 
