@@ -1,5 +1,6 @@
 """What the model sees and makes, as a picture: one row per image, from the truth to the mask of each slot."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,21 @@ from implicit_slate.allowed import Checked, PositiveInt
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
 from implicit_slate.models import SlotModel
-from implicit_slate.pictures import panel_picture, panels_npz, to_png
+from implicit_slate.pictures import panel_picture, panels_npz, strip, to_png
 
 
 class Panels(Checked, Callback):
     """Draws the first images of the validation split: truth | reconstructions | one mask per slot.
 
-    It goes to TensorBoard (tag `panels`) and to `panels.png` in the logger's folder, every `every_n_validations`
-    validations and at the end of training; beside it `panels.npz` has the arrays that it shows. The initial slots are
-    the same every time, so that pictures of different steps and models compare; the model's mode and all random states
-    are left as they were.
+    It is drawn before training, after the validations 1, 2, 3, 5, 8, 12, 18, … (each half as many again as the one
+    before), because masks form early, and at the end. It goes to TensorBoard (tag `panels`) and to `panels.png` in the
+    logger's folder; beside it `panels.npz` has the arrays that it shows, and `panels/<step>.webp` is a small picture of
+    each step, for the report. The initial slots are the same every time, so that pictures of different steps and models
+    compare; the model's mode and all random states are left as they were.
     """
 
-    def __init__(self, num_images: PositiveInt = 6, every_n_validations: PositiveInt = 10):
+    def __init__(self, num_images: PositiveInt = 6):
         self.num_images = num_images
-        self.every_n_validations = every_n_validations
         self._validations = 0
         self._drawn_at: int | None = None
 
@@ -44,11 +45,18 @@ class Panels(Checked, Callback):
             if panels.exists() and not panels.with_suffix(".npz").exists():
                 raise UserError(f"{panels}: exists already, and is not of a training; it is not overwritten")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._draw(trainer, pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         self._validations += 1
-        if self._validations % self.every_n_validations == 0:
+        due = 1
+        while due < self._validations:
+            due = math.ceil(1.5 * due)
+        if due == self._validations:
             self._draw(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,6 +73,7 @@ class Panels(Checked, Callback):
         logger.experiment.add_image("panels", np.asarray(panels), trainer.global_step, dataformats="HWC")
         write_atomically(folder / "panels.png", to_png(panels))
         write_atomically(folder / "panels.npz", panels_npz(*shown))
+        write_atomically(folder / "panels" / f"{trainer.global_step}.webp", strip(*shown[:3]))
 
 
 def panel_images(model: SlotModel, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

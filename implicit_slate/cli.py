@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ablate": ("implicit_slate.ablation.command:main", "run or resume a grid of ablations.yaml"),
     "cell": ("implicit_slate.ablation.cell:main", "run or resume one prepared cell of a grid"),
     "report": ("implicit_slate.report:main", "write a grid's report again from its result files"),
+    "tensorboard": ("implicit_slate.ablation.tensorboard:main", "TensorBoard on a grid, with short names of its cells"),
     "evaluate": (
         "implicit_slate.evaluation.command:main",
         "MSE, PSNR, SSIM, FID, ARI and panels of a checkpoint, or of a grid's cells",

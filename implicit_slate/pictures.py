@@ -116,6 +116,16 @@ def draw(truth: "Images", reconstruction: "Images", masks: "Images") -> Image.Im
     return compare(truth, [Group("", (), "black", reconstruction, masks)])
 
 
+def strip(truth: "Images", reconstruction: "Images", masks: "Images") -> bytes:
+    """What `draw` shows, small: a WebP file of the truths, the images through the slots, and the `segments`, one row
+    each, in the images' own size."""
+    rows = [to_bytes(images) for images in (truth, reconstruction, segments(truth, masks))]
+    pixels = np.concatenate([np.concatenate([*_channels_last(images)], 1) for images in rows])
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="WEBP", quality=90)
+    return file.getvalue()
+
+
 def compare(truth: "Images", groups: Sequence[Group]) -> Image.Image:
     """The same images (B, 3, H, W) through several models: one row per image with the truth, and for each model the
     image through its slots and its `segments`, under the model's title and lines."""

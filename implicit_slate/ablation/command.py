@@ -12,6 +12,7 @@ from typing import Any
 
 from implicit_slate.ablation.cell import check, preparation, prepare
 from implicit_slate.ablation.matrix import Grid, load_grid
+from implicit_slate.ablation.tensorboard import link_cells
 from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.run_folder import DONE, RunFolder, status_of
@@ -104,6 +105,7 @@ def _begin(folder: RunFolder, grid: Grid, preparations: Preparations) -> None:
         write_atomically(folder.path / "grid.json", json.dumps(facts, indent=1, default=str) + "\n")
         for cell, content in preparations.items():
             prepare(cell, content)
+        link_cells(folder)
 
 
 def _print_states(folder: RunFolder) -> None:

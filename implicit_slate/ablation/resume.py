@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from implicit_slate.ablation.tensorboard import THROUGHPUT, layout
 from implicit_slate.files import replace_durably, write_atomically
 from implicit_slate.measures import summarise
 
@@ -26,15 +27,27 @@ Curves = dict[str, dict[int, float]]
 class CurveLogger(TensorBoardLogger):
     """TensorBoard's logger that also keeps every scalar, so that no result depends on event files.
 
-    Values are rounded to 32 bits, as TensorBoard stores them.
+    Values are rounded to 32 bits, as TensorBoard stores them. TensorBoard also gets the rate of training and the layout
+    of its opening page, but not what tells nothing over training: the epoch, and the constant number of evaluations.
     """
 
     def __init__(self, save_dir: str, **options):
         super().__init__(save_dir, **options)
         self.curves: Curves = {}
+        self._charted: set[str] = set()
+        self._last: tuple[int, float] | None = None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        super().log_metrics(metrics, step)
+        shown = {tag: value for tag, value in metrics.items() if tag not in ("epoch", "evaluations")}
+        now, last = time.monotonic(), self._last
+        if last is None or step > last[0]:
+            self._last = step, now
+            if last is not None:
+                shown[THROUGHPUT] = (step - last[0]) / max(now - last[1], 1e-9)
+        super().log_metrics(shown, step)
+        if new := shown.keys() - self._charted:
+            self._charted |= new
+            self.experiment.add_custom_scalars(layout(self._charted))
         for tag, value in metrics.items():
             self.curves.setdefault(tag, {})[step] = float(np.float32(value))
 

@@ -15,8 +15,8 @@ from callbacks import Diverged
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.cell import make_result, write_result
 from implicit_slate.ablation.configure import build
-from implicit_slate.ablation.hparams import log_hparams
 from implicit_slate.ablation.resume import ResumePoint, write_curves
+from implicit_slate.ablation.tensorboard import log_configuration, log_hparams
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.fixed_point import NotFinite
@@ -37,7 +37,10 @@ def train(folder: Path) -> str:
         cli = build(configuration(folder, read_json(folder / "cell.json"), done), str(folder / "config.yaml"))
         trainer = cli.trainer
         if trainer.is_global_zero:
-            write_atomically(folder / "config.yaml", cli.parser.dump(cli.config, skip_unset=False))
+            config = cli.parser.dump(cli.config, skip_unset=False)
+            write_atomically(folder / "config.yaml", config)
+            if done is None:
+                log_configuration(trainer.logger.experiment, config)
         expect_children()  # Lightning starts the other processes of a cell on several devices
         last = None if done is None else str(folder / "checkpoints" / "last.ckpt")
         trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)

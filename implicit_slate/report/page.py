@@ -1,8 +1,9 @@
-"""The report of a run as Markdown, by a template, and as one self-contained HTML page, made of the Markdown."""
+"""The report of a run, by one template: as Markdown, and as one self-contained HTML page with interactive figures."""
 
 import base64
 import math
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -10,11 +11,12 @@ from urllib.parse import quote, unquote
 import jinja2
 import pandas as pd
 from markdown_it import MarkdownIt
+from plotly.offline import get_plotlyjs_version
 
 from implicit_slate.files import write_atomically
 from implicit_slate.measures import EVALUATED, LOGGED, REFERENCES
 from implicit_slate.pictures import to_png
-from implicit_slate.report import figures, judging, pictures, tables
+from implicit_slate.report import figures, interactive, judging, pictures, tables
 from implicit_slate.report.figures import save
 from implicit_slate.report.numbers import capitalised, counted, short
 from implicit_slate.report.run import PAPER, SPLITS, Run
@@ -39,15 +41,26 @@ def write(run: Run) -> Path:
     environment.globals |= {"LOGGED": LOGGED, "EVALUATED": EVALUATED, "SPLITS": SPLITS, "REFERENCES": REFERENCES}
     environment.filters |= {"plain": plain, "short": short, "counted": counted, "capitalised": capitalised}
     environment.filters["address"] = lambda path: quote(path, safe="/.=,+-_")
-    markdown = environment.get_template("report.md").render(
+    environment.globals["describe"] = partial(interactive.describe, run)
+    charts = _draw(run, folder)
+    comparison = pictures.comparison(run)
+    if comparison:
+        write_atomically(folder / "comparison.png", to_png(comparison))
+    text = partial(
+        environment.get_template("report.md").render,
         judgements=[judging.judge(run, claim) for claim in PAPER["claims"]],
-        drawn=_draw(run, folder),
+        charts=charts,
+        comparison=comparison is not None,
         results=results,
         splits=splits,
     )
-    markdown = re.sub(r"\n{3,}", "\n\n", markdown) + "\n"
-    write_atomically(folder / "report.md", markdown)
-    page = environment.get_template("page.html").render(body=_to_html(markdown, folder))
+    write_atomically(folder / "report.md", re.sub(r"\n{3,}", "\n\n", text(page=False)) + "\n")
+    page = environment.get_template("page.html").render(
+        body=_to_html(text(page=True), folder),
+        data=interactive.page_data(run, charts),
+        library=interactive.library(),
+        library_version=get_plotlyjs_version(),
+    )
     write_atomically(folder / "index.html", page)
     return folder / "index.html"
 
@@ -71,26 +84,28 @@ def _to_html(markdown: str, folder: Path) -> str:
     return re.sub('src="([^"]+)"', embed, body)
 
 
-def _draw(run: Run, folder: Path) -> set[str]:
-    """Draw every picture that the run has something for, with the numbers beside a figure; the names of their files."""
-    drawn = {}
+def _draw(run: Run, folder: Path) -> dict[str, interactive.Chart]:
+    """Draw every figure that the run has something for, with the numbers beside it, and return them as the page draws
+    them; keys are the stems of the files."""
+    charts, drawn = {}, {}
     if tags := figures.overview_tags(run):
+        charts["overview"] = {"keys": tags, "by": "step", "panels": "keys"}
         drawn["overview"] = figures.overview_figure(run), run.points(tags)
     for tag in figures.curve_tags(run):
+        charts[LOGGED[tag].file_name] = {"keys": [tag], "by": "step", "panels": "settings"}
         drawn[LOGGED[tag].file_name] = figures.curve_figure(run, tag), run.points([tag])
     if columns := figures.result_columns(run):
         results = run.finished[["status", "setting", *run.axes, *columns]].reset_index()
         if len(run.methods) > 2 and len(run.settings) == 1 and run.loss in columns:
+            charts["by_method"] = {"keys": columns, "by": "method", "panels": "keys"}
             drawn["by_method"] = figures.methods_figure(run), results
         for axis in figures.numeric_axes(run):
+            charts[f"over_{axis}"] = {"keys": columns, "by": axis, "panels": "keys"}
             drawn[f"over_{axis}"] = figures.sweep_figure(run, axis), results
     for name, (figure, data) in drawn.items():
         save(figure, folder, name)
         _write_csv(data, folder / f"{name}.csv")
-    if comparison := pictures.comparison(run):
-        write_atomically(folder / "comparison.png", to_png(comparison))
-        return {*drawn, "comparison"}
-    return set(drawn)
+    return charts
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:

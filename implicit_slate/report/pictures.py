@@ -34,18 +34,6 @@ def comparison(run: Run) -> Image.Image | None:
     return compare(truths[0], groups) if groups and np.array_equal(*truths) else None
 
 
-def panels(run: Run) -> tuple[list[str], list[str]]:
-    """The cells whose `panels.png` the report shows, and the others that have one, both by setting and seed.
-
-    It shows one cell of each method, of the first setting and seed; of a grid that only compares two modes, all.
-    """
-    by = ["setting", *(["seed"] if "seed" in run.axes else []), "method"]
-    pictured = run.cells.loc[run.having("panels.png")].sort_values(by, kind="stable")
-    few = len(run.settings) == 1 and len(run.methods) <= 2
-    shown = pictured if few else pictured.drop_duplicates("method").sort_values("method")
-    return list(shown.index), list(pictured.index.difference(shown.index, sort=False))
-
-
 def same_images(run: Run, split: str) -> dict[str, list[str]]:
     """By setting, the cells whose `evaluation/<split>.png` are shown side by side.
 

@@ -5,17 +5,26 @@ import re
 import subprocess
 import sys
 import urllib.request
+from urllib.parse import quote
 
 import pytest
-from torch.utils.tensorboard import SummaryWriter
 
 from implicit_slate.ablation.cell import make_result
-from implicit_slate.ablation.hparams import log_hparams
+from implicit_slate.ablation.resume import CurveLogger
+from implicit_slate.ablation.tensorboard import link_cells, log_configuration, log_hparams, run_names
 from implicit_slate.measures import headline_columns
+from implicit_slate.run_folder import RunFolder
 from tests.ablation.conftest import wait_until
+from tests.browser import browser
 
-TAGS = ["jacobian/spectral_norm", "jacobian/spectral_radius", "residual", "evaluations", "grad_norm",
+TAGS = ["epoch", "jacobian/spectral_norm", "jacobian/spectral_radius", "residual", "evaluations", "grad_norm",
         "val/cross_entropy", "val/mse"]  # fmt: skip
+
+
+DEEP_TEXT = """(function text(node) {
+  const children = [...node.childNodes, ...(node.shadowRoot?.childNodes ?? [])];
+  return children.map((child) => child.data ?? text(child)).join(" ");
+})(document.body)"""
 
 
 def write_cell(run, axes, status, loss):
@@ -24,21 +33,22 @@ def write_cell(run, axes, status, loss):
     folder.mkdir(parents=True)
     (folder / "cell.json").write_text(json.dumps({"cell": name, "axes": axes}))
     curves = {tag: {step: loss - step for step in (0, 10)} for tag in TAGS}
-    with SummaryWriter(str(folder)) as writer:
-        for tag, points in curves.items():
-            for step, value in points.items():
-                writer.add_scalar(tag, value, step)
+    logger = CurveLogger(str(folder), name="", version="", default_hp_metric=False)
+    log_configuration(logger.experiment, f"model:\n  gradient: {axes['gradient']}\n")
+    for step in (0, 10):
+        logger.log_metrics({tag: points[step] for tag, points in curves.items()}, step)
+    logger.finalize("success")
     log_hparams(folder, make_result(folder, curves, status, step=10, seconds=2.0))
 
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory):
-    """Ask the server of a grid with one complete and one diverged cell: `ask(path, **json)` gives its answer."""
+    """Ask `implicit-slate tensorboard` on a grid with one complete and one diverged cell: `ask(path, **json)` gives its
+    answer, `ask.address` is where a browser finds it."""
     run = tmp_path_factory.mktemp("runs") / "demo"
     write_cell(run, {"gradient": "implicit", "clip": "on", "iterations": 7, "seed": 0}, "complete", 80.0)
     write_cell(run, {"gradient": "unrolled", "clip": "off", "iterations": 7, "seed": 1}, "diverged", float("nan"))
-    arguments = ["--logdir", str(run), "--host", "127.0.0.1", "--port", "0", "--reload_interval", "1"]
-    command = [sys.executable, "-m", "tensorboard.main", *arguments]
+    command = [sys.executable, "-m", "implicit_slate.cli", "tensorboard", str(run), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         line = next(line for line in server.stdout if "http://" in line)
@@ -50,6 +60,7 @@ def ask(tmp_path_factory):
             with urllib.request.urlopen(urllib.request.Request(address + path, data, headers), timeout=10) as answer:
                 return json.load(answer)
 
+        ask.address = address
         wait_until(lambda: len(ask("data/plugin/scalars/tags")) == 2, seconds=60)
         yield ask
     finally:
@@ -57,21 +68,70 @@ def ask(tmp_path_factory):
         server.communicate()
 
 
-def test_a_run_is_a_cell_and_has_its_curves(ask):
+IMPLICIT, UNROLLED = "implicit/all-tricks/seed0", "unrolled/no-clip/seed1"
+
+
+def test_a_run_is_a_cell_by_a_short_name_and_has_its_curves(ask):
     tags = ask("data/plugin/scalars/tags")
-    assert set(tags) == {
-        "cells/gradient=implicit,clip=on,iterations=7,seed=0",
-        "cells/gradient=unrolled,clip=off,iterations=7,seed=1",
-    }
+    assert set(tags) == {IMPLICIT, UNROLLED}
     for found in tags.values():
-        assert set(TAGS) <= set(found)
+        assert {*TAGS, "throughput/steps_per_second"} - {"epoch", "evaluations"} <= set(found)
+        assert min(found) == "grad_norm", "the first card"
+
+
+def test_the_configuration_is_there_as_text(ask):
+    [event] = ask(f"data/plugin/text/text?run={quote(IMPLICIT, safe='')}&tag=configuration%2Ftext_summary")
+    assert "gradient: implicit" in event["text"]
+
+
+def test_it_opens_with_a_page_of_stability_optimisation_and_throughput_and_compares_cells(ask):
+    with browser() as page:
+        page.show(ask.address)
+        for category in ("stability", "optimisation", "throughput"):
+            page.until(f"{DEEP_TEXT}.includes({category!r})")
+        assert page.run("location.hash").startswith("#custom_scalars") and "slots" not in page.run(DEEP_TEXT)
+        page.show(f"{ask.address}#hparams")
+        page.until(f"{DEEP_TEXT}.includes('val/cross_entropy')")
+        assert all(word in page.run(DEEP_TEXT) for word in ("implicit", "unrolled", "clip", "seed"))
+
+
+@pytest.mark.parametrize(
+    "axes, names",
+    [
+        ([{"gradient": "a", "clip": c} for c in ("on", "off")], ["a/all-tricks", "a/no-clip"]),
+        (
+            [{"gradient": "exact(broyden, 7)", "rate": r, "seed": 0} for r in (0.1, 1)],
+            ["exact(broyden,7)/rate=0.1/seed0", "exact(broyden,7)/rate=1/seed0"],
+        ),
+        ([{"gradient": "a", "solver": s, "seed": 2} for s in ("x", "y")], ["a,x/seed2", "a,y/seed2"]),
+        ([{"data": "a/b"}], ["0"]),
+    ],
+)
+def test_names_say_what_varies(axes, names):
+    assert list(run_names({str(i): found for i, found in enumerate(axes)}).values()) == names
+
+
+def test_links_follow_a_run_that_moves_and_grows(tmp_path):
+    def linked(run, seeds):
+        cells = {f"seed={seed}": {"gradient": "implicit", "seed": seed} for seed in seeds}
+        for cell in cells:
+            (run / "cells" / cell).mkdir(parents=True, exist_ok=True)
+        tree = link_cells(RunFolder(run, cells))
+        return {str(link.relative_to(tree)): link.resolve() for link in tree.rglob("*") if link.is_symlink()}
+
+    first, second = tmp_path / "a", tmp_path / "b"
+    assert linked(first, [0]) == {"implicit/seed0": first / "cells" / "seed=0"}
+    first.rename(second)
+    assert (second / "tensorboard" / "implicit" / "seed0").resolve() == second / "cells" / "seed=0"
+    assert set(linked(second, [0, 1])) == {"implicit/seed0", "implicit/seed1"}
+    assert set(linked(second, [1])) == {"implicit/seed1"}
 
 
 def test_the_columns_of_hparams_are_the_axes_and_the_measures(ask):
     experiment = ask("data/plugin/hparams/experiment", experimentName="")
     assert {column["name"] for column in experiment["hparamInfos"]} == {"gradient", "clip", "iterations", "seed"}
     assert [(metric["name"]["tag"], metric["displayName"]) for metric in experiment["metricInfos"]] == [
-        (f"final/{key}", key) for key in headline_columns()
+        (f"summary/{key}", key) for key in headline_columns()
     ]
 
 
@@ -89,7 +149,7 @@ def test_the_rows_of_hparams_compare_the_cells(ask):
     implicit, unrolled = by_mode["implicit"], by_mode["unrolled"]
     assert implicit["hparams"]["seed"] == "0" and implicit["hparams"]["iterations"] == 7.0
     values = {metric["name"]["tag"]: metric["value"] for metric in implicit["metricValues"]}
-    assert values["final/val/cross_entropy"] == 70.0 and values["final/grad_norm_max"] == 80.0
+    assert values["summary/val/cross_entropy"] == 70.0 and values["summary/grad_norm_max"] == 80.0
     assert implicit["sessions"][0]["status"] == "STATUS_SUCCESS"
     assert unrolled["sessions"][0]["status"] == "STATUS_FAILURE"
-    assert "final/val/cross_entropy" not in {metric["name"]["tag"] for metric in unrolled["metricValues"]}
+    assert "summary/val/cross_entropy" not in {metric["name"]["tag"] for metric in unrolled["metricValues"]}

@@ -95,11 +95,19 @@ class NoisyImages(TinyImages):
         return super().probe(num_images)
 
 
-def fit_six_steps(folder, *callbacks):
-    """Three validations; returns the module, and numbers that depend on all noise drawn before."""
+def fit_some_steps(folder, *callbacks, steps=6):
+    """A validation every two steps; returns the module, and numbers that depend on all noise drawn before."""
     L.seed_everything(1, verbose=False)
     logger, made = TensorBoardLogger(folder, name="", version=""), module()
-    fit(made, *callbacks, max_steps=6, data=NoisyImages(), logger=logger, val_check_interval=2, num_sanity_val_steps=1)
+    fit(
+        made,
+        *callbacks,
+        max_steps=steps,
+        data=NoisyImages(),
+        logger=logger,
+        val_check_interval=2,
+        num_sanity_val_steps=1,
+    )
     return made, (torch.rand(()).item(), np.random.rand(), random.random())
 
 
@@ -108,9 +116,12 @@ def drawn_steps(folder):
     return [event.step for event in events for value in event.summary.value if value.tag == "panels"]
 
 
-def test_panels_are_drawn_at_validations_and_at_the_end_each_step_once(tmp_path):
-    fit_six_steps(tmp_path, Panels(num_images=2, every_n_validations=2))
-    assert drawn_steps(tmp_path) == [4, 6]
+def test_panels_are_drawn_before_training_at_ever_rarer_validations_and_at_the_end_each_step_once(tmp_path):
+    fit_some_steps(tmp_path, Panels(num_images=2), steps=12)
+    assert drawn_steps(tmp_path) == [0, 2, 4, 6, 10, 12], "the validations 1, 2, 3 and 5 of 6"
+    assert sorted(int(file.stem) for file in (tmp_path / "panels").iterdir()) == drawn_steps(tmp_path)
+    with Image.open(tmp_path / "panels" / "12.webp") as small:
+        assert small.size == (2 * 16, 3 * 16), "truths, images through the slots and masks of two images"
     with Image.open(tmp_path / "panels.png") as panels:
         assert panels.size == (6 * (TILE + GAP) + GAP, 2 * (TILE + GAP) + TITLE_HEIGHT)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "a temporary file is left"
@@ -129,15 +140,15 @@ def test_the_arrays_behind_the_panels_are_those_of_the_validation_images_whateve
 
 
 def test_training_is_the_same_with_and_without_panels(tmp_path):
-    plain, noise = fit_six_steps(tmp_path / "a")
-    watched, noise_of_watched = fit_six_steps(tmp_path / "b", Panels(num_images=1, every_n_validations=1))
-    assert len(drawn_steps(tmp_path / "b")) == 3 and noise_of_watched == noise
+    plain, noise = fit_some_steps(tmp_path / "a")
+    watched, noise_of_watched = fit_some_steps(tmp_path / "b", Panels(num_images=1))
+    assert len(drawn_steps(tmp_path / "b")) == 4 and noise_of_watched == noise
     assert_same_weights(plain, watched)
 
 
 def test_without_tensorboard_nothing_is_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fit(module(), Panels(num_images=1, every_n_validations=1), val_check_interval=2)
+    fit(module(), Panels(num_images=1), val_check_interval=2)
     assert not list(tmp_path.rglob("panels.png"))
 
 

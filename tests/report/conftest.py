@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from implicit_slate.report.run import METHODS
-from tests.report.made import TRICKS, Grid
+from tests.report.made import TRICKS, Grid, write_pictures
 
 
 @pytest.fixture
@@ -15,14 +15,17 @@ def grid(tmp_path) -> Grid:
 
 @pytest.fixture(scope="session")
 def tricks(tmp_path_factory) -> Path:
-    """A finished grid of the tricks, with its report; one unrolled cell has diverged."""
+    """A finished grid of the tricks, with its report; one unrolled cell has diverged. Both modes with all tricks have
+    left pictures of two steps."""
     description = "an accelerated stress setting:\n  learning rate 50 times the <public> default (assumed)"
     grid = Grid(tmp_path_factory.mktemp("runs") / "demo", description)
     for axes, gradient, seed in itertools.product(TRICKS, ("unrolled", "implicit"), (0, 1)):
         loss = (80.0 if gradient == "implicit" else 100.0) + seed
         diverged = (gradient, axes["clip"], seed) == ("unrolled", "off", 1)
         ended = {"status": "diverged", "steps": (0, 10, 20)} if diverged else {}
-        grid.cell(gradient, seed, loss=loss, **ended, **axes)
+        folder = grid.cell(gradient, seed, loss=loss, **ended, **axes)
+        if set(axes.values()) == {"on"}:
+            write_pictures(folder, steps=(0, 40))
     grid.report()
     return grid.path
 

@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from implicit_slate.measures import COLUMNS
+from implicit_slate.pictures import panels_npz, strip
 from implicit_slate.report import write_report
 from implicit_slate.report.run import Run
 
@@ -96,6 +97,15 @@ def frames(cells: list[dict], curves: dict[str, dict[str, list[float]]] | None =
     )  # fmt: skip
 
 
+def write_pictures(folder: Path, steps: tuple[int, ...] = ()) -> None:
+    """What `callbacks.Panels` leaves in a cell's folder: the last panels, and small pictures of some steps."""
+    image, masks = np.random.default_rng(0).random((2, 3, 8, 8)), np.full((2, 4, 8, 8), 0.25)
+    (folder / "panels.npz").write_bytes(panels_npz(image, image, masks, None))
+    for step in steps:
+        (folder / "panels").mkdir(exist_ok=True)
+        (folder / "panels" / f"{step}.webp").write_bytes(strip(image, image * step / steps[-1], masks))
+
+
 def write_evaluation(folder: Path, split="test", data="CLEVRMirror", image_size=96, picture=False, **facts):
     """The evaluation of the cell in `folder`; `facts` are metrics by name, or other keys of the file."""
     folder = folder / "evaluation"
@@ -121,7 +131,9 @@ def markdown(run: Path) -> str:
 def all_links(run: Path) -> list[str]:
     """Where the links and pictures of both documents lead."""
     page = (run / "report" / "index.html").read_text()
-    return [unquote(x) for x in re.findall(r'href="([^"]+)"', page) + re.findall(r"\]\(([^)]+)\)", markdown(run))]
+    return [
+        unquote(x) for x in re.findall(r'href="(?!data:)([^"]+)"', page) + re.findall(r"\]\(([^)]+)\)", markdown(run))
+    ]
 
 
 def table_under(text: str, heading: str) -> dict[str, list[str]]:

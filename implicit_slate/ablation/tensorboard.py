@@ -1,0 +1,149 @@
+"""TensorBoard on a grid: `implicit-slate tensorboard RUN_DIR`, and what cells leave for it beside their curves.
+
+For HPARAMS, neither Lightning's `log_hparams` nor torch's `add_hparams` serves: the one shows every option of the
+config, the other knows no display names and calls every run a success.
+"""
+
+import os
+import re
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from implicit_slate.errors import ArgumentParser, UserError
+from implicit_slate.measures import LOGGED, headline_columns
+from implicit_slate.run_folder import Axes, RunFolder
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+THROUGHPUT = "throughput/steps_per_second"
+"""Training steps per second since the point before, validation included; in TensorBoard only."""
+
+CHARTS = {
+    "stability": ("jacobian/spectral_norm", "grad_norm", "residual", "gradient/cosine"),
+    "optimisation": ("val/cross_entropy", "val/mse", "train/loss", "train/learning_rate"),
+    "slots": ("slots/fg_ari", "slots/in_use", "slots/attention_entropy", "slots/information"),
+    "throughput": (THROUGHPUT,),
+}
+"""The tags on TensorBoard's opening page, one chart each, by category."""
+
+
+def parser() -> ArgumentParser:
+    about = "TensorBoard on a grid, with short names of its cells."
+    made = ArgumentParser("implicit-slate tensorboard", about, "implicit-slate tensorboard runs/demo")
+    made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo")
+    made.add_argument("--port", type=int, default=6006, help="0 for any that is free; default: 6006")
+    return made
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serves until it is stopped by Ctrl-C."""
+    from tensorboard import default, program
+
+    arguments = parser().parse_args(argv)
+    links = link_cells(RunFolder(arguments.run_dir))
+    plugins = default.get_plugins()  # the page opens with the first one that has something to show
+    plugins.sort(key=lambda plugin: getattr(plugin, "plugin_name", "") != "custom_scalars")
+    board = program.TensorBoard(plugins)
+    board.configure(argv=("tensorboard", "--logdir", str(links), "--port", str(arguments.port)))
+    return board.main() or 0
+
+
+def link_cells(folder: RunFolder) -> Path:
+    """Give every cell a short name in `tensorboard/`, the folder to show: `implicit/no-clip/seed0` is a link to the
+    cell's folder, which keeps its name. Links are relative, so the run can be moved.
+
+    Returns:
+        the folder `tensorboard`.
+    Raises:
+        UserError: no links can be made there.
+    """
+    tree = folder.path / "tensorboard"
+    try:
+        links = {tree / name: folder.cell(cell) for cell, name in run_names(folder.cells).items()}
+        links |= {tree / "pretrain": folder.pretrain} if folder.pretrain.is_dir() else {}
+        for link in [*tree.rglob("*")]:
+            if link.is_symlink() and link not in links:
+                link.unlink()
+        for link, cell in links.items():
+            if not link.is_symlink():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(os.path.relpath(cell, link.parent), target_is_directory=True)
+    except OSError as error:
+        raise UserError(f"{tree}: {error.strerror}") from error
+    return tree
+
+
+def run_names(cells: Mapping[str, Axes]) -> dict[str, str]:
+    """What TensorBoard calls each cell, of the axes that vary: `implicit/no-clip,iterations=7/seed0`."""
+    values = {
+        axis: {str(axes.get(axis)) for axes in cells.values()} for all_axes in cells.values() for axis in all_axes
+    }
+    varied = [axis for axis, found in values.items() if len(found) > 1]
+    tricks = [axis for axis in varied if values[axis] <= {"on", "off"}]
+
+    def name(axes: Axes) -> str:
+        method = [
+            str(axes[axis])
+            for axis in ("gradient", "solver")
+            if axis in axes and (axis in varied or axis == "gradient")
+        ]
+        removed = [f"no-{axis}" for axis in tricks if axes.get(axis) == "off"] or ["all-tricks"] * bool(tricks)
+        others = [axis for axis in varied if axis in axes and axis not in ("gradient", "solver", "seed", *tricks)]
+        setting = removed + [f"{axis}={axes[axis]}" for axis in others]
+        parts = (",".join(method), ",".join(setting), f"seed{axes['seed']}" if "seed" in axes else "")
+        return "/".join(re.sub(r"[\s/]", "", part) for part in parts if part)
+
+    return {cell: name(axes) or cell for cell, axes in cells.items()}
+
+
+def layout(tags: Container[str]) -> dict[str, dict[str, list[Any]]]:
+    """The opening page, of those of `CHARTS` that are among `tags`, as `add_custom_scalars` takes it."""
+    found = {}
+    for category, charts in CHARTS.items():
+        if shown := [tag for tag in charts if tag in tags]:
+            found[category] = {_title(tag): ["Multiline", [f"^{re.escape(tag)}$"]] for tag in shown}
+    return found
+
+
+def _title(tag: str) -> str:
+    return LOGGED[tag].name if tag in LOGGED else "training steps per second"
+
+
+def log_configuration(writer: "SummaryWriter", config: str) -> None:
+    """Show a cell's complete configuration (YAML) under TEXT."""
+    writer.add_text("configuration", "\n".join(f"    {line}" for line in config.splitlines()))
+
+
+def log_hparams(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write a cell's axes and measures (its `result.json`) for the HPARAMS tab, into the cell's folder.
+
+    The measures become scalars `summary/<column>`; one that is null stays blank in the tab. A diverged cell has the
+    status "failure" there. TensorBoard takes the columns from the first run that it finds, so every cell names all of
+    them; of those it shows the first five until one ticks more.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+    from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb, hparams_pb
+    from torch.utils.tensorboard import SummaryWriter
+
+    # As a number, a seed would be shown as 0.0000 and filtered by an interval.
+    axes = {axis: str(value) if axis == "seed" else value for axis, value in result["axes"].items()}
+    measures = headline_columns()
+    boxes = ("on", "off")  # to tick, as a filter; without such a domain it is a text field or an interval
+    columns = [HParam(k, Discrete(boxes if v in boxes else (), dtype=type(v))) for k, v in axes.items()]
+    metrics = [Metric(f"summary/{column}", display_name=column) for column in measures]
+    # For the end of a session TensorBoard has a function only where TensorFlow is installed.
+    end = SessionEndInfo(status=STATUS_SUCCESS if result["status"] == "complete" else STATUS_FAILURE)
+    about = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
+    value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
+    with SummaryWriter(str(folder)) as writer:
+        writer.file_writer.add_summary(hparams_config_pb(columns, metrics))
+        writer.file_writer.add_summary(hparams_pb(axes, trial_id=""))  # with another one, equal axes would be one row
+        writer.file_writer.add_summary(Summary(value=[value]))
+        for column in measures:
+            if result["measures"][column] is not None:
+                writer.add_scalar(f"summary/{column}", result["measures"][column], result["step"])

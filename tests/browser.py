@@ -1,0 +1,106 @@
+"""A real Chromium, driven over its DevTools protocol: a page as a person sees and uses it."""
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+SECONDS = 60  # for anything that is waited for; on an idle machine nothing takes more than two
+
+
+class Browser:
+    """One page. What it prints as an error is in `errors`."""
+
+    def __init__(self, address: str):
+        from websocket import create_connection
+
+        self._socket = create_connection(address, timeout=SECONDS, suppress_origin=True)
+        self._numbers, self.errors = itertools.count(), []
+        for domain in ("Page", "Runtime", "Log"):
+            self.command(f"{domain}.enable")
+
+    def command(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """A command of the protocol and its result."""
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv())
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return message["result"]
+            found = message.get("params", {})
+            if message["method"] == "Runtime.exceptionThrown" or found.get("type") in ("error", "warning"):
+                self.errors.append(found)
+            if message["method"] == "Log.entryAdded" and found["entry"]["level"] in ("error", "warning"):
+                self.errors.append(found["entry"])
+
+    def run(self, script: str) -> Any:
+        """The value of a JavaScript expression, awaited if it is a promise."""
+        answer = self.command("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def until(self, script: str) -> Any:
+        """The value of an expression as soon as it is one that counts as true."""
+        end = time.monotonic() + SECONDS
+        while not (value := self.run(script)):
+            assert time.monotonic() < end, f"never true: {script}"
+            time.sleep(0.05)
+        return value
+
+    def show(self, address: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
+        """Open a page, in a window of some size in pixels, for a reader who prefers light or dark pages."""
+        theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.command("Emulation.setEmulatedMedia", features=theme)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.command("Emulation.setDeviceMetricsOverride", **size)
+        self.command("Page.navigate", url=address)
+        self.until(f"location.href.startsWith({address!r}) && document.readyState === 'complete'")
+
+    def press(self, key: str) -> None:
+        """A key, as `ArrowRight`, in what has the focus."""
+        for kind in ("rawKeyDown", "keyUp"):
+            codes = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Tab": 9, "Home": 36}
+            self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
+
+    def photograph(self, path: Path, whole: bool = False) -> None:
+        """A PNG of what the window shows, or of the whole page."""
+        shot = self.command("Page.captureScreenshot", captureBeyondViewport=whole)
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A Chromium with one page; the test is skipped where there is none."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    # Chromium's sandbox refuses to run as root; /dev/shm is small in containers.
+    options = ["--headless", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--no-first-run"]
+    options += ["--no-sandbox"] if os.getuid() == 0 else []
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [program, *options, f"--user-data-dir={profile}", "about:blank"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            port, end = Path(profile) / "DevToolsActivePort", time.monotonic() + SECONDS
+            while not (port.exists() and port.read_text().count("\n")):
+                assert process.poll() is None and time.monotonic() < end, "Chromium does not start"
+                time.sleep(0.05)
+            pages = f"http://127.0.0.1:{port.read_text().split()[0]}/json/list"
+            with urllib.request.urlopen(pages, timeout=SECONDS) as answer:
+                page = next(page for page in json.load(answer) if page["type"] == "page")
+            yield Browser(page["webSocketDebuggerUrl"])
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
