@@ -2,6 +2,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 GRID ?= demo
 EXTRAS ?=
+LOGDIR ?= runs
 SCENES := data/clevr_mirror
 PYTHON ?= python3
 BIN := .venv/bin
@@ -65,8 +66,8 @@ paper-slice:  ## both modes at the paper's size, 4 seeds each, on one GPU: rende
 		$(BIN)/implicit-slate data render --scenes 10000 --size 96 --out $(SCENES)
 	@$(MAKE) --no-print-directory ablate GRID=paper_slice
 
-tensorboard: setup  ## TensorBoard on runs/GRID (default: demo; OUT=... for another folder)
-	@$(BIN)/implicit-slate tensorboard $(or $(OUT),$(LOGDIR),runs/$(GRID))
+tensorboard: setup  ## TensorBoard on runs/ (LOGDIR=runs/demo for a grid, or another folder)
+	@$(BIN)/implicit-slate tensorboard $(LOGDIR)
 
 docs:  ## build the documentation site into docs/_build; a warning is an error
 	@$(MAKE) --no-print-directory setup EXTRAS=all

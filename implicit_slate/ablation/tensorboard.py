@@ -30,9 +30,11 @@ CHARTS = {
 
 
 def parser() -> ArgumentParser:
-    about = "TensorBoard on a grid, with short names of its cells."
+    about = "TensorBoard on a grid, with short names of its cells, or on any folder with runs."
     made = ArgumentParser("implicit-slate tensorboard", about, "implicit-slate tensorboard runs/demo")
-    made.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo")
+    made.add_argument(
+        "run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo, or another one"
+    )
     made.add_argument("--port", type=int, default=6006, help="0 for any that is free; default: 6006")
     return made
 
@@ -42,11 +44,14 @@ def main(argv: Sequence[str]) -> int:
     from tensorboard import default, program
 
     arguments = parser().parse_args(argv)
-    links = link_cells(RunFolder(arguments.run_dir))
+    run_dir = arguments.run_dir
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir}: no such folder; expected one with runs, as runs/demo")
+    shown = link_cells(RunFolder(run_dir)) if (run_dir / "grid.json").exists() else run_dir
     plugins = default.get_plugins()  # the page opens with the first one that has something to show
     plugins.sort(key=lambda plugin: getattr(plugin, "plugin_name", "") != "custom_scalars")
     board = program.TensorBoard(plugins)
-    board.configure(argv=("tensorboard", "--logdir", str(links), "--port", str(arguments.port)))
+    board.configure(argv=("tensorboard", "--logdir", str(shown), "--port", str(arguments.port)))
     return board.main() or 0
 
 
