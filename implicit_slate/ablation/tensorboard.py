@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     run_dir = arguments.run_dir
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such folder; expected one with runs, as runs/demo")
-    shown = link_cells(RunFolder(run_dir)) if (run_dir / "grid.json").exists() else run_dir
+    shown = link_cells(RunFolder(run_dir)) if (run_dir / "cells").is_dir() else run_dir
     plugins = default.get_plugins()  # the page opens with the first one that has something to show
     plugins.sort(key=lambda plugin: getattr(plugin, "plugin_name", "") != "custom_scalars")
     board = program.TensorBoard(plugins)
