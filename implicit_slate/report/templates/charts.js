@@ -122,12 +122,16 @@ function dotTraces(panel, chart) {
 const hover = (title, where, key, axis) =>
   `<b>${title}</b><br>${where && where + "<br>"}${data.measures[key].name} %{${axis}:.4~g}<extra></extra>`;
 
-/** A log axis with ticks at 1, 2 and 5, or over many decades at their beginnings. */
+/** A log axis with ticks at 1, 2 and 5 of each decade, or over many decades at their beginnings. */
 function logTicks(panel, chart) {
   const found = (cell) => (chart.by === "step" ? data.curves[panel.key][cell.number][1] : [cell.values[panel.key]]);
   const values = data.cells.flatMap(found).filter((value) => value > 0);
-  const decades = Math.log10(Math.max(...values) / Math.min(...values));
-  return { type: "log", dtick: decades < 1.7 ? "D2" : Math.ceil(decades / 6) };
+  const [low, high] = [Math.min(...values), Math.max(...values)].map(Math.log10);
+  const powers = Array.from({ length: Math.ceil(high) - Math.floor(low) + 1 }, (_, i) => Math.floor(low) + i);
+  const text = (value, power) => (Math.abs(power) < 4 ? value.toLocaleString("en", { maximumFractionDigits: 4 }) : `10<sup>${power}</sup>`);
+  const every = Math.ceil(powers.length / 7);
+  const ticks = powers.filter((_, i) => i % every === 0).flatMap((power) => (high - low < 1.7 ? [1, 2, 5] : [1]).map((digit) => [digit * 10 ** power, power]));
+  return { type: "log", tickvals: ticks.map(([value]) => value), ticktext: ticks.map(([value, power]) => text(value, power)) };
 }
 
 /** The traces and the layout of a figure of some width, in pixels. */
@@ -135,7 +139,7 @@ function build(name, width) {
   const chart = data.charts[name];
   const panels = panelsOf(chart);
   const shared = chart.panels === "settings";
-  const most = width < 480 ? 1 : shared && panels.length <= 4 ? 2 : Math.max(2, Math.floor(width / 250));
+  const most = width < 480 ? 1 : shared && panels.length <= 4 ? 2 : Math.max(2, Math.min(panels.length <= 9 ? 3 : 4, Math.floor(width / 250)));
   const columns = Math.min(panels.length, most);
   const rows = Math.ceil(panels.length / columns);
   const height = chart.by === "method" ? 60 + 24 * Object.keys(data.methods).length : columns === panels.length ? 270 : 190;
@@ -168,7 +172,7 @@ function build(name, width) {
     } else {
       const title = chart.by === "step" ? "training step" : (data.axes[chart.by] ?? chart.by);
       const places = [...new Set(data.cells.map((cell) => cell.values[chart.by]))];
-      const ticks = chart.by === "step" ? {} : { tickvals: places };
+      const ticks = chart.by === "step" ? {} : { tickvals: places, ticktext: places.map(String) };
       layout[`xaxis${n}`] = { ...line, ...ticks, ...match("x"), showticklabels: below, title: below ? { text: title, standoff: 4 } : {} };
       layout[`yaxis${n}`] = { ...value, ...match("y"), showticklabels: leftmost || !shared };
     }
