@@ -121,6 +121,10 @@ def log_configuration(writer: "SummaryWriter", config: str) -> None:
     writer.add_text("configuration", "\n".join(f"    {line}" for line in config.splitlines()))
 
 
+OURS = ".hparams"
+"""How the event file of `log_hparams` ends."""
+
+
 def log_hparams(folder: Path, result: Mapping[str, Any]) -> None:
     """Write a cell's axes and measures (its `result.json`) for the HPARAMS tab, into the cell's folder.
 
@@ -145,7 +149,9 @@ def log_hparams(folder: Path, result: Mapping[str, Any]) -> None:
     end = SessionEndInfo(status=STATUS_SUCCESS if result["status"] == "complete" else STATUS_FAILURE)
     about = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
     value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
-    with SummaryWriter(str(folder)) as writer:
+    for earlier in folder.glob(f"events.*{OURS}"):  # of an attempt that was killed before its result was written
+        earlier.unlink()
+    with SummaryWriter(str(folder), filename_suffix=OURS) as writer:
         writer.file_writer.add_summary(hparams_config_pb(columns, metrics))
         writer.file_writer.add_summary(hparams_pb(axes, trial_id=""))  # with another one, equal axes would be one row
         writer.file_writer.add_summary(Summary(value=[value]))
