@@ -13,7 +13,7 @@ TEST_PROCESSES ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorde
 STAMP = .venv/.installed-$(subst $(comma),-,$(if $(EXTRAS),$(EXTRAS),core))
 comma := ,
 
-.PHONY: help setup ablate lint test test-slow bench bench-gpu complexity paper-slice tensorboard docs
+.PHONY: help setup ablate lint test test-slow faults bench bench-gpu complexity paper-slice tensorboard docs
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -43,6 +43,10 @@ test:  ## set up with all extras, then run the tests
 test-slow:  ## the tests that take longer, too
 	@$(MAKE) --no-print-directory setup EXTRAS=all
 	@$(BIN)/python -m pytest $(TEST_PROCESSES)
+
+faults:  ## kill a grid's processes 100 times and take its disk's power 20 times: its numbers must not change (root; 1 h)
+	@$(MAKE) --no-print-directory setup EXTRAS=test
+	@$(BIN)/python -m pytest -s tests/faults
 
 bench:  ## time our training step and a plain one, the Jacobian callback, our solvers and torchdeq's, loading, generation
 	@$(MAKE) --no-print-directory setup EXTRAS=test
