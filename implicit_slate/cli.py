@@ -14,6 +14,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("implicit_slate.training.command:validate", "the validation losses of a checkpoint"),
     "test": ("implicit_slate.training.command:test", "the test losses of a checkpoint"),
     "ablate": ("implicit_slate.ablation.command:main", "run or resume a grid of ablations.yaml"),
+    "tune": (
+        "implicit_slate.ablation.tuning.command:main",
+        "search the best learning rate, clip and warmup of each gradient mode",
+    ),
     "cell": ("implicit_slate.ablation.cell:main", "run or resume one prepared cell of a grid"),
     "report": ("implicit_slate.report:main", "write a grid's report again from its result files"),
     "tensorboard": ("implicit_slate.ablation.tensorboard:main", "TensorBoard on a grid, with short names of its cells"),

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from implicit_slate.ablation.tensorboard import THROUGHPUT, layout
 from implicit_slate.files import replace_durably, write_atomically
-from implicit_slate.measures import summarise
+from implicit_slate.measures import LOSSES, summarise
 
 CHECK_EVERY_STEPS = 10
 LARGEST_SHARE = 0.01
@@ -121,6 +121,7 @@ class ResumePoint(Checkpoint):
                 "step": trainer.global_step,
                 "max_steps": trainer.max_steps,
                 "measures": summarise(self._curves),
+                "validations": validations(self._curves),
                 "seconds": self.seconds,
                 "steps_per_second": steps / max(self._told - self._begin, 1e-9),
             }
@@ -136,6 +137,11 @@ class ResumePoint(Checkpoint):
             write_curves(path.parent.parent, self._curves)
         self._last_time = time.monotonic()
         self._cost = self._last_time - begin
+
+
+def validations(curves: Curves) -> list[tuple[int, float]]:
+    """Step and loss of every validation so far."""
+    return next((sorted(curves[tag].items()) for tag in LOSSES if tag in curves), [])
 
 
 def write_curves(folder: Path, curves: Curves) -> None:

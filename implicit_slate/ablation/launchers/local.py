@@ -141,10 +141,7 @@ class LocalPool:
 
     def _start(self, name: str, folder: Path, resources: Resources, worker: int) -> BaseProcess:
         self.report(name, "resumed" if _is_begun(folder) else "started")
-        share = resources.environment(worker)
-        process = _context.Process(target=_run_cell, args=(folder, share, resources.threads, resources.devices))
-        process.start()
-        return process
+        return start(folder, resources, worker)
 
     def _end(self, name: str, folder: Path, exitcode: int, devices: int) -> None:
         if exitcode == cell.BUSY:  # another runner of this grid was quicker by a moment
@@ -160,6 +157,20 @@ class LocalPool:
             result = cell.make_result(folder, {}, "failed", error=f"its process was killed {MOST_TRIES} times")
             cell.write_result(folder, result)
         self.report(name, result["status"] if result else "interrupted")
+
+
+def start(folder: Path, resources: Resources, worker: int) -> BaseProcess:
+    """A process that runs the prepared cell in `folder` with a worker's share of the machine; it ends with us."""
+    for attempt in range(MOST_TRIES):
+        share = resources.environment(worker)
+        process = _context.Process(target=_run_cell, args=(folder, share, resources.threads, resources.devices))
+        try:
+            process.start()
+            return process
+        except (EOFError, OSError):  # the server died while it was asked; the next call starts another
+            if attempt == MOST_TRIES - 1:
+                raise UserError(f"the server that starts cells died {MOST_TRIES} times (out of memory?)") from None
+    raise AssertionError
 
 
 def _is_begun(folder: Path) -> bool:

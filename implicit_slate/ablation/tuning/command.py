@@ -1,0 +1,152 @@
+"""`implicit-slate tune`: search the best learning rate, clip and warmup of each gradient mode, in the same way for all.
+
+NAME is a grid of ablations.yaml, whose gradient modes are tuned as their first cells have them, or an experiment file.
+Given again, it continues; given several times at once, on this or other hosts with one --storage, all take part.
+"""
+
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from implicit_slate.ablation.cell import preparation, prepare
+from implicit_slate.ablation.matrix import load_grid
+from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
+from implicit_slate.run_folder import read_result, status_of
+from implicit_slate.yaml_files import leaves, load_yaml, override
+
+SILENT_SECONDS = 10.0
+"""After which a storage that does not answer is said to be waited for."""
+
+
+class Target(NamedTuple):
+    """What is to be tuned."""
+
+    name: str
+    configs: dict[str, dict[str, Any]]
+    """By gradient mode."""
+    pretrain: dict[str, Any] | None = None
+    checkpoint: str | None = None
+    """The key of the configs that takes the checkpoint of the pretraining."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status: 0 done; 1 the pretraining or several cells failed; 130 stopped."""
+    arguments = parser().parse_args(argv)
+    target = find_target(arguments.name, arguments.file, arguments.modes)
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(stop, signal.default_int_handler)
+    try:
+        return _run(target, arguments.out or Path("runs") / f"tune-{target.name}", arguments)
+    except KeyboardInterrupt:
+        print(f"stopped; to continue: implicit-slate tune {shlex.join(argv)}", file=sys.stderr, flush=True)
+        # What waits for a server that does not answer would keep an ordinary end waiting, too. Trials that were not
+        # told are begun again, like those of a process that was killed.
+        os._exit(130)
+
+
+EXAMPLES = """implicit-slate tune tuning_small --trials 12
+implicit-slate tune experiments/sprites.yaml --modes unrolled implicit "neumann(3)"
+implicit-slate tune solvers --storage postgresql://USER@HOST/NAME"""
+
+
+def parser() -> ArgumentParser:
+    parser = ArgumentParser("implicit-slate tune", __doc__, EXAMPLES)
+    parser.add_argument("name", metavar="NAME", help="a grid's name in ablations.yaml, or an experiment file")
+    parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="where grids are defined")
+    parser.add_argument("--modes", nargs="+", metavar="MODE", help="default: the grid's, or unrolled and implicit")
+    parser.add_argument("--trials", type=positive, default=40, help="of each mode; default: 40")
+    parser.add_argument(
+        "--storage", help="postgresql://USER@HOST/NAME or sqlite:///FILE; default: a file in the folder"
+    )
+    parser.add_argument("--out", type=Path, help="the folder of the run; default: runs/tune-NAME")
+    parser.add_argument("--devices", type=positive, default=1, help="processes (GPUs) of each cell; default: 1")
+    parser.add_argument("--workers", type=positive, help="cells at a time; default: as there are GPUs or cores for")
+    return parser
+
+
+def find_target(name: str, file: Path, modes: Sequence[str] | None) -> Target:
+    """The modes and their configurations; `UserError` for a grid, an experiment or a mode that is not there."""
+    if name.endswith((".yaml", ".yml")):
+        config = load_yaml(Path(name))
+        modes = modes or ("unrolled", "implicit")
+        return Target(Path(name).stem, {mode: override(config, {"model.gradient": mode}) for mode in modes})
+    grid = load_grid(file, name)
+    experiment, found = load_yaml(grid.experiment), {}
+    for cell in grid.cells:
+        config = override(experiment, cell.overrides)
+        found.setdefault(str(dict(leaves(config)).get("model.gradient", "implicit")), config)
+    for mode in modes or ():
+        if mode not in found:
+            raise UserError(f"{file}: grid {name!r} has no gradient mode {mode!r}{nearest(mode, found)}")
+    pretrain = load_yaml(grid.pretrain) if grid.pretrain else None
+    return Target(name, {mode: found[mode] for mode in modes or found}, pretrain, grid.checkpoint)
+
+
+def _run(target: Target, folder: Path, arguments) -> int:
+    from implicit_slate.ablation.launchers.local import LocalPool, Resources
+    from implicit_slate.ablation.tuning.results import write_results
+    from implicit_slate.ablation.tuning.search import Search
+    from implicit_slate.ablation.tuning.storage import open_storage
+
+    if folder.exists() and not (folder / "cells").is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder}: holds other files and no search; give another --out")
+    origins = {f"{arguments.name}, gradient {mode}": config for mode, config in target.configs.items()}
+    pretrain = folder / "pretrain"
+    with LocalPool(lambda name, event: _say(f"{event}: {name}")) as pool:
+        if target.pretrain is not None:
+            to_parse = {origin: override(c, {target.checkpoint: "last.ckpt"}) for origin, c in origins.items()}
+            accelerators, _ = pool.check({f"{arguments.name}, 'pretrain'": target.pretrain}, to_parse)
+        else:
+            accelerators, _ = pool.check(origins, {})
+        resources = Resources.share_out(arguments.workers, arguments.devices, accelerators)
+        max_steps = (next(iter(target.configs.values())).get("trainer") or {}).get("max_steps", 0)
+        search = Search(folder, target.configs, target.checkpoint, max_steps, arguments.devices, _say)
+        storage = open_storage(arguments.storage) if arguments.storage else None
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+        storage = storage or open_storage(f"sqlite:///{(folder / 'tune.db').absolute()}")
+        if target.pretrain is not None:
+            prepare(pretrain, preparation("pretrain", {}, target.pretrain, arguments.devices, None))
+            pool.run({"pretrain": pretrain}, resources)
+            if status_of(pretrain) != "complete":
+                print(f"pretraining failed: {(read_result(pretrain) or {}).get('error')}", file=sys.stderr)
+                return 1
+
+        def work() -> None:
+            search.open(storage)
+            search.run(arguments.trials, resources)
+            _say(f"report: {write_results(search)}")
+
+        _watch(work, search)
+    return 0
+
+
+def _watch(work, search) -> None:
+    """Do the work in a thread, so that Ctrl-C is heard while it waits for a storage; say when it does."""
+    ended: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            work()
+            ended.append(None)
+        except BaseException as error:
+            ended.append(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    is_silent = False
+    while not ended:
+        time.sleep(0.2)
+        if (time.monotonic() - search.heard > SILENT_SECONDS) != is_silent:
+            is_silent = not is_silent
+            _say("the storage does not answer; waiting for it" if is_silent else "the storage answers again")
+    if ended[0] is not None:
+        raise ended[0]
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

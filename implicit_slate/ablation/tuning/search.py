@@ -1,0 +1,228 @@
+"""One search for each gradient mode: Optuna proposes settings, a cell is trained with them, a poor one ends early."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, fail_stale_trials
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+
+from implicit_slate.ablation.cell import preparation, prepare
+from implicit_slate.ablation.launchers.local import MOST_TRIES, Resources, start
+from implicit_slate.ablation.matrix import cell_id
+from implicit_slate.ablation.tuning.storage import begin_again
+from implicit_slate.errors import UserError
+from implicit_slate.files import read_json
+from implicit_slate.locks import is_locked
+from implicit_slate.measures import final_loss
+from implicit_slate.run_folder import read_result
+from implicit_slate.yaml_files import leaves, override
+
+POLL_SECONDS = 1.0
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+OPTIMIZATION = "model.optimization."
+
+
+class CellFailed(Exception):
+    """The cell of a trial failed, or measured no loss."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where the learning rate, the clip and the warmup of a mode are searched for, all on a logarithmic scale."""
+
+    own: dict[str, float]
+    """The experiment's own settings, as far as they are in the space. They are the first trial."""
+    limits: dict[str, tuple[float, float]]
+
+    @classmethod
+    def around(cls, config: Mapping[str, Any], max_steps: int) -> "Space":
+        """A tenth to ten times the experiment's learning rate, a twentieth to twenty times its clip (1 where it has
+        none), and a warmup of 1 step to a fifth of all steps. `UserError` where there is no rate or no end."""
+        found = {key.removeprefix(OPTIMIZATION): value for key, value in leaves(config)}
+        rate, clip, most = found.get("learning_rate"), found.get("clip_norm") or 1.0, max(1, max_steps // 5)
+        if rate is None or max_steps < 1:
+            raise UserError(f"tune: the experiment must set {OPTIMIZATION}learning_rate and trainer.max_steps")
+        return cls(
+            {"learning_rate": rate, "clip_norm": clip, "warmup_steps": min(found.get("warmup_steps") or 1, most)},
+            {"learning_rate": (rate / 10, rate * 10), "clip_norm": (clip / 20, clip * 20), "warmup_steps": (1, most)},
+        )
+
+    def ask(self, trial: Trial) -> dict[str, float]:
+        """The settings of a trial, with three digits as people write them."""
+        found = {}
+        for name, (low, high) in self.limits.items():
+            suggest = trial.suggest_int if name == "warmup_steps" else trial.suggest_float
+            found[name] = float(f"{suggest(name, low, high, log=True):.3g}")
+        return found | {"warmup_steps": int(found["warmup_steps"])}
+
+
+class Search:
+    """The searches of all modes in one run's folder and one storage; other processes may take part in them."""
+
+    failed: BaseException | None = None
+    """What ended a worker of this process."""
+    heard: float = math.inf
+    """When the storage last answered, by `time.monotonic`; infinity while nothing asks it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        configs: Mapping[str, dict[str, Any]],
+        checkpoint: str | None,
+        max_steps: int,
+        devices: int,
+        say: Callable[[str], None],
+    ):
+        """`configs` by mode; `checkpoint` is the key of theirs that takes the pretraining's, if there is one."""
+        self.folder, self.configs, self.checkpoint, self.devices, self.say = folder, configs, checkpoint, devices, say
+        self.spaces = {mode: Space.around(config, max_steps) for mode, config in configs.items()}
+        # Half of what ends early would still have been in its warmup otherwise.
+        self.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max_steps * 2 // 5)
+        self.studies: dict[str, Study] = {}
+        self._failures, self._asking = 0, threading.Lock()
+
+    def open(self, storage: BaseStorage) -> None:
+        """Begin or join the studies; `UserError` if one of such a name is of another configuration."""
+        self._storage, self.heard = storage, time.monotonic()
+        for mode, config in self.configs.items():
+            name = f"{self.folder.resolve().name} {mode}"
+            study = optuna.create_study(storage=storage, study_name=name, pruner=self.pruner, load_if_exists=True)
+            wanted = preparation(name, {}, config, self.devices, self.checkpoint)
+            found = study.user_attrs.get("preparation")
+            if found is None:
+                study.set_user_attr("preparation", wanted)
+                study.enqueue_trial(self.spaces[mode].own, skip_if_exists=True)
+            elif found != wanted:
+                raise UserError(f"the storage holds a study {name!r} of another configuration; give another --out")
+            self.studies[mode] = study
+
+    def run(self, trials: int, resources: Resources) -> None:
+        """Come back when every mode has so many trials that ended well or early, by us or by other processes."""
+        workers = [
+            threading.Thread(target=self._work, args=(trials, resources, index), daemon=True)
+            for index in range(resources.workers)
+        ]
+        for worker in workers:
+            worker.start()
+        while self.failed is None and any(worker.is_alive() for worker in workers):
+            for study in self.studies.values():
+                study.get_trials(deepcopy=False)
+            self.heard = time.monotonic()
+            time.sleep(POLL_SECONDS)
+        self.heard = math.inf
+        if self.failed is not None:
+            raise self.failed
+
+    def _work(self, trials: int, resources: Resources, worker: int) -> None:
+        try:
+            while self.failed is None and self._try_one(trials, resources, worker):
+                pass
+        except BaseException as error:
+            self.failed = error
+
+    def _next_mode(self, trials: int) -> str | None:
+        """The mode that has the fewest trials; None if the last ones run elsewhere, "" if all have ended."""
+        started = {}
+        ended = True
+        for mode, study in self.studies.items():
+            fail_stale_trials(study)
+            states = [trial.state for trial in study.get_trials(deepcopy=False)]
+            started[mode] = sum(state in (*ENDED, TrialState.RUNNING) for state in states)
+            ended &= sum(state in ENDED for state in states) >= trials
+        fewest = min(started, key=started.get)
+        return "" if ended else fewest if started[fewest] < trials else None
+
+    def _try_one(self, trials: int, resources: Resources, worker: int) -> bool:
+        """One trial, by Optuna's own loop for its heartbeat; False if nothing is left to do."""
+        with ExitStack() as asking:
+            asking.enter_context(self._asking)
+            mode = self._next_mode(trials)
+            if not mode:
+                time.sleep(POLL_SECONDS)
+                return mode is None
+            sampler = optuna.samplers.TPESampler(constant_liar=True)  # a study of our own: workers share none
+            name = self.studies[mode].study_name
+            study = optuna.load_study(study_name=name, storage=self._storage, sampler=sampler, pruner=self.pruner)
+            asked: list[Trial] = []
+
+            def objective(trial: Trial) -> float:
+                asking.close()
+                asked.append(trial)
+                return self._train(mode, trial, resources, worker)
+
+            try:
+                study.optimize(objective, n_trials=1)
+            except CellFailed as error:
+                self.say(str(error))
+                self._failures += 1
+                if self._failures >= MOST_TRIES:
+                    raise UserError(f"tune: {MOST_TRIES} trials failed, the last one so: {error}") from None
+            except StorageInternalError:  # the storage went away in the wrong moment; the cell will resume
+                if asked and study.get_trials()[asked[0].number].state == TrialState.FAIL:
+                    begin_again(study, study.get_trials()[asked[0].number])
+            except (UpdateFinishedTrialError, ValueError) as error:  # another process took it for dead, or had it, too
+                if isinstance(error, UserError) or not asked:
+                    raise
+                if not study.get_trials()[asked[0].number].state.is_finished():
+                    raise
+        return True
+
+    def _train(self, mode: str, trial: Trial, resources: Resources, worker: int) -> float:
+        """Train the cell of a trial; the loss. Raises `TrialPruned` where it is poor or diverged, and `CellFailed`."""
+        settings = self.spaces[mode].ask(trial)
+        number = trial.user_attrs.get("cell", trial.number)  # that of the trial which is tried again
+        trial.set_user_attr("cell", number)
+        axes = {"gradient": mode, "trial": number}
+        folder = self.folder / "cells" / cell_id(axes)
+        tuned = {OPTIMIZATION + name: value for name, value in settings.items()}
+        config = override(self.configs[mode], tuned)
+        prepare(folder, preparation(folder.name, axes | settings, config, self.devices, self.checkpoint))
+        about = f"{folder.name} ({', '.join(f'{name} {value:g}' for name, value in settings.items())})"
+        self.say(f"started: {about}")
+        for _ in range(MOST_TRIES):
+            self._run_cell(folder, trial, about, resources, worker)
+            if (result := read_result(folder)) is not None:
+                break
+        else:
+            raise CellFailed(
+                f"failed: {folder.name}: its process was killed {MOST_TRIES} times, see {folder / 'log.txt'}"
+            )
+        loss = final_loss(result["measures"])
+        if result["status"] == "diverged":
+            self.say(f"diverged: {about}, at step {result['step']}")
+            raise optuna.TrialPruned
+        if result["status"] == "failed" or loss is None:
+            raise CellFailed(
+                f"failed: {folder.name}: {result.get('error', 'no validation loss')}, see {folder / 'log.txt'}"
+            )
+        self.say(f"complete: {about}: loss {loss:.4g}")
+        return loss
+
+    def _run_cell(self, folder: Path, trial: Trial, about: str, resources: Resources, worker: int) -> None:
+        """Come back when the process of the cell has ended, ours or that of somebody else; prune it if it is poor."""
+        while is_locked(folder):
+            time.sleep(POLL_SECONDS)
+        process, told = start(folder, resources, worker), 0
+        try:
+            while process.exitcode is None:
+                connection.wait([process.sentinel], POLL_SECONDS)
+                for step, loss in (read_json(folder / "progress.json") or {}).get("validations", []):
+                    if step > told:
+                        trial.report(loss, step)
+                        told = step
+                if trial.should_prune():
+                    self.say(f"pruned: {about}, at step {told}")
+                    raise optuna.TrialPruned
+        finally:
+            process.kill()
+            process.join()

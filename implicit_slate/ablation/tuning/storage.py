@@ -1,0 +1,82 @@
+"""The database of a search. Where it is away it is waited for, and trials of dead processes are begun again."""
+
+import time
+import warnings
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy.exc import SQLAlchemyError
+
+from implicit_slate.errors import UserError
+
+HEARTBEAT_SECONDS = 10
+GRACE_SECONDS = 60
+"""A trial whose process has not been heard of for so long is tried again, by whoever is next."""
+RETRY_SECONDS = 1.0
+MOST_TRIES = 10
+
+# A server that is gone without a word is noticed after a minute; one that only stalls is waited for.
+POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+SQLITE = {"timeout": 60}
+
+warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats have been experimental for years
+begin_again = RetryHeartbeatStaleTrialCallback(max_retry=MOST_TRIES)
+"""Puts a trial that came to nothing into the queue again: `begin_again(study, trial)`."""
+
+
+def open_storage(url: str) -> RDBStorage:
+    """The storage at a URL as SQLAlchemy has it: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
+
+    Every connection is tested before it is used, and one that is lost is made again, as long as it takes.
+
+    Raises:
+        UserError: the URL is malformed, its driver is not installed, or there is no such database.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    shown = "--storage"
+    try:
+        parsed = sqlalchemy.make_url(url)
+        shown = f"--storage {parsed}"  # without its password
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        dialect = sqlalchemy.create_engine(parsed).dialect
+    except ModuleNotFoundError as error:
+        hint = "; make setup EXTRAS=postgresql" if error.name == "psycopg" else ""
+        raise UserError(f"{shown}: needs the package {error.name}{hint}") from None
+    except SQLAlchemyError as error:
+        raise UserError(
+            f"{shown}: {_one_line(error)}; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
+        ) from None
+    options = {"sqlite": SQLITE, "postgresql": POSTGRESQL}.get(dialect.name, {})
+    is_open = False
+
+    def connect() -> Any:
+        positional, named = dialect.create_connect_args(parsed)
+        while True:
+            try:
+                return dialect.connect(*positional, **{**options, **named})
+            except dialect.dbapi.OperationalError:
+                if not is_open:
+                    raise
+                time.sleep(RETRY_SECONDS)
+
+    try:
+        storage = RDBStorage(
+            parsed.render_as_string(hide_password=False),
+            {"creator": connect, "pool_pre_ping": True, "pool_size": 0},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=GRACE_SECONDS,
+            heartbeat_stale_trial_callback=begin_again,
+        )
+    except (SQLAlchemyError, RuntimeError, OSError) as error:  # as RuntimeError, a database of another version
+        raise UserError(f"{shown}: cannot be opened ({_one_line(error)})") from None
+    is_open = True
+    return storage
+
+
+def _one_line(error: BaseException) -> str:
+    """What the driver says, without SQLAlchemy's addition."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:200]

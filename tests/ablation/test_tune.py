@@ -1,0 +1,212 @@
+"""`implicit-slate tune` from outside: tiny SLATEs, real databases."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import optuna
+import psutil
+import pytest
+import yaml
+
+from implicit_slate.ablation.configure import Parser, build
+from implicit_slate.ablation.matrix import load_grid
+from implicit_slate.ablation.tuning.search import Space
+from implicit_slate.ablation.tuning.storage import open_storage
+from implicit_slate.cli import main
+from implicit_slate.errors import UserError
+from implicit_slate.yaml_files import load_yaml, override
+from tests.faults.grid import OFTEN, SLATE
+
+EXPERIMENT = override(SLATE, {"trainer.max_steps": 30, "trainer.val_check_interval": 5, "trainer.callbacks": [OFTEN]})
+QUICKLY = """
+import sys
+from implicit_slate.ablation.tuning import storage
+from implicit_slate.cli import main
+storage.HEARTBEAT_SECONDS, storage.GRACE_SECONDS = 1, 30
+sys.exit(main(["tune", *sys.argv[1:]]))
+"""
+
+
+@pytest.fixture
+def tune(tmp_path):
+    """Starts the command in a folder with `tiny.yaml`; `tune(...)` gives its process."""
+    started = []
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-c", QUICKLY, *map(str, arguments)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_each_mode_is_tuned_and_its_best_settings_are_an_experiment(tune, tmp_path):
+    process = tune("tiny.yaml", "--trials", 2, "--workers", 2)
+    said = process.communicate(timeout=240)[0]
+    assert process.returncode == 0, said
+    run = tmp_path / "runs" / "tune-tiny"
+    report = (run / "report.md").read_text()
+    axis = yaml.safe_load(report.partition("```yaml")[2].partition("```")[0])["gradient_at_best"]
+    for mode in ("unrolled", "implicit"):
+        study = optuna.load_study(study_name=f"tune-tiny {mode}", storage=f"sqlite:///{run / 'tune.db'}")
+        assert len(study.trials) == 2 and study.trials[0].params["learning_rate"] == 1e-3  # the experiment's own
+        best = load_yaml(run / "best" / f"gradient={mode}.yaml")
+        assert best == override(EXPERIMENT, axis[mode])
+        build(best, "best", Parser)
+        (tmp_path / "ablations.yaml").write_text(
+            yaml.safe_dump(
+                {
+                    "axes": {"a": {"b": {}}},
+                    "grids": {"g": {"experiment": str(run / "best" / f"gradient={mode}.yaml"), "cells": "a"}},
+                }
+            )
+        )
+        assert load_grid(tmp_path / "ablations.yaml", "g").cells
+        assert f"importance_gradient={mode}.png" in report and (run / f"slice_gradient={mode}.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["nowhere.yaml"], "nowhere.yaml: No such file"),
+        (["nogrid"], "unknown grid 'nogrid'"),
+        (["pair", "--modes", "implicitt"], "has no gradient mode 'implicitt'; did you mean 'implicit'?"),
+        (["pair", "--trials", "0"], "--trials: expected a positive number, got '0'"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said_in_a_line(grids, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(grids.path)
+    before = sorted(grids.path.rglob("*"))
+    assert main(["tune", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert sorted(grids.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "url, said",
+    [
+        ("tune.db", "expected sqlite:///FILE"),
+        ("nosuch://host/db", "expected sqlite:///FILE"),
+        ("sqlite:////nowhere/tune.db", "unable to open database file"),
+        ("postgresql://me:secret@127.0.0.1:1/db", "onnection refused"),
+    ],
+)
+def test_a_storage_that_is_not_there_is_named_without_its_password(url, said):
+    with pytest.raises(UserError) as error:
+        open_storage(url)
+    assert said in str(error.value) and "\n" not in str(error.value) and "secret" not in str(error.value)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    (tmp_path / "x.db").write_text("no database, but some text that is long enough to be looked at" * 20)
+    with pytest.raises(UserError, match="x.db: cannot be opened"):
+        open_storage(f"sqlite:///{tmp_path / 'x.db'}")
+
+
+def test_an_experiment_without_a_rate_is_refused():
+    with pytest.raises(UserError, match="learning_rate and trainer.max_steps"):
+        Space.around(override(EXPERIMENT, {"model.optimization": {}}), 30)
+
+
+class PostgreSQL:
+    """A server of our own, which may be stopped, started and made to stall."""
+
+    def __init__(self, folder: Path):
+        [self.bin, *_] = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True) or [None]
+        if self.bin is None:
+            pytest.skip("needs PostgreSQL in /usr/lib/postgresql")
+        self.data, self.user = folder / "data", ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        folder.chmod(0o777)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+        self.url = f"postgresql://tune@127.0.0.1:{port}/postgres"
+        self._call("initdb", "-A", "trust", "-U", "tune", "--no-sync")
+        self.start()
+
+    def start(self) -> None:
+        self._call("pg_ctl", "-w", "-o", self.options, "-l", self.data.parent / "log", "start")
+
+    def stop(self) -> None:
+        self._call("pg_ctl", "-m", "immediate", "stop")
+
+    def stall(self) -> None:
+        server = psutil.Process(int((self.data / "postmaster.pid").read_text().split()[0]))
+        for process in (server, *server.children(recursive=True)):
+            process.suspend()
+            self.stalled.append(process)
+
+    stalled: list[psutil.Process] = []
+
+    def _call(self, name: str, *arguments) -> None:
+        command = [*self.user, self.bin / name, "-D", self.data, *arguments]
+        subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, cwd="/")
+
+
+@pytest.fixture
+def server():
+    with tempfile.TemporaryDirectory() as folder:
+        server = PostgreSQL(Path(folder))
+        yield server
+        for process in server.stalled:
+            process.resume()
+        server.stop()
+
+
+def hear(process, text):
+    """Read what a process says until a line has the text."""
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"it never said {text!r}")
+
+
+@pytest.mark.slow
+def test_processes_share_a_server_survive_its_absence_and_take_over_from_the_dead(tune, server, tmp_path):
+    arguments = ("tiny.yaml", "--modes", "implicit", "--trials", 4, "--workers", 1, "--storage", server.url)
+    first, second = tune(*arguments), tune(*arguments)
+    hear(first, "started")
+    hear(second, "started")
+    first.kill()
+    server.stop()
+    hear(second, "does not answer; waiting")
+    time.sleep(10)
+    server.start()
+    said = second.communicate(timeout=400)[0]
+    assert second.returncode == 0 and "answers again" in said and "Traceback" not in said, said
+    study = optuna.load_study(study_name="tune-tiny implicit", storage=open_storage(server.url))
+    found = [trial.state.name for trial in study.trials]
+    assert sum(state in ("COMPLETE", "PRUNED") for state in found) >= 4
+    assert "RUNNING" not in found and "FAIL" in found  # the one of the dead process, which was tried again
+    assert len(list((tmp_path / "runs" / "tune-tiny" / "cells").iterdir())) == len(found) - found.count("FAIL")
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_heard_while_a_server_stalls(tune, server):
+    process = tune("tiny.yaml", "--storage", server.url)
+    hear(process, "started")
+    server.stall()
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)[0]
+    assert process.returncode == 130 and "to continue: implicit-slate tune tiny.yaml" in said
