@@ -1,5 +1,6 @@
 """A cell, in this process: how it ends, and that it survives damage to its folder."""
 
+import contextlib
 import json
 import socket
 
@@ -8,7 +9,7 @@ import torch
 
 from callbacks import Diverged
 from implicit_slate import host
-from implicit_slate.ablation import cell
+from implicit_slate.ablation import cell, train
 from implicit_slate.ablation.train import RESUME_POINT
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
@@ -17,6 +18,8 @@ from implicit_slate.training import SLATEModule
 from implicit_slate.yaml_files import override
 from tests.ablation.conftest import TINY, prepared
 from tests.ablation.tiny import TinyModule
+from tests.faults.disk import Disk, MountRefused
+from tests.faults.grid import events_of
 from tests.tiny import SLATE_SIZES, Command
 
 SLATE = {
@@ -52,12 +55,12 @@ def undisturbed(tmp_path_factory):
 def killed(tmp_path, monkeypatch):
     """The folder of a cell that was killed at step 37; the checkpoint is of step 31."""
     folder = prepared(tmp_path / "run" / "cells" / "a", OFTEN)
-    train = TinyModule.training_step
+    training_step = TinyModule.training_step
 
     def die(module, *batch):
         if module.global_step == 37:
             raise Killed
-        return train(module, *batch)
+        return training_step(module, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(TinyModule, "training_step", die)
@@ -157,6 +160,52 @@ def test_a_checkpoint_that_would_run_code_fails_the_cell_and_stays(killed, tmp_p
     cell.run(killed)
     assert result_of(killed)["status"] == "failed" and "it holds posix.mkdir" in result_of(killed)["error"]
     assert not (tmp_path / "was_run").exists() and last.read_bytes() == content
+
+
+def test_a_cell_killed_before_its_result_is_written_has_final_values_once(tmp_path, monkeypatch, undisturbed):
+    folder = prepared(tmp_path / "a", OFTEN)
+
+    def die(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_result", die)
+        with pytest.raises(Killed):
+            cell.run(folder)
+    assert cell.run(folder) == 0
+    assert numbers(folder) == undisturbed
+    points = events_of(folder)
+    assert {tag: len(found) for tag, found in points.items() if tag.startswith("final/")}.keys() >= {
+        "final/grad_norm_max"
+    }
+
+
+def test_a_full_disk_is_a_line_and_the_next_start_goes_on(tmp_path, monkeypatch, capsys, undisturbed):
+    try:
+        disk = Disk(tmp_path, megabytes=8)
+    except MountRefused as refused:
+        pytest.skip(f"nothing can be mounted here: {refused}")
+    fill, training_step = disk.place / "fill", TinyModule.training_step
+
+    def fill_at_37(module, *batch):
+        if module.global_step == 37:
+            with contextlib.suppress(OSError), fill.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(1024))
+        return training_step(module, *batch)
+
+    with disk:
+        folder = prepared(disk.place / "cells" / "a", OFTEN)
+        with monkeypatch.context() as patch:
+            patch.setattr(TinyModule, "training_step", fill_at_37)
+            assert main(["cell", str(folder)]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith("cannot be written (No space left on device)")
+        assert not (folder / "result.json").exists()
+        fill.unlink()
+        assert cell.run(folder) == 0
+        assert numbers(folder) == undisturbed
+        events_of(folder)
+        assert not list(folder.rglob(".*.*"))
 
 
 def test_a_run_that_was_moved_goes_on_in_its_new_place(killed, tmp_path, monkeypatch, undisturbed):

@@ -4,8 +4,6 @@ import subprocess
 import time
 from pathlib import Path
 
-MEGABYTES = 96
-
 
 class MountRefused(Exception):
     """This machine does not let us mount a file system."""
@@ -14,10 +12,10 @@ class MountRefused(Exception):
 class Disk:
     """An ext4 file system in a file, mounted at `place`. A context manager."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, megabytes: int = 96):
         self.image, self.place = folder / "disk.img", folder / "disk"
         self.place.mkdir()
-        _call("truncate", "-s", f"{MEGABYTES}M", self.image)
+        _call("truncate", "-s", f"{megabytes}M", self.image)
         _call("mkfs.ext4", "-q", self.image)
         self._mount()
 

@@ -186,7 +186,7 @@ def of_cell(folder: Path) -> dict[str, str]:
     assert not list(folder.rglob(".*.*")) and not (folder / "progress.json").exists()  # nothing is left over
     return {
         "result": _hash([result[key] for key in ("status", "step", "axes", "measures")]),
-        "events": _hash(_events(folder)),
+        "events": _hash(events_of(folder)),
         **{
             key: _hash(checkpoint.get(key))
             for key in ("state_dict", "optimizer_states", "callbacks", "loops", "plateau")
@@ -195,10 +195,11 @@ def of_cell(folder: Path) -> dict[str, str]:
     }
 
 
-def _events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def events_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows: no point twice."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    del found["epoch"]  # Lightning logs it with the training's values and with the validation's
     for tag, points in found.items():
         steps = [step for step, _ in points]
         assert len(steps) == len(set(steps)), (folder.name, tag, steps)
