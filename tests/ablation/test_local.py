@@ -91,3 +91,14 @@ def test_a_check_whose_process_is_killed_is_tried_again_and_then_said_in_a_line(
     monkeypatch.setattr(local, "_check", die)
     with LocalPool(print) as pool, pytest.raises(UserError, match="was killed 3 times"):
         pool.check({}, {})
+
+
+def test_the_death_of_the_server_while_it_is_asked_does_not_end_the_launcher(tmp_path):
+    folder = prepared(tmp_path / "run" / "cells" / "a")
+    with LocalPool(print):
+        [server] = wait_until(
+            lambda: [p for p in psutil.Process().children() if "forkserver import" in " ".join(p.cmdline())]
+        )
+        server.kill()  # nobody has noticed yet
+        local.start(folder, Resources(1, 1, (), 1), worker=0).join()
+    assert json.loads((folder / "result.json").read_text())["status"] == "complete"

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -105,8 +106,8 @@ class LocalPool:
             pool = ProcessPoolExecutor(1, mp_context=_context, initializer=_begin, initargs=(os.devnull,))
             try:
                 return pool.submit(_check, configs, to_parse).result()
-            except BrokenProcessPool:  # killed, perhaps for want of memory
-                continue
+            except (BrokenProcessPool, EOFError, ConnectionError):  # it or its server was killed (want of memory?)
+                time.sleep(POLL_SECONDS)
             finally:
                 pool.shutdown(wait=False)
         raise UserError(f"the process that checks the experiments was killed {MOST_TRIES} times (out of memory?)")
@@ -161,16 +162,15 @@ class LocalPool:
 
 def start(folder: Path, resources: Resources, worker: int) -> BaseProcess:
     """A process that runs the prepared cell in `folder` with a worker's share of the machine; it ends with us."""
-    for attempt in range(MOST_TRIES):
-        share = resources.environment(worker)
+    share = resources.environment(worker)
+    for _ in range(MOST_TRIES):
         process = _context.Process(target=_run_cell, args=(folder, share, resources.threads, resources.devices))
         try:
             process.start()
             return process
-        except (EOFError, OSError):  # the server died while it was asked; the next call starts another
-            if attempt == MOST_TRIES - 1:
-                raise UserError(f"the server that starts cells died {MOST_TRIES} times (out of memory?)") from None
-    raise AssertionError
+        except (EOFError, OSError):  # the server died while it was asked; another is started once that is known
+            time.sleep(POLL_SECONDS)
+    raise UserError(f"the server that starts cells died {MOST_TRIES} times (out of memory?)")
 
 
 def _is_begun(folder: Path) -> bool:
