@@ -175,8 +175,8 @@ def test_a_cell_killed_before_its_result_is_written_has_final_values_once(tmp_pa
     assert cell.run(folder) == 0
     assert numbers(folder) == undisturbed
     points = events_of(folder)
-    assert {tag: len(found) for tag, found in points.items() if tag.startswith("final/")}.keys() >= {
-        "final/grad_norm_max"
+    assert {tag: len(found) for tag, found in points.items() if tag.startswith("summary/")}.keys() >= {
+        "summary/grad_norm_max"
     }
 
 

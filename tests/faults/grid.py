@@ -199,7 +199,7 @@ def events_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows: no point twice."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    del found["epoch"]  # Lightning logs it with the training's values and with the validation's
+    found.pop("epoch", None)  # Lightning logs it with the training's values and with the validation's
     for tag, points in found.items():
         steps = [step for step, _ in points]
         assert len(steps) == len(set(steps)), (folder.name, tag, steps)
