@@ -1,11 +1,15 @@
 """Processes that end with the process that started them, however that one ends."""
 
+import ctypes
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 import time
 
 CHECK_SECONDS = 0.5
+PR_SET_PDEATHSIG = 1
 PARENT = "IMPLICIT_SLATE_PARENT"
 """The environment variable in which a process tells those that it starts its own id."""
 
@@ -25,6 +29,7 @@ def end_with_parent() -> None:
     if asked_for_by is not None:
         wait = asked_for_by.join
     elif (parent := int(os.environ.get(PARENT, os.getpid()))) != os.getpid():
+        be_killed_with_parent()
 
         def wait() -> None:
             while os.getppid() == parent:  # it is another from the start where the parent died before we got here
@@ -32,6 +37,15 @@ def end_with_parent() -> None:
     else:
         return
     threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
+
+
+def be_killed_with_parent() -> None:
+    """Have the kernel, where that is Linux, kill this process when the thread that started it ends.
+
+    It does so at once, also while an import lets no thread of ours run; but it cannot tell of a parent that is gone.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_after(wait) -> None:

@@ -6,6 +6,7 @@ A cell that is done ends at once, one that somebody works on says so, one that w
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,12 +22,18 @@ from implicit_slate.run_folder import DONE, read_result
 from implicit_slate.yaml_files import leaves
 
 BUSY = 75
-"""The exit status where somebody else works on the cell (sysexits.h calls it a temporary failure)."""
+"""The exit status where the cell is to be run again later (sysexits.h calls it a temporary failure): somebody else
+works on it, or it was asked to stop."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What a cluster sends before it takes the machine away. In training `ResumePoint` makes a checkpoint first."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done, a diverged cell included; 1 it failed; 75 somebody else works on it."""
+    """Exit status: 0 done, a diverged cell included; 1 it failed; 75 somebody else works on it, or it was stopped."""
     end_with_parent()
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: sys.exit(BUSY))
     return run(parser().parse_args(argv).dir)
 
 

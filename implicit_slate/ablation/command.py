@@ -5,18 +5,22 @@ import json
 import shlex
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from implicit_slate.ablation.cell import check, preparation, prepare
+from implicit_slate.ablation.launchers import LAUNCHERS, Work, launcher, nodes_of
 from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.ablation.tensorboard import link_cells
 from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.run_folder import DONE, RunFolder, status_of
 from implicit_slate.yaml_files import load_yaml, override
+
+POLL_SECONDS = 5.0
 
 Preparations = dict[Path, dict[str, Any]]
 """The content of `cell.json` of the pretraining, if there is one, and of every cell, by their folders."""
@@ -27,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     grid = load_grid(arguments.file, arguments.grid)
     folder = RunFolder(arguments.out or Path("runs") / grid.name, {cell.id: cell.axes for cell in grid.cells})
-    preparations = _preparations(folder, grid, arguments.devices)
+    preparations = _preparations(folder, grid, arguments.devices, arguments.nodes)
     _check_folder(folder, preparations)
     if arguments.list:
         _print_states(folder)
@@ -43,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
 
 EXAMPLES = """implicit-slate ablate demo
 implicit-slate ablate tricks --list
-implicit-slate ablate tricks --devices 2 --workers 4"""
+implicit-slate ablate tricks --devices 2 --workers 4
+implicit-slate ablate tricks --dry-run
+implicit-slate ablate tricks --launcher slurm --time 8:00:00 --partition gpu --slurm cpus-per-task=8"""
 
 
 def parser() -> ArgumentParser:
@@ -51,9 +57,26 @@ def parser() -> ArgumentParser:
     parser.add_argument("grid", metavar="GRID", help="its name in ablations.yaml").completer = _grids
     parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="where grids are defined")
     parser.add_argument("--out", type=Path, help="the folder of the run; default: runs/GRID")
-    parser.add_argument("--devices", type=positive, help="processes (GPUs) of each cell; default: 1")
-    parser.add_argument("--workers", type=positive, help="cells at a time; default: as there are GPUs or cores for")
+    parser.add_argument("--devices", type=positive, help="processes (GPUs) of each cell, on each node; default: 1")
     parser.add_argument("--list", action="store_true", help="print the cells and their state, and run nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, with hours by a probe; run nothing")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="local", help="docs/clusters.md; default: local")
+    local = parser.add_argument_group("--launcher local: this machine")
+    local.add_argument("--workers", type=positive, help="cells at a time; default: as there are GPUs or cores for")
+    local.add_argument(
+        "--cells-per-device",
+        type=positive,
+        help="cells that share a GPU; more than 1 gained nothing where we measured it",
+    )
+    slurm = parser.add_argument_group("--launcher slurm: batch jobs, one task per cell")
+    slurm.add_argument("--nodes", type=positive, help="of each cell; default: 1")
+    slurm.add_argument("--time", help="limit of each job, as 8:00:00; a cell that reaches it is continued")
+    slurm.add_argument("--partition")
+    slurm.add_argument("--max-parallel", type=positive, help="cells at a time; default: no limit")
+    slurm.add_argument(
+        "--slurm", action="append", metavar="KEY=VALUE", help="any option of sbatch, in place of ours; may be repeated"
+    )
+    slurm.add_argument("--wait", action="store_true", help="show the progress until all jobs have ended")
     return parser
 
 
@@ -62,17 +85,20 @@ def _grids(parsed_args: argparse.Namespace, **_) -> list[str]:
     return [*load_yaml(parsed_args.file).get("grids", {})] if parsed_args.file.exists() else []
 
 
-def _preparations(folder: RunFolder, grid: Grid, devices: int | None) -> Preparations:
-    """The number of devices of a cell changes its batch, so it is of its configuration; None takes that of the run."""
-    if devices is None:
-        earlier = (read_json(path / "cell.json") for path in map(folder.cell, folder.cells))
-        devices = next((cell.get("devices", 1) for cell in earlier if cell), 1)
+def _preparations(folder: RunFolder, grid: Grid, devices: int | None, nodes: int | None = None) -> Preparations:
+    """The number of processes changes a cell's batch, so it is of its configuration; None takes that of the run."""
+    earlier = next(filter(None, (read_json(path / "cell.json") for path in map(folder.cell, folder.cells))), None)
+    if earlier:
+        devices, nodes = devices or earlier["devices"], nodes or nodes_of(earlier)
+    devices, nodes = devices or 1, nodes or 1
+    several = {"trainer.num_nodes": nodes} if nodes > 1 else {}
     found = {}
     if grid.pretrain:
-        found[folder.pretrain] = preparation("pretrain", {}, load_yaml(grid.pretrain), devices, None)
+        config = override(load_yaml(grid.pretrain), several)
+        found[folder.pretrain] = preparation("pretrain", {}, config, devices, None)
     experiment = load_yaml(grid.experiment)
     for cell in grid.cells:
-        config = override(experiment, cell.overrides)
+        config = override(experiment, {**cell.overrides, **several})
         found[folder.cell(cell.id)] = preparation(cell.id, cell.axes, config, devices, grid.checkpoint)
     return found
 
@@ -122,28 +148,37 @@ def _print_counts(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: argparse.Namespace) -> int:
-    if not all(folder.status(cell) in DONE for cell in folder.cells):
-        from implicit_slate.ablation.launchers.local import LocalPool, Resources
-        from implicit_slate.ablation.progress import ProgressDisplay
+    launch = launcher(arguments)
+    cells = {cell: folder.cell(cell) for cell in folder.cells if folder.status(cell) not in DONE}
+    if not cells:
+        return _print_counts(folder.rows()) or 0 if arguments.dry_run else _conclude(folder)
+    from implicit_slate.ablation.launchers.local import check, fork_server
+    from implicit_slate.ablation.progress import ProgressDisplay
 
-        print(f"{grid.name}: {len(grid.cells)} cells in {folder.path}; checking them", flush=True)
-        display = ProgressDisplay(folder)
-
-        def report(name: str, event: str) -> None:
-            display.event(name, event)
-            folder.write_results()
-
-        with LocalPool(report) as pool:
-            accelerators, display.max_steps = pool.check(*_to_check(grid, arguments.file, preparations))
-            devices = next(iter(preparations.values()))["devices"]
-            resources = Resources.share_out(arguments.workers, devices, accelerators)
-            _begin(folder, grid, preparations)
-            with display.shown():
-                if grid.pretrain:
-                    pool.run({"pretrain": folder.pretrain}, resources)
-                    if status_of(folder.pretrain) != "complete":
-                        return _pretraining_failed(folder)
-                pool.run({cell: folder.cell(cell) for cell in folder.cells}, resources)
+    print(f"{grid.name}: {len(grid.cells)} cells in {folder.path}; checking them", flush=True)
+    display = ProgressDisplay(folder)
+    with fork_server():
+        accelerators, display.max_steps = check(*_to_check(grid, arguments, preparations))
+        is_open = launch(
+            Work(
+                folder,
+                folder.pretrain if grid.pretrain and status_of(folder.pretrain) != "complete" else None,
+                cells,
+                preparations,
+                accelerators,
+                arguments,
+                lambda: _begin(folder, grid, preparations),
+                display,
+            )
+        )
+    if arguments.dry_run or (is_open and not arguments.wait):
+        return 0
+    if is_open:
+        with display.shown():
+            while is_open():
+                time.sleep(POLL_SECONDS)
+    if grid.pretrain and status_of(folder.pretrain) != "complete":
+        return _pretraining_failed(folder)
     return _conclude(folder)
 
 
@@ -170,8 +205,11 @@ def _conclude(folder: RunFolder) -> int:
     return 1 if failed else 0
 
 
-def _to_check(grid: Grid, file: Path, preparations: Preparations) -> tuple[dict[str, dict], dict[str, dict]]:
+def _to_check(
+    grid: Grid, arguments: argparse.Namespace, preparations: Preparations
+) -> tuple[dict[str, dict], dict[str, dict]]:
     """What `configure.check` takes: the experiment files, and of cells that differ in their seed only the first."""
+    file = arguments.file
     where = f"{file}: grid {grid.name!r}"
     experiment = override(load_yaml(grid.experiment), grid.overrides)
     origin = f"{grid.experiment}" + (f", with 'overrides' of grid {grid.name!r} in {file}" if grid.overrides else "")
@@ -182,4 +220,7 @@ def _to_check(grid: Grid, file: Path, preparations: Preparations) -> tuple[dict[
         config = content["config"]
         if all(config | {"seed_everything": 0} != other | {"seed_everything": 0} for other in configs.values()):
             configs[f"{where}, cell {content['cell']}" if content["axes"] else str(grid.pretrain)] = config
+    if arguments.launcher != "local":  # the machine that is asked need not have what the cells will have
+        here = {"trainer.accelerator": "auto"}
+        return ({origin: override(c, here) for origin, c in those.items()} for those in (configs, to_parse))
     return configs, to_parse

@@ -1,6 +1,8 @@
 """The point from which a killed cell resumes: the training state, the curves and the training time so far."""
 
 import json
+import signal
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from implicit_slate.ablation.tensorboard import THROUGHPUT, layout
+from implicit_slate.ablation.cell import BUSY, STOP_SIGNALS
 from implicit_slate.files import replace_durably, write_atomically
 from implicit_slate.measures import LOSSES, summarise
 
@@ -61,6 +64,8 @@ class ResumePoint(Checkpoint):
     seconds of training and nothing else. (Lightning's ModelCheckpoint writes through the system's temporary folder, and
     so can leave half a file when that is another file system.)
 
+    Asked to stop by a signal, it makes a checkpoint at the next such point and ends the process with the status `BUSY`.
+
     `progress.json` is for anybody who looks: every second at most, in the terms of `result.json`.
     """
 
@@ -72,6 +77,7 @@ class ResumePoint(Checkpoint):
         self._begin_step = self._last_step = 0
         self._last_time = self._told = 0.0
         self._cost = 0.0
+        self._asked_to_stop = False
 
     @property
     def seconds(self) -> float:
@@ -92,6 +98,11 @@ class ResumePoint(Checkpoint):
         self._begin = self._last_time = time.monotonic()
         self._begin_step = self._last_step = trainer.global_step
         self._tell(trainer)
+        for number in STOP_SIGNALS:  # Lightning puts back what was there before the training
+            signal.signal(number, self._ask_to_stop)
+
+    def _ask_to_stop(self, *signal_and_frame) -> None:
+        self._asked_to_stop = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx) -> None:
         if time.monotonic() - self._told >= TELL_SECONDS:
@@ -101,13 +112,17 @@ class ResumePoint(Checkpoint):
         # ranks agree by a collective operation.
         step, interval = trainer.global_step, trainer.log_every_n_steps
         is_new, self._last_step = step != self._last_step, step  # the last of several batches to a step ends it
-        if not is_new or step % CHECK_EVERY_STEPS != 1 or trainer.is_last_batch:
+        is_time = step % CHECK_EVERY_STEPS == 1 or (self._asked_to_stop and trainer.world_size == 1)
+        if not is_new or not is_time or trainer.is_last_batch:
             return
         if step * trainer.accumulate_grad_batches % trainer.val_check_batch == 0 or step % interval == 0 < interval - 1:
             return
         due = time.monotonic() - self._last_time >= max(self.every_seconds, self._cost / LARGEST_SHARE)
-        if trainer.strategy.reduce_boolean_decision(due, all=False):
+        if trainer.strategy.reduce_boolean_decision(due or self._asked_to_stop, all=False):
             self._save(trainer)
+            if trainer.strategy.reduce_boolean_decision(self._asked_to_stop, all=False):
+                print(f"stopped by a signal at step {step}", flush=True)
+                sys.exit(BUSY)
 
     def on_train_end(self, trainer: Trainer, pl_module) -> None:
         self._earlier_seconds, self._begin = self.seconds, None

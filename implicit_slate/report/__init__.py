@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from implicit_slate.errors import ArgumentParser
+from implicit_slate.run_folder import RunFolder
 
 __all__ = ["main", "write_report"]
 
@@ -23,7 +24,9 @@ def write_report(run_dir: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command `implicit-slate report RUN_DIR`; returns its exit status."""
-    print(write_report(parser().parse_args(argv).run_dir))
+    run_dir = parser().parse_args(argv).run_dir
+    RunFolder(run_dir).write_results()
+    print(write_report(run_dir))
     return 0
 
 

@@ -97,7 +97,7 @@ class Grids:
     def run(self, *arguments: str) -> tuple[int, str, str]:
         """Exit status, stdout and stderr of the command."""
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=600)
         return process.returncode, out, err
 
 

@@ -3,15 +3,21 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psutil
 import pytest
 
 from implicit_slate.ablation.launchers import local
-from implicit_slate.ablation.launchers.local import LocalPool, Resources
+from implicit_slate.ablation.launchers.local import LocalPool, Resources, fork_server
 from implicit_slate.errors import UserError
 from tests.ablation.conftest import prepared, wait_until
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -22,7 +28,7 @@ def eight_cores(monkeypatch):
 
 @pytest.mark.parametrize(
     "workers, devices, expected",
-    [(None, 1, (8, 1)), (None, 2, (4, 1)), (2, 1, (2, 4)), (16, 1, (16, 1))],
+    [(None, 1, (8, 1)), (None, 2, (4, 1)), (2, 1, (2, 4)), (3, 2, (3, 1))],
 )
 def test_a_cpu_is_shared_by_threads(eight_cores, workers, devices, expected):
     shared = Resources.share_out(workers, devices, accelerators=0)
@@ -31,25 +37,39 @@ def test_a_cpu_is_shared_by_threads(eight_cores, workers, devices, expected):
 
 
 @pytest.mark.parametrize(
-    "visible, workers, devices, accelerators, expected",
+    "visible, workers, devices, accelerators, cells_per_device, expected, threads",
     [
-        (None, None, 2, 4, ["0,1", "2,3"]),
-        (None, 3, 1, 2, ["0", "1", "0"]),  # more workers than GPUs share them
-        ("5,7", None, 1, 2, ["5", "7"]),
+        (None, None, 2, 4, None, ["0,1", "2,3"], 2),
+        (None, None, 1, 2, 2, ["0", "1", "0", "1"], 2),
+        (None, None, 2, 5, 2, ["0,1", "2,3", "0,1", "2,3"], 1),
+        (None, 3, 1, 2, 4, ["0", "1", "0"], 2),
+        ("5,7", None, 1, 2, None, ["5", "7"], 4),
     ],
 )
-def test_every_worker_has_its_own_gpus(eight_cores, monkeypatch, visible, workers, devices, accelerators, expected):
+def test_every_worker_has_its_own_gpus_or_a_part_of_them(
+    eight_cores, monkeypatch, visible, workers, devices, accelerators, cells_per_device, expected, threads
+):
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    shared = Resources.share_out(workers, devices, accelerators)
+    shared = Resources.share_out(workers, devices, accelerators, cells_per_device)
     found = [shared.environment(worker)["CUDA_VISIBLE_DEVICES"] for worker in range(shared.workers)]
-    assert found == expected and shared.threads is None
+    assert found == expected and shared.threads == threads
 
 
-@pytest.mark.parametrize("accelerators, message", [(2, "this machine has 2 devices"), (0, "this machine has 8 cores")])
-def test_more_processes_than_there_is_room_for_are_refused(eight_cores, accelerators, message):
-    with pytest.raises(UserError, match=f"--devices 99: {message}"):
-        Resources.share_out(None, 99, accelerators)
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ((None, 99, 2), "--devices 99: this machine has 2 devices"),
+        ((None, 99, 0), "--devices 99: this machine has 8 cores"),
+        ((5, 2, 0), "--workers 5: there are 8 cores, enough for 4 cells at a time"),
+        ((3, 1, 2), "--workers 3: there are 2 devices, enough for 2 cells at a time; --cells-per-device lets"),
+        ((9, 1, 2, 4), "--workers 9: there are 2 devices, enough for 8 cells"),
+        ((None, 1, 0, 4), "--cells-per-device 4: is for GPUs"),
+    ],
+)
+def test_more_processes_than_there_is_room_for_are_refused(eight_cores, asked, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        Resources.share_out(*asked)
 
 
 def ranks_of(cell):
@@ -65,8 +85,10 @@ def ranks_of(cell):
 
 
 @pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_path, rank):
+def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_path, monkeypatch, rank):
     """Lightning's DDP on two CPU processes."""
+    for name, value in (("SLURM_NTASKS", "1"), ("SLURM_PROCID", "0"), ("SLURM_JOB_ID", "1")):
+        monkeypatch.setenv(name, value)  # as where the pool runs within a batch job
     cell = prepared(tmp_path / "run" / "cells" / "a", devices=2, **{"model.pause": 0.04})
     events = []
     pool = LocalPool(lambda name, event: events.append(event))  # not entered: nothing need be imported before the fork
@@ -83,19 +105,37 @@ def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_pa
     assert "MEMBER: 2/2" in (cell / "log.txt").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.0, 1.0], ids=["while they import", "a second later"])
+def test_no_process_of_a_cell_on_several_devices_outlives_a_killed_launcher_by_five_seconds(tmp_path, moment):
+    cell = prepared(tmp_path / "run" / "cells" / "a", devices=4, **{"model.pause": 0.1})
+    run = f"with fork_server(): LocalPool(print).run({{'a': Path({str(cell)!r})}}, Resources(1, 4, (), 4))"
+    code = f"from pathlib import Path\nfrom {local.__name__} import *\n{run}"
+    launcher = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    wait_until(
+        lambda: len(psutil.Process(launcher.pid).children(recursive=True)) == 7
+    )  # 4 ranks, their parents, 1 more
+    time.sleep(moment)
+    processes = psutil.Process(launcher.pid).children(recursive=True)
+    assert len(processes) >= 6
+    launcher.kill()
+    launcher.wait()
+    assert psutil.wait_procs(processes, timeout=5)[1] == []
+
+
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_check_whose_process_is_killed_is_tried_again_and_then_said_in_a_line(monkeypatch):
     monkeypatch.setattr(local, "_check", die)
-    with LocalPool(print) as pool, pytest.raises(UserError, match="was killed 3 times"):
-        pool.check({}, {})
+    with fork_server(), pytest.raises(UserError, match="was killed 3 times"):
+        local.check({}, {})
 
 
 def test_the_death_of_the_server_while_it_is_asked_does_not_end_the_launcher(tmp_path):
     folder = prepared(tmp_path / "run" / "cells" / "a")
-    with LocalPool(print):
+    with fork_server():
         [server] = wait_until(
             lambda: [p for p in psutil.Process().children() if "forkserver import" in " ".join(p.cmdline())]
         )

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,10 +24,11 @@ from pathlib import Path
 import psutil
 
 from implicit_slate.ablation import cell
+from implicit_slate.ablation.launchers import Work
 from implicit_slate.errors import UserError
 from implicit_slate.locks import is_locked
 from implicit_slate.processes import end_with_parent, expect_children
-from implicit_slate.run_folder import DONE, read_result
+from implicit_slate.run_folder import DONE, read_result, status_of
 
 POLL_SECONDS = 1.0
 MOST_TRIES = 3
@@ -38,7 +39,7 @@ _context = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True)
 class Resources:
-    """How this machine is divided: every worker has its own devices or threads."""
+    """How this machine is divided: every worker has its own threads, and its own devices or a part of them."""
 
     workers: int
     devices: int
@@ -48,33 +49,103 @@ class Resources:
     cores: int
 
     @classmethod
-    def share_out(cls, workers: int | None, devices: int, accelerators: int) -> "Resources":
-        """Without `workers`, as many as the machine has room for."""
+    def share_out(
+        cls, workers: int | None, devices: int, accelerators: int, cells_per_device: int | None = None
+    ) -> "Resources":
+        """Without `workers`, as many as the machine has room for; `UserError` for more than that."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(accelerators)]
         names = tuple(names[:accelerators])
-        room = len(names) or cores
+        room, what = (len(names), "devices") if names else (cores, "cores")
         if devices > room:
-            raise UserError(f"--devices {devices}: this machine has {room} {'devices' if names else 'cores'}")
-        return cls(workers or room // devices, devices, names, cores)
+            raise UserError(f"--devices {devices}: this machine has {room} {what}")
+        if cells_per_device and not names:
+            raise UserError(f"--cells-per-device {cells_per_device}: is for GPUs, and the cells run on the CPU here")
+        most = room // devices * (cells_per_device or 1)
+        if (workers or most) > most:
+            more = "; --cells-per-device lets cells share one" if names else ""
+            raise UserError(f"--workers {workers}: there are {room} {what}, enough for {most} cells at a time{more}")
+        return cls(workers or most, devices, names, cores)
 
     @property
-    def threads(self) -> int | None:
-        """CPU threads of each process; None leaves that to torch, on an accelerator."""
-        return None if self.accelerators else max(1, self.cores // (self.workers * self.devices))
+    def threads(self) -> int:
+        """CPU threads of each process."""
+        return max(1, self.cores // (self.workers * self.devices))
 
     def environment(self, worker: int) -> dict[str, str]:
-        """The environment variables that give a worker its share; more workers than there is room for share devices."""
-        if not self.accelerators:
-            return {"OMP_NUM_THREADS": str(self.threads)}
-        first = worker * self.devices
-        mine = (self.accelerators[i % len(self.accelerators)] for i in range(first, first + self.devices))
-        return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
+        """The environment variables that give a worker its share."""
+        share = {"OMP_NUM_THREADS": str(self.threads)}
+        if self.accelerators:
+            groups = len(self.accelerators) // self.devices
+            first = worker % groups * self.devices
+            share["CUDA_VISIBLE_DEVICES"] = ",".join(self.accelerators[first : first + self.devices])
+        return share
+
+    def __str__(self) -> str:
+        shared = -(-self.workers * self.devices // (len(self.accelerators) or self.cores))
+        where = f"of {len(self.accelerators)} GPUs, {shared} on each" if self.accelerators else "on the CPU"
+        threads = f"{self.threads} {'thread' if self.threads == 1 else 'threads'}"
+        return f"{self.workers} at a time {where}; {self.devices} processes each, with {threads}"
+
+
+@contextlib.contextmanager
+def fork_server() -> Iterator[None]:
+    """A context in which processes are forked from one that has imported everything; at its end all of them are killed:
+    cells that run lose what came after their last checkpoint, and the server by itself would take seconds to end."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us, who then end the cells
+    _context.set_forkserver_preload(["implicit_slate.ablation.launchers.server", "implicit_slate.ablation.train"])
+    try:
+        forkserver.ensure_running()  # and begin to import
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    try:
+        yield
+    finally:
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "resource_tracker" not in " ".join(process.cmdline()):  # multiprocessing's, which ends after us
+                    process.kill()
+
+
+def check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> tuple[int, int]:
+    """`configure.check` in a forked process; `UserError` as it raises it."""
+    for _ in range(MOST_TRIES):
+        pool = ProcessPoolExecutor(1, mp_context=_context, initializer=_begin, initargs=(os.devnull,))
+        try:
+            return pool.submit(_check, configs, to_parse).result()
+        except (BrokenProcessPool, EOFError, ConnectionError):  # it or its server was killed (want of memory?)
+            time.sleep(POLL_SECONDS)
+        finally:
+            pool.shutdown(wait=False)
+    raise UserError(f"the process that checks the experiments was killed {MOST_TRIES} times (out of memory?)")
+
+
+def launch(work: Work) -> None:
+    """Run all of it on this machine, and come back when every cell has a result."""
+    options = work.options
+    resources = Resources.share_out(options.workers, work.devices, work.accelerators, options.cells_per_device)
+    if options.dry_run:
+        from implicit_slate.ablation.plan import print_plan
+
+        return print_plan(work, resources)
+    work.begin()
+
+    def report(name: str, event: str) -> None:
+        work.display.event(name, event)
+        work.folder.write_results()
+
+    pool = LocalPool(report)
+    with work.display.shown():
+        if work.pretrain:
+            pool.run({"pretrain": work.pretrain}, resources)
+            if status_of(work.pretrain) != "complete":
+                return
+        pool.run(work.cells, resources)
 
 
 class LocalPool:
-    """Runs prepared cells, several at a time, and knows how to check experiments. A context manager."""
+    """Runs prepared cells, several at a time."""
 
     def __init__(self, report: Callable[[str, str], None]):
         """`report(name, event)` hears what happens to a cell: `started`, `resumed`, `interrupted`, `taken by another
@@ -82,35 +153,6 @@ class LocalPool:
         self.report = report
         self._tries: Counter[str] = Counter()
         self._again: set[str] = set()
-
-    def __enter__(self) -> "LocalPool":
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us, who then end the cells
-        _context.set_forkserver_preload(["implicit_slate.ablation.train"])
-        try:
-            forkserver.ensure_running()  # and begin to import
-        finally:
-            signal.signal(signal.SIGINT, previous)
-        return self
-
-    def __exit__(self, *exception) -> None:
-        """Kill the cells that run (they lose what came after their last checkpoint), and the server, which by itself
-        would take seconds to end and keep our output open."""
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "resource_tracker" not in " ".join(process.cmdline()):  # multiprocessing's, which ends after us
-                    process.kill()
-
-    def check(self, configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> tuple[int, int]:
-        """`configure.check` in a process that has imported everything; `UserError` as it raises it."""
-        for _ in range(MOST_TRIES):
-            pool = ProcessPoolExecutor(1, mp_context=_context, initializer=_begin, initargs=(os.devnull,))
-            try:
-                return pool.submit(_check, configs, to_parse).result()
-            except (BrokenProcessPool, EOFError, ConnectionError):  # it or its server was killed (want of memory?)
-                time.sleep(POLL_SECONDS)
-            finally:
-                pool.shutdown(wait=False)
-        raise UserError(f"the process that checks the experiments was killed {MOST_TRIES} times (out of memory?)")
 
     def run(self, folders: Mapping[str, Path], resources: Resources) -> None:
         """Come back when every cell (a name and a prepared folder each) has a result, by us or by another process.
@@ -177,16 +219,17 @@ def _is_begun(folder: Path) -> bool:
     return (folder / "checkpoints" / "last.ckpt").exists()
 
 
-def _run_cell(folder: Path, environment: dict[str, str], threads: int | None, devices: int) -> None:
+def _run_cell(folder: Path, environment: dict[str, str], threads: int, devices: int) -> None:
     _begin(folder / "log.txt")
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]  # where we run within a job, Lightning would take the cell for one of its tasks
     os.environ.update(environment)
     if devices > 1:
         expect_children()
         sys.exit(subprocess.call([sys.executable, "-m", "implicit_slate.cli", "cell", str(folder)]))
-    if threads is not None:
-        import torch  # imported before the fork, so OMP_NUM_THREADS comes too late
+    import torch  # imported before the fork, so OMP_NUM_THREADS comes too late
 
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     sys.exit(cell.run(folder))
 
 
