@@ -24,9 +24,9 @@ $(STAMP): pyproject.toml requirements.lock scripts/setup
 	@PYTHON=$(PYTHON) scripts/setup "$(EXTRAS)"
 	@touch $@
 
-ablate: setup  ## run grid GRID (default: demo) and write its report under runs/GRID; also DEVICES, WORKERS, OUT
+ablate: setup  ## run grid GRID (default: demo) and write its report under runs/GRID; also DEVICES, WORKERS, CELLS_PER_DEVICE, OUT
 	@$(BIN)/implicit-slate ablate $(GRID) $(if $(OUT),--out $(OUT)) $(if $(DEVICES),--devices $(DEVICES)) \
-		$(if $(WORKERS),--workers $(WORKERS)) $(if $(STORAGE),$(error STORAGE is gone: hosts share the folder OUT))
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(CELLS_PER_DEVICE),--cells-per-device $(CELLS_PER_DEVICE)) $(if $(STORAGE),$(error STORAGE is gone: hosts share the folder OUT))
 	@$(if $(filter demo,$(GRID)),$(BIN)/implicit-slate evaluate $(or $(OUT),runs/demo) --metrics reconstruction$(comma)segmentation \
 		--images 200 --draws 1 --batch-size 200)
 
@@ -64,7 +64,7 @@ bench-gpu:  ## what this machine's GPU does, in 8 minutes and without network: .
 complexity: setup  ## time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
 	@$(BIN)/python -m benchmarks.complexity $(if $(OUT),--out $(OUT))
 
-paper-slice:  ## both modes at the paper's size, 4 seeds each, on one GPU: renders scenes; WORKERS=2 cells share the GPU
+paper-slice:  ## both modes at the paper's size, 4 seeds each, on one GPU: renders scenes; CELLS_PER_DEVICE=2 cells share it
 	@$(MAKE) --no-print-directory setup EXTRAS=render
 	@[ -d $(SCENES) -a ! -e $(SCENES)/render.json ] || \
 		$(BIN)/implicit-slate data render --scenes 10000 --size 96 --out $(SCENES)

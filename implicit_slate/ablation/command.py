@@ -174,6 +174,7 @@ def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: a
     if arguments.dry_run or (is_open and not arguments.wait):
         return 0
     if is_open:
+        print("Ctrl-C ends the waiting, and not the jobs", flush=True)
         with display.shown():
             while is_open():
                 time.sleep(POLL_SECONDS)

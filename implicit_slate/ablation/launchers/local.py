@@ -124,6 +124,8 @@ def check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> tuple[in
 def launch(work: Work) -> None:
     """Run all of it on this machine, and come back when every cell has a result."""
     options = work.options
+    if work.nodes > 1:
+        raise UserError(f"--launcher local: the cells of this run are for {work.nodes} nodes each")
     resources = Resources.share_out(options.workers, work.devices, work.accelerators, options.cells_per_device)
     if options.dry_run:
         from implicit_slate.ablation.plan import print_plan
