@@ -117,8 +117,8 @@ def test_a_grid_outlives_a_cancelled_task_and_a_dead_node(cluster, tmp_path, cap
 
 @pytest.mark.slow
 def test_a_preempted_cell_and_one_at_its_time_limit_go_on_where_they_were(cluster, tmp_path):
-    cells = {"a": {"model.pause": 2.5}}
-    work = work_of(tmp_path / "run", cells, time="2", slurm=["signal=USR1@60"])
+    cells = {"a": {"model.pause": 4.0}}
+    work = work_of(tmp_path / "run", cells, time="4", slurm=["signal=USR1@60"])
     is_open = slurm.launch(work)
     wait_until((work.cells["a"] / "checkpoints" / "last.ckpt").exists, 600)
     cluster.ask("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
