@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_slice_trains_both_modes(tmp_path):
     plain = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "WORKERS", "CELLS_PER_DEVICE", "OUT", "DEVICES")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MAKEFLAGS", "WORKERS", "CELLS_PER_DEVICE", "OUT", "DEVICES")
     }
     make = ["make", "-n", "paper-slice"]
     printed = subprocess.run(make, cwd=ROOT, env=plain, capture_output=True, text=True, check=True).stdout
