@@ -68,18 +68,18 @@ def print_plan(work: Work, resources: Resources) -> None:
     with tempfile.TemporaryDirectory(prefix="implicit-slate-probe-") as place:
         if work.pretrain:
             total = _measure(Path(place), "pretrain", work.contents[work.pretrain], resources, 1)
-            print(f"pretraining: {total:.2f} hours", flush=True)
+            print(f"pretraining: {total:.3g} hours", flush=True)
         elif work.folder.pretrain.exists():
             (Path(place) / "pretrain").symlink_to(work.folder.pretrain.resolve())
         for kind, count in Counter(kinds.values()).items():
             first = next(name for name in kinds if kinds[name] == kind)
             hours[kind] = _measure(Path(place), first, contents[first], resources, min(resources.workers, len(kinds)))
-            print(f"{count} cells as {first}: {hours[kind]:.2f} hours each", flush=True)
+            print(f"{count} cells as {first}: {hours[kind]:.3g} hours each", flush=True)
     ends = [0.0] * resources.workers  # the next cell goes to the worker that is free first
     for kind in kinds.values():
         heapq.heapreplace(ends, ends[0] + hours[kind])
     print(
-        f"together about {total + max(ends):.1f} hours, from the first step of each; by {STEPS} steps and a validation,"
+        f"together about {total + max(ends):.3g} hours, from the first step of each; by {STEPS} steps and a validation,"
     )
     print("without what callbacks measure more rarely than that")
 

@@ -84,11 +84,11 @@ class Cluster:
         self.ask("scancel", "--user=root")
         with contextlib.suppress(AssertionError):
             wait_until(lambda: not self.ask("squeue", "-h"), seconds=10)
+        for process in psutil.process_iter():  # the daemons, and tasks that they were not given the time to kill
+            with contextlib.suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
+                    process.kill()
         for daemon in self.daemons.values():
-            for process in (
-                [*psutil.Process(daemon.pid).children(recursive=True), daemon] if daemon.poll() is None else []
-            ):
-                process.kill()
             daemon.wait()
 
     def _start(self, name: str, *command: str) -> None:

@@ -25,7 +25,7 @@ def test_the_hours_are_those_of_the_measured_steps(tmp_path, in_this_process, ca
     plan.print_plan(work_of(tmp_path / "run", cells, pretrain=True), Resources(2, 1, (), 2))
     seconds = time.monotonic() - begin
     out = capsys.readouterr().out
-    assert out.startswith("4 cells, 4 of them to run: 2 at a time on the CPU; 1 processes each, with 1 thread\n")
+    assert out.startswith("4 cells, 4 of them to run: 2 at a time on the CPU; 1 process each, with 1 thread\n")
     hours = {name: float(each) for name, each in re.findall(r"2 cells as (\w): (.*) hours each", out)}
     assert 1.0 <= hours["c"] <= 72_000 * seconds / 30 / 3600  # 72,000 times 0.05 s or more, of all the time that passed
     together = float(re.search(r"together about (\S+) hours", out)[1])

@@ -86,7 +86,8 @@ class Resources:
         shared = -(-self.workers * self.devices // (len(self.accelerators) or self.cores))
         where = f"of {len(self.accelerators)} GPUs, {shared} on each" if self.accelerators else "on the CPU"
         threads = f"{self.threads} {'thread' if self.threads == 1 else 'threads'}"
-        return f"{self.workers} at a time {where}; {self.devices} processes each, with {threads}"
+        processes = f"{self.devices} {'process' if self.devices == 1 else 'processes'}"
+        return f"{self.workers} at a time {where}; {processes} each, with {threads}"
 
 
 @contextlib.contextmanager
