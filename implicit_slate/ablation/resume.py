@@ -14,8 +14,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from implicit_slate.ablation.tensorboard import THROUGHPUT, layout
 from implicit_slate.ablation.cell import BUSY, STOP_SIGNALS
+from implicit_slate.ablation.tensorboard import THROUGHPUT, layout
 from implicit_slate.files import replace_durably, write_atomically
 from implicit_slate.measures import LOSSES, summarise
 
