@@ -108,16 +108,13 @@ def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", [0.0, 1.0], ids=["while they import", "a second later"])
 def test_no_process_of_a_cell_on_several_devices_outlives_a_killed_launcher_by_five_seconds(tmp_path, moment):
-    cell = prepared(tmp_path / "run" / "cells" / "a", devices=4, **{"model.pause": 0.1})
-    run = f"with fork_server(): LocalPool(print).run({{'a': Path({str(cell)!r})}}, Resources(1, 4, (), 4))"
+    cell = prepared(tmp_path / "run" / "cells" / "a", devices=2, **{"model.pause": 0.1})
+    run = f"with fork_server(): LocalPool(print).run({{'a': Path({str(cell)!r})}}, Resources(1, 2, (), 2))"
     code = f"from pathlib import Path\nfrom {local.__name__} import *\n{run}"
     launcher = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    wait_until(
-        lambda: len(psutil.Process(launcher.pid).children(recursive=True)) == 7
-    )  # 4 ranks, their parents, 1 more
+    wait_until(lambda: len(psutil.Process(launcher.pid).children(recursive=True)) == 5)  # two are the ranks
     time.sleep(moment)
     processes = psutil.Process(launcher.pid).children(recursive=True)
-    assert len(processes) >= 6
     launcher.kill()
     launcher.wait()
     assert psutil.wait_procs(processes, timeout=5)[1] == []
@@ -137,7 +134,9 @@ def test_the_death_of_the_server_while_it_is_asked_does_not_end_the_launcher(tmp
     folder = prepared(tmp_path / "run" / "cells" / "a")
     with fork_server():
         [server] = wait_until(
-            lambda: [p for p in psutil.Process().children() if "forkserver import" in " ".join(p.cmdline())]
+            lambda: [
+                p for p in psutil.Process().children() if p.status() != "zombie" and "forkserver" in str(p.cmdline())
+            ]
         )
         server.kill()  # nobody has noticed yet
         local.start(folder, Resources(1, 1, (), 1), worker=0).join()

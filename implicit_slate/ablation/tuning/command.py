@@ -89,7 +89,7 @@ def find_target(name: str, file: Path, modes: Sequence[str] | None) -> Target:
 
 
 def _run(target: Target, folder: Path, arguments) -> int:
-    from implicit_slate.ablation.launchers.local import LocalPool, Resources
+    from implicit_slate.ablation.launchers.local import LocalPool, Resources, check, fork_server
     from implicit_slate.ablation.tuning.results import write_results
     from implicit_slate.ablation.tuning.search import Search
     from implicit_slate.ablation.tuning.storage import open_storage
@@ -98,12 +98,12 @@ def _run(target: Target, folder: Path, arguments) -> int:
         raise UserError(f"{folder}: holds other files and no search; give another --out")
     origins = {f"{arguments.name}, gradient {mode}": config for mode, config in target.configs.items()}
     pretrain = folder / "pretrain"
-    with LocalPool(lambda name, event: _say(f"{event}: {name}")) as pool:
+    with fork_server():
         if target.pretrain is not None:
             to_parse = {origin: override(c, {target.checkpoint: "last.ckpt"}) for origin, c in origins.items()}
-            accelerators, _ = pool.check({f"{arguments.name}, 'pretrain'": target.pretrain}, to_parse)
+            accelerators, _ = check({f"{arguments.name}, 'pretrain'": target.pretrain}, to_parse)
         else:
-            accelerators, _ = pool.check(origins, {})
+            accelerators, _ = check(origins, {})
         resources = Resources.share_out(arguments.workers, arguments.devices, accelerators)
         max_steps = (next(iter(target.configs.values())).get("trainer") or {}).get("max_steps", 0)
         search = Search(folder, target.configs, target.checkpoint, max_steps, arguments.devices, _say)
@@ -112,7 +112,7 @@ def _run(target: Target, folder: Path, arguments) -> int:
         storage = storage or open_storage(f"sqlite:///{(folder / 'tune.db').absolute()}")
         if target.pretrain is not None:
             prepare(pretrain, preparation("pretrain", {}, target.pretrain, arguments.devices, None))
-            pool.run({"pretrain": pretrain}, resources)
+            LocalPool(lambda name, event: _say(f"{event}: {name}")).run({"pretrain": pretrain}, resources)
             if status_of(pretrain) != "complete":
                 print(f"pretraining failed: {(read_result(pretrain) or {}).get('error')}", file=sys.stderr)
                 return 1
