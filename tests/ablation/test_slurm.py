@@ -87,7 +87,7 @@ def test_a_grid_is_the_same_on_slurm_and_submitted_once(cluster, tmp_path, capsy
     assert "2 cells without a result, 0 of them queued" in capsys.readouterr().out
     slurm.launch(work)
     assert "2 cells without a result, 2 of them queued" in capsys.readouterr().out
-    assert "[1-2%2]" in cluster.ask("squeue", "-h", "-o", "%i") and is_open()
+    assert "ArrayTaskThrottle=2" in cluster.ask("scontrol", "show", "job") and is_open()
     wait_until(lambda: not is_open())
     found = rows(work.folder.path)
     assert [row["status"] for row in found] == ["complete", "diverged"]
