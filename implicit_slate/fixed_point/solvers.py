@@ -120,7 +120,8 @@ class Solver:
     """Stop when every image's relative residual has been at most this."""
 
     def __post_init__(self):
-        check(type(self), vars(self))
+        if not torch.compiler.is_compiling():  # which cannot trace the reading of annotations
+            check(type(self), vars(self))
 
     def __call__(self, f: Step, z0: State) -> Solution:
         return SOLVERS[self.name](f, z0, max_iterations=self.max_iterations, tol=self.tol)

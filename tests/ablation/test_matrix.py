@@ -151,6 +151,7 @@ SHIPPED = [
     ("architecture_small", 2 * 2, "gradient=unrolled,seed=0"),
     ("properties", 2 * 3, "gradient=unrolled,seed=0"),
     ("properties_small", 2 * 2, "gradient=unrolled,seed=0"),
+    ("tuning_small", 2, "gradient=unrolled,seed=0"),
     ("datasets", 2 * 3 * 3, "gradient=unrolled,data=clevr_mirror,seed=0"),
 ]
 
