@@ -39,9 +39,9 @@ def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool =
 
 def replace_durably(unfinished: Path, path: Path) -> None:
     """Give a finished file its name, in this order on the disk: its content, then the name."""
-    _flush(unfinished)
+    flush(unfinished)
     os.replace(unfinished, path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -61,7 +61,8 @@ def sweep(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Come back when the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

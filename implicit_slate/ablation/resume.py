@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from implicit_slate.ablation.cell import BUSY, STOP_SIGNALS
-from implicit_slate.ablation.tensorboard import THROUGHPUT, layout
+from implicit_slate.ablation.tensorboard import THROUGHPUT, flush_events, layout
 from implicit_slate.files import replace_durably, write_atomically
 from implicit_slate.measures import LOSSES, summarise
 
@@ -148,6 +148,7 @@ class ResumePoint(Checkpoint):
         unfinished = path.with_name(f".{path.name}.part")
         trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:
+            flush_events(trainer.logger, path.parent.parent)  # those before the checkpoint are not sent again
             replace_durably(unfinished, path)
             write_curves(path.parent.parent, self._curves)
         self._last_time = time.monotonic()

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from implicit_slate.errors import ArgumentParser, UserError
+from implicit_slate.files import flush
 from implicit_slate.measures import LOGGED, headline_columns
 from implicit_slate.run_folder import Axes, RunFolder
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import TensorBoardLogger
     from torch.utils.tensorboard import SummaryWriter
 
 THROUGHPUT = "throughput/steps_per_second"
@@ -119,6 +121,13 @@ def _title(tag: str) -> str:
 def log_configuration(writer: "SummaryWriter", config: str) -> None:
     """Show a cell's complete configuration (YAML) under TEXT."""
     writer.add_text("configuration", "\n".join(f"    {line}" for line in config.splitlines()))
+
+
+def flush_events(logger: "TensorBoardLogger", folder: Path) -> None:
+    """Come back when all that a cell has sent to TensorBoard is on the disk."""
+    logger.experiment.flush()
+    for place in (*folder.glob("events.out.tfevents.*"), folder):
+        flush(place)
 
 
 OURS = ".hparams"

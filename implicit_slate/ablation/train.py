@@ -16,7 +16,7 @@ from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.cell import make_result, write_result
 from implicit_slate.ablation.configure import build
 from implicit_slate.ablation.resume import ResumePoint, write_curves
-from implicit_slate.ablation.tensorboard import log_configuration, log_hparams
+from implicit_slate.ablation.tensorboard import flush_events, log_configuration, log_hparams
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.fixed_point import NotFinite
@@ -116,5 +116,6 @@ def _conclude(folder: Path, trainer, status: str, step: int | None, seconds: flo
         write_curves(folder, curves)
         if status != "failed" and result["axes"]:  # what trains before the grid has no place on it
             log_hparams(folder, result)
+        flush_events(trainer.logger, folder)
     (folder / "progress.json").unlink(missing_ok=True)
     write_result(folder, result)

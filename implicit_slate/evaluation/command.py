@@ -31,9 +31,9 @@ def main(argv: Sequence[str]) -> int:
     checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
     if len(checkpoints) > 1 and (arguments.json or arguments.out):
         raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
-    for folder in {arguments.out} if arguments.out else map(default_folder, checkpoints):
-        others = folder.glob(f"{arguments.split}[._]*") if arguments.out else ()
-        _check_replaceable(folder / f"{arguments.split}.json", *others)
+    if arguments.out:  # without, results go to a folder of ours
+        others = arguments.out.glob(f"{arguments.split}[._]*")
+        _check_replaceable(arguments.out / f"{arguments.split}.json", *others)
     if arguments.json:
         _check_replaceable(arguments.json)
     end_with_parent()

@@ -19,6 +19,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from implicit_slate.ablation.tensorboard import THROUGHPUT
 from implicit_slate.ablation.train import RESUME_POINT
 from implicit_slate.run_folder import DONE, RunFolder
 from implicit_slate.training.checkpoints import read_checkpoint
@@ -54,7 +55,7 @@ SLATE = {
             {"class_path": "callbacks.SlotUsage", "init_args": {"every_n_steps": 20}},
             {"class_path": "callbacks.GradientNorm", "init_args": {"every_n_steps": 10}},
             {"class_path": "callbacks.Divergence"},
-            {"class_path": "callbacks.Panels", "init_args": {"num_images": 2, "every_n_validations": 2}},
+            {"class_path": "callbacks.Panels", "init_args": {"num_images": 2}},
         ],
     },
 }  # fmt: skip
@@ -114,6 +115,7 @@ def write_grids(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (("ablations", ABLATIONS), ("slate", SLATE), ("dvae", DVAE)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    os.sync()  # no power cut comes so soon after a user has written them
 
 
 def finish(
@@ -199,7 +201,7 @@ def events_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows: no point twice."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    found.pop("epoch", None)  # Lightning logs it with the training's values and with the validation's
+    found.pop(THROUGHPUT, None)
     for tag, points in found.items():
         steps = [step for step, _ in points]
         assert len(steps) == len(set(steps)), (folder.name, tag, steps)

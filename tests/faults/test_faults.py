@@ -1,6 +1,7 @@
 """Whatever dies, and whenever: a grid ends with the numbers of a run that nothing disturbed. (`make faults`)"""
 
 import json
+import os
 import time
 import warnings
 
@@ -30,6 +31,7 @@ def test_a_grid_survives_kills_and_a_power_cut(tmp_path, disk, monkeypatch):
     """Its cells, the server that starts them, its launcher, all at once; then it goes on where it was."""
     grids, killer = Grids(disk.place if disk else tmp_path), Killer(seed=0, disk=disk)
     run = grids.path / "runs" / "slow"
+    os.sync()  # the experiment files have been on the disk for long
 
     def done():
         return {path.parent.name: path.read_bytes() for path in run.glob("cells/*/result.json")}
@@ -45,7 +47,7 @@ def test_a_grid_survives_kills_and_a_power_cut(tmp_path, disk, monkeypatch):
     before, killed = done(), begun()
 
     second = grids.start("slow", "--workers", "2")
-    wait_until(lambda: killer.kill(second, "cell"))
+    wait_until(lambda: second.poll() is not None or killer.kill(second, "cell"))
     out, err = second.communicate(timeout=240)
 
     assert second.returncode == 0, err
