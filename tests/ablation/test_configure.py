@@ -1,5 +1,6 @@
 """Overrides of experiments; mistakes in them are found before anything runs, and told in one line."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,8 @@ def test_a_solver_and_a_gradient_mode_that_do_not_go_together_are_found(tmp_path
     (tmp_path / "grids.yaml").write_text(yaml.safe_dump({"axes": axes, "grids": grids}))
     grid = load_grid(tmp_path / "grids.yaml", "all")
     folder = RunFolder(tmp_path / "run", {cell.id: cell.axes for cell in grid.cells})
-    configs, _ = _to_check(grid, tmp_path / "grids.yaml", _preparations(folder, grid, None))
+    arguments = Namespace(file=tmp_path / "grids.yaml", launcher="local")
+    configs, _ = _to_check(grid, arguments, _preparations(folder, grid, None))
     assert len(configs) == 5  # the experiment, and each cell with its first seed
     with pytest.raises(UserError, match="gradient=unrolled,solver=broyden,seed=0: .*picard"):
         check(configs, {})
