@@ -44,7 +44,7 @@ test-slow:  ## the tests that take longer, too
 	@$(MAKE) --no-print-directory setup EXTRAS=all
 	@$(BIN)/python -m pytest $(TEST_PROCESSES)
 
-faults:  ## kill a grid's processes 100 times and take its disk's power 20 times: its numbers must not change (root; 1 h)
+faults:  ## kill a grid's processes 100 times and take its disk's power 20 times: its numbers must not change (as root; long)
 	@$(MAKE) --no-print-directory setup EXTRAS=test
 	@$(BIN)/python -m pytest -s tests/faults
 

@@ -10,14 +10,14 @@ import functools
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse.typing import register_type
 
-from implicit_slate.errors import UserError
+from implicit_slate.errors import UserError, nearest
 
 RESTRICTED: dict[str, type] = {}
 """The types that `restricted` has made, by name."""
@@ -54,6 +54,13 @@ def restricted(name: str, base: type | None, needed: str, fits: Callable[[Any], 
     RESTRICTED[name] = kind
     register_type(kind, serializer=lambda value: value, deserializer=read, type_check=lambda value, kind: False)
     return kind
+
+
+def is_known(what: str, name: str, known: Collection[str]) -> bool:
+    """For `fits`: true for a name out of `known`; else a `UserError` with the nearest one that is."""
+    if name not in known:
+        raise UserError(f"unknown {what} {name!r}{nearest(name, known)}")
+    return True
 
 
 if TYPE_CHECKING:

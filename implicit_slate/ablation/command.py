@@ -222,6 +222,6 @@ def _to_check(
         if all(config | {"seed_everything": 0} != other | {"seed_everything": 0} for other in configs.values()):
             configs[f"{where}, cell {content['cell']}" if content["axes"] else str(grid.pretrain)] = config
     if arguments.launcher != "local":  # the machine that is asked need not have what the cells will have
-        here = {"trainer.accelerator": "auto"}
-        return ({origin: override(c, here) for origin, c in those.items()} for those in (configs, to_parse))
+        for those in (configs, to_parse):
+            those.update({name: override(config, {"trainer.accelerator": "auto"}) for name, config in those.items()})
     return configs, to_parse

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from implicit_slate import host
-from implicit_slate.allowed import NonNegativeFloat, PositiveInt, check, restricted
-from implicit_slate.errors import UserError, nearest
+from implicit_slate.allowed import NonNegativeFloat, PositiveInt, check, is_known, restricted
 from implicit_slate.fixed_point.state import (
     NotFinite,
     State,
@@ -97,16 +96,10 @@ def broyden(f: Step, z0: State, *, max_iterations: int, tol: float | None = None
 SOLVERS: dict[str, Callable[..., Solution]] = {"picard": picard, "anderson": anderson, "broyden": broyden}
 
 
-def _is_solver(name: str) -> bool:
-    if name not in SOLVERS:
-        raise UserError(f"unknown solver {name!r}{nearest(name, SOLVERS)}")
-    return True
-
-
 if TYPE_CHECKING:
     SolverName = str
 else:
-    SolverName = restricted("SolverName", str, "the name of a solver", _is_solver)
+    SolverName = restricted("SolverName", str, "the name of a solver", lambda name: is_known("solver", name, SOLVERS))
 
 
 @dataclass(frozen=True)

@@ -72,15 +72,19 @@ class ExperimentCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except ArgumentError as error:
             raise self._located(explain(error)) from error
-        trainer = self.config.get(self.config.get("subcommand"), self.config).trainer
+        trainer = self._settings.trainer
         if trainer.precision is None:
             trainer.precision = fastest_precision(trainer.accelerator)
+
+    @property
+    def _settings(self) -> Any:
+        """The configuration, of the command if there is one."""
+        return self.config.get(self.config.get("subcommand"), self.config)
 
     def _named(self, problem: BadKey) -> UserError:
         """What a constructor says of `name=value`, with the dotted key of that name if there is only one."""
         name = re.match(r"\w+(?==)", str(problem))
-        config = self.config.get(self.config.get("subcommand"), self.config).as_dict()
-        keys = [key for key, _ in leaves(config) if name and key.rpartition(".")[2] == name[0]]
+        keys = [key for key, _ in leaves(self._settings.as_dict()) if name and key.rpartition(".")[2] == name[0]]
         if len(keys) != 1:
             return problem
         return self._located(BadKey(f"{keys[0]}{str(problem).removeprefix(name[0])}", keys[0]))
@@ -113,7 +117,7 @@ class ExperimentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """`UserError` if the checkpoint that `--ckpt_path` names is not there, or damaged."""
-        self._checkpoint = self.config.get(self.config.get("subcommand"), self.config).get("ckpt_path")
+        self._checkpoint = self._settings.get("ckpt_path")
         self._weights = read_checkpoint(self._checkpoint)["state_dict"] if self._checkpoint is not None else None
 
     def before_fit(self) -> None:

@@ -1,6 +1,5 @@
 """Lightning's Trainer, which says in its signature what its settings may be."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -14,9 +13,10 @@ from implicit_slate.allowed import (
     PositiveShare,
     Share,
     allows,
+    is_known,
     restricted,
 )
-from implicit_slate.errors import UserError, nearest
+from implicit_slate.errors import UserError
 
 PRECISIONS = (
     "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
@@ -25,17 +25,11 @@ PRECISIONS = (
 
 
 def _is_accelerator(name: str) -> bool:
-    return _is_known("accelerator", name, ("auto", "gpu", *AcceleratorRegistry.available_accelerators()))
+    return is_known("accelerator", name, ("auto", "gpu", *AcceleratorRegistry.available_accelerators()))
 
 
 def _is_precision(name: str | int) -> bool:
-    return _is_known("precision", str(name), PRECISIONS)
-
-
-def _is_known(what: str, name: str, known: Sequence[str]) -> bool:
-    if name not in known:
-        raise UserError(f"unknown {what} {name!r}{nearest(name, known)}")
-    return True
+    return is_known("precision", str(name), PRECISIONS)
 
 
 def _are_devices(given: Any) -> bool:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from data_modules.processes import num_cores
 from implicit_slate.ablation import cell
 from implicit_slate.ablation.launchers import Work
 from implicit_slate.errors import UserError
@@ -53,7 +54,7 @@ class Resources:
         cls, workers: int | None, devices: int, accelerators: int, cells_per_device: int | None = None
     ) -> "Resources":
         """Without `workers`, as many as the machine has room for; `UserError` for more than that."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = num_cores()
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(accelerators)]
         names = tuple(names[:accelerators])
