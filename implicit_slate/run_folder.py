@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from filelock import AcquireReturnProxy, FileLock
 
@@ -43,6 +44,10 @@ class RunFolder:
 
     def cell(self, cell: str) -> Path:
         return self.path / "cells" / cell
+
+    def is_pretrained(self) -> bool:
+        """Whether the pretraining is complete, and its checkpoint, from which all cells begin, is there to its end."""
+        return status_of(self.pretrain) == "complete" and is_zipfile(self.pretrain / "checkpoints" / "last.ckpt")
 
     def facts(self) -> dict[str, Any]:
         """What `grid.json` says of the grid; empty while there is none."""

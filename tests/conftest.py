@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that they start
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -17,7 +17,7 @@ from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.ablation.tensorboard import link_cells
 from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.files import read_json, write_atomically
-from implicit_slate.run_folder import DONE, RunFolder, status_of
+from implicit_slate.run_folder import DONE, FINISHED, RunFolder, status_of
 from implicit_slate.yaml_files import load_yaml, override
 
 POLL_SECONDS = 5.0
@@ -27,14 +27,15 @@ Preparations = dict[Path, dict[str, Any]]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 all done, diverged cells included; 1 a cell or the pretraining failed; 130 stopped."""
+    """Exit status: 0 all done, diverged cells included; 1 a cell or the pretraining failed or was cancelled; 130
+    stopped."""
     arguments = parser().parse_args(argv)
     grid = load_grid(arguments.file, arguments.grid)
     folder = RunFolder(arguments.out or Path("runs") / grid.name, {cell.id: cell.axes for cell in grid.cells})
     preparations = _preparations(folder, grid, arguments.devices, arguments.nodes)
     _check_folder(folder, preparations)
     if arguments.list:
-        _print_states(folder)
+        _print_states(folder, arguments.launcher)
         return 0
     for stop in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(stop, signal.default_int_handler)
@@ -131,11 +132,21 @@ def _begin(folder: RunFolder, grid: Grid, preparations: Preparations) -> None:
         write_atomically(folder.path / "grid.json", json.dumps(facts, indent=1, default=str) + "\n")
         for cell, content in preparations.items():
             prepare(cell, content)
+        if grid.pretrain and not folder.is_pretrained() and status_of(folder.pretrain) == "complete":
+            print(f"{folder.pretrain / 'checkpoints' / 'last.ckpt'}: torn or gone; the pretraining is done again")
+            (folder.pretrain / "result.json").unlink()
         link_cells(folder)
 
 
-def _print_states(folder: RunFolder) -> None:
+def _print_states(folder: RunFolder, launcher: str) -> None:
     rows = folder.rows()
+    if launcher == "slurm":
+        from implicit_slate.ablation.launchers.slurm import queued
+
+        jobs = queued(folder.path)
+        for row in rows:
+            if row["status"] == "waiting" and (job := jobs.get(folder.cell(row["cell"]).resolve())):
+                row["status"] = f"queued as job {job}"
     width = max(len(row["cell"]) for row in rows)
     for row in rows:
         print(f"{row['cell']:<{width}}  {row['status']}" + (f" at step {row['step']}" if row["step"] else ""))
@@ -162,7 +173,7 @@ def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: a
         is_open = launch(
             Work(
                 folder,
-                folder.pretrain if grid.pretrain and status_of(folder.pretrain) != "complete" else None,
+                folder.pretrain if grid.pretrain and not folder.is_pretrained() else None,
                 cells,
                 preparations,
                 accelerators,
@@ -178,7 +189,7 @@ def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: a
         with display.shown():
             while is_open():
                 time.sleep(POLL_SECONDS)
-    if grid.pretrain and status_of(folder.pretrain) != "complete":
+    if grid.pretrain and not folder.is_pretrained():
         return _pretraining_failed(folder)
     return _conclude(folder)
 
@@ -203,7 +214,10 @@ def _conclude(folder: RunFolder) -> int:
     for cell in failed:
         print(f"failed: {cell.name}, see {cell / 'log.txt'}", file=sys.stderr)
     print(f"report: {write_report(folder.path)}")
-    return 1 if failed else 0
+    left = sum(row["status"] not in FINISHED for row in rows)
+    if left:  # cancelled on the cluster, say
+        print(f"{left} cells have no result; give the command again", file=sys.stderr)
+    return 1 if failed or left else 0
 
 
 def _to_check(

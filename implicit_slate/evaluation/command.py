@@ -48,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers")  # a batch is a list of numbers
     warnings.filterwarnings("ignore", "Using `DistributedSampler`")  # what it repeats is counted once
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # we start our processes ourselves
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gpus = torch.cuda.device_count()

@@ -1,9 +1,13 @@
 """`implicit-slate ablate` from outside: tiny cells, real processes, real kills."""
 
 import json
+import os
 import signal
 
+import pytest
+
 from implicit_slate.locks import is_locked
+from implicit_slate.training.checkpoints import read_checkpoint
 from tests.ablation.conftest import wait_until
 
 
@@ -41,3 +45,17 @@ def test_list_prints_and_makes_nothing(grids):
     assert (status, err) == (0, "")
     assert out.splitlines()[0].split() == ["gradient=unrolled,seed=0", "waiting"]
     assert not (grids.path / "runs").exists()
+
+
+@pytest.mark.parametrize("damage", [lambda file: os.truncate(file, 1000), lambda file: file.unlink()])
+def test_a_torn_checkpoint_of_the_pretraining_is_made_again_before_the_cells(grids, damage):
+    run = grids.path / "runs" / "begun"
+    assert grids.run("begun")[0] == 1  # its cell fails, so there is something left to do
+    whole = read_checkpoint(run / "pretrain" / "checkpoints" / "last.ckpt")["state_dict"]
+    damage(run / "pretrain" / "checkpoints" / "last.ckpt")
+    status, out, err = grids.run("begun")
+    assert "last.ckpt: torn or gone; the pretraining is done again" in out
+    [log] = run.glob("cells/*/log.txt")
+    assert log.read_text().count("ValueError: as the test asks") == 2 and status == 1, err  # it came as far as before
+    again = read_checkpoint(run / "pretrain" / "checkpoints" / "last.ckpt")["state_dict"]
+    assert all(again[key].equal(value) for key, value in whole.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from implicit_slate.ablation import cell
+from implicit_slate.ablation import cell, command
 from implicit_slate.ablation.launchers import Work, slurm
 from implicit_slate.ablation.progress import ProgressDisplay
 from implicit_slate.errors import UserError
@@ -87,6 +87,9 @@ def test_a_grid_is_the_same_on_slurm_and_submitted_once(cluster, tmp_path, capsy
     assert "2 cells without a result, 0 of them queued" in capsys.readouterr().out
     slurm.launch(work)
     assert "2 cells without a result, 2 of them queued" in capsys.readouterr().out
+    command._print_states(work.folder, "slurm")
+    shown = capsys.readouterr().out
+    assert "queued as job" in shown or "running" in shown
     assert "ArrayTaskThrottle=2" in cluster.ask("scontrol", "show", "job") and is_open()
     wait_until(lambda: not is_open())
     found = rows(work.folder.path)

@@ -175,10 +175,12 @@ def server():
 
 def hear(process, text):
     """Read what a process says until a line has the text."""
+    said = []
     for line in process.stdout:
+        said.append(line)
         if text in line:
             return
-    raise AssertionError(f"it never said {text!r}")
+    raise AssertionError(f"it never said {text!r}: {''.join(said)}")
 
 
 @pytest.mark.slow

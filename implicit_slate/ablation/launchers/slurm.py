@@ -54,6 +54,22 @@ def launch(work: Work) -> Callable[[], bool] | None:
     return jobs.are_open
 
 
+def queued(run: Path) -> dict[Path, str]:
+    """The numbers of a run's jobs in the queue, by the folders of their cells, or by the script of a report.
+
+    Raises:
+        UserError: there is no SLURM here, or it does not answer.
+    """
+    found, scripts = {}, run.resolve() / "slurm"
+    for line in _run("squeue", "--me", "--array", "--noheader", "--format=%F %K %T %o").splitlines():
+        job, task, state, command = line.split(maxsplit=3)
+        script = Path(command)
+        if script.parent == scripts and state != "COMPLETING":
+            lines = script.with_suffix(".txt").read_text().splitlines() if task.isdecimal() else None
+            found[Path(lines[int(task) - 1]) if lines else script] = job
+    return found
+
+
 class Jobs:
     """The batch jobs of a run: those in the queue, and those yet to be submitted."""
 
@@ -95,15 +111,7 @@ class Jobs:
         print(f"to stop them: scancel {' '.join([*before, cells, report])}")
 
     def queued(self) -> dict[Path, str]:
-        """The number of the job by the folder of its cell, or by the script of a report."""
-        found = {}
-        for line in _run("squeue", "--me", "--array", "--noheader", "--format=%F %K %T %o").splitlines():
-            job, task, state, command = line.split(maxsplit=3)
-            script = Path(command)
-            if script.parent == self._scripts and state != "COMPLETING":
-                lines = script.with_suffix(".txt").read_text().splitlines() if task.isdecimal() else None
-                found[Path(lines[int(task) - 1]) if lines else script] = job
-        return found
+        return queued(self._folder)
 
     def are_open(self) -> bool:
         try:

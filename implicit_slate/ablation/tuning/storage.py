@@ -8,7 +8,7 @@ import optuna
 import sqlalchemy
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from implicit_slate.errors import UserError
 
@@ -63,16 +63,21 @@ def open_storage(url: str) -> RDBStorage:
                     raise
                 time.sleep(RETRY_SECONDS)
 
-    try:
-        storage = RDBStorage(
-            parsed.render_as_string(hide_password=False),
-            {"creator": connect, "pool_pre_ping": True, "pool_size": 0},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=begin_again,
-        )
-    except (SQLAlchemyError, RuntimeError, OSError) as error:  # as RuntimeError, a database of another version
-        raise UserError(f"{shown}: cannot be opened ({_one_line(error)})") from None
+    for left in reversed(range(MOST_TRIES)):
+        try:
+            storage = RDBStorage(
+                parsed.render_as_string(hide_password=False),
+                {"creator": connect, "pool_pre_ping": True, "pool_size": 0},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=begin_again,
+            )
+            break
+        except (SQLAlchemyError, RuntimeError, OSError) as error:  # as RuntimeError, a database of another version
+            # Of several that make the tables of a new database at a time, all but one are refused.
+            if not left or not isinstance(error, (IntegrityError, ProgrammingError)):
+                raise UserError(f"{shown}: cannot be opened ({_one_line(error)})") from None
+            time.sleep(RETRY_SECONDS)
     is_open = True
     return storage
 
