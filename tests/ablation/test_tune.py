@@ -16,6 +16,7 @@ import yaml
 
 from implicit_slate.ablation.configure import Parser, build
 from implicit_slate.ablation.matrix import load_grid
+from implicit_slate.ablation.tuning import storage
 from implicit_slate.ablation.tuning.search import Space
 from implicit_slate.ablation.tuning.storage import open_storage
 from implicit_slate.cli import main
@@ -120,6 +121,17 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
     (tmp_path / "x.db").write_text("no database, but some text that is long enough to be looked at" * 20)
     with pytest.raises(UserError, match="x.db: cannot be opened"):
         open_storage(f"sqlite:///{tmp_path / 'x.db'}")
+
+
+def test_a_trial_whose_process_dies_before_its_first_heartbeat_is_begun_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "GRACE_SECONDS", 1)
+    database = open_storage(f"sqlite:///{tmp_path / 'x.db'}")
+    study = optuna.create_study(storage=database)
+    study.enqueue_trial({"x": 1.0})
+    study.ask()  # and no more is heard of it
+    time.sleep(2.5)
+    optuna.storages.fail_stale_trials(study)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
 
 
 def test_an_experiment_without_a_rate_is_refused():

@@ -19,7 +19,7 @@ from optuna.trial import Trial, TrialState
 from implicit_slate.ablation.cell import preparation, prepare
 from implicit_slate.ablation.launchers.local import MOST_TRIES, Resources, start
 from implicit_slate.ablation.matrix import cell_id
-from implicit_slate.ablation.tuning.storage import begin_again
+from implicit_slate.ablation.tuning.storage import begin_again, patiently
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json
 from implicit_slate.locks import is_locked
@@ -116,7 +116,7 @@ class Search:
             worker.start()
         while self.failed is None and any(worker.is_alive() for worker in workers):
             for study in self.studies.values():
-                study.get_trials(deepcopy=False)
+                patiently(lambda: study.get_trials(deepcopy=False))  # noqa: B023
             self.heard = time.monotonic()
             time.sleep(POLL_SECONDS)
         self.heard = math.inf
@@ -146,13 +146,14 @@ class Search:
         """One trial, by Optuna's own loop for its heartbeat; False if nothing is left to do."""
         with ExitStack() as asking:
             asking.enter_context(self._asking)
-            mode = self._next_mode(trials)
+            mode = patiently(lambda: self._next_mode(trials))
             if not mode:
                 time.sleep(POLL_SECONDS)
                 return mode is None
             sampler = optuna.samplers.TPESampler(constant_liar=True)  # a study of our own: workers share none
             name = self.studies[mode].study_name
-            study = optuna.load_study(study_name=name, storage=self._storage, sampler=sampler, pruner=self.pruner)
+            found = {"study_name": name, "storage": self._storage, "sampler": sampler, "pruner": self.pruner}
+            study = patiently(lambda: optuna.load_study(**found))
             asked: list[Trial] = []
 
             def objective(trial: Trial) -> float:
@@ -161,27 +162,31 @@ class Search:
                 return self._train(mode, trial, resources, worker)
 
             try:
+                if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                    study.enqueue_trial({})  # what is taken out of the queue has a heartbeat before it runs
                 study.optimize(objective, n_trials=1)
             except CellFailed as error:
                 self.say(str(error))
                 self._failures += 1
                 if self._failures >= MOST_TRIES:
                     raise UserError(f"tune: {MOST_TRIES} trials failed, the last one so: {error}") from None
-            except StorageInternalError:  # the storage went away in the wrong moment; the cell will resume
-                if asked and study.get_trials()[asked[0].number].state == TrialState.FAIL:
-                    begin_again(study, study.get_trials()[asked[0].number])
+            except (StorageInternalError, AssertionError) as error:  # of Optuna's, where it cannot tell the server
+                if asked:
+                    patiently(lambda: _try_again(study, asked[0].number))
+                elif isinstance(error, AssertionError):
+                    raise
             except (UpdateFinishedTrialError, ValueError) as error:  # another process took it for dead, or had it, too
                 if isinstance(error, UserError) or not asked:
                     raise
-                if not study.get_trials()[asked[0].number].state.is_finished():
+                if not patiently(study.get_trials)[asked[0].number].state.is_finished():
                     raise
         return True
 
     def _train(self, mode: str, trial: Trial, resources: Resources, worker: int) -> float:
         """Train the cell of a trial; the loss. Raises `TrialPruned` where it is poor or diverged, and `CellFailed`."""
-        settings = self.spaces[mode].ask(trial)
+        settings = patiently(lambda: self.spaces[mode].ask(trial))
         number = trial.user_attrs.get("cell", trial.number)  # that of the trial which is tried again
-        trial.set_user_attr("cell", number)
+        patiently(lambda: trial.set_user_attr("cell", number))
         axes = {"gradient": mode, "trial": number}
         folder = self.folder / "cells" / cell_id(axes)
         tuned = {OPTIMIZATION + name: value for name, value in settings.items()}
@@ -218,11 +223,17 @@ class Search:
                 connection.wait([process.sentinel], POLL_SECONDS)
                 for step, loss in (read_json(folder / "progress.json") or {}).get("validations", []):
                     if step > told:
-                        trial.report(loss, step)
+                        patiently(lambda: trial.report(loss, step))  # noqa: B023
                         told = step
-                if trial.should_prune():
+                if patiently(trial.should_prune):
                     self.say(f"pruned: {about}, at step {told}")
                     raise optuna.TrialPruned
         finally:
             process.kill()
             process.join()
+
+
+def _try_again(study: Study, number: int) -> None:
+    """Put a trial, which has come to nothing, into the queue again; its cell resumes, or is done already."""
+    if study.tell(number, state=TrialState.FAIL, skip_if_finished=True).state == TrialState.FAIL:
+        begin_again(study, study.get_trials()[number])

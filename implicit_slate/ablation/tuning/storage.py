@@ -1,13 +1,16 @@
 """The database of a search. Where it is away it is waited for, and trials of dead processes are begun again."""
 
+import contextlib
 import time
 import warnings
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from implicit_slate.errors import UserError
@@ -25,6 +28,30 @@ SQLITE = {"timeout": 60}
 warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats have been experimental for years
 begin_again = RetryHeartbeatStaleTrialCallback(max_retry=MOST_TRIES)
 """Puts a trial that came to nothing into the queue again: `begin_again(study, trial)`."""
+
+Answer = TypeVar("Answer")
+
+
+class _Storage(RDBStorage):
+    """Optuna's, with no trial that runs and has never had a heartbeat: nobody would miss it if its process died."""
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        if state == TrialState.RUNNING:
+            super().record_heartbeat(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with contextlib.suppress(StorageInternalError):  # the server went away; the next one is soon due
+            super().record_heartbeat(trial_id)
+
+
+def patiently(ask: Callable[[], Answer]) -> Answer:
+    """What a storage answers, asked again where the server goes away meanwhile; for what may be asked twice."""
+    while True:
+        try:
+            return ask()
+        except StorageInternalError:
+            time.sleep(RETRY_SECONDS)
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -65,7 +92,7 @@ def open_storage(url: str) -> RDBStorage:
 
     for left in reversed(range(MOST_TRIES)):
         try:
-            storage = RDBStorage(
+            storage = _Storage(
                 parsed.render_as_string(hide_password=False),
                 {"creator": connect, "pool_pre_ping": True, "pool_size": 0},
                 heartbeat_interval=HEARTBEAT_SECONDS,
