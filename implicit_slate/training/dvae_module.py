@@ -55,6 +55,7 @@ class DVAEModule(TrainingModule):
         self.dvae = DiscreteVAE(vocab_size, image_channels)
         self.register_buffer("centroids", torch.zeros(vocab_size, image_channels * 16), persistent=False)
         self.split_metric = CodeUsage(vocab_size)
+        self._codes_in_use = math.inf
 
     def on_fit_start(self) -> None:
         if self.warm_start_steps:
@@ -97,11 +98,22 @@ class DVAEModule(TrainingModule):
         mse = squared_error(self.dvae.decode_tokens(tokens), image)
         return {"mse": mse, "loss": mse}
 
+    def on_validation_end(self) -> None:
+        super().on_validation_end()
+        self._codes_in_use = float(self.trainer.callback_metrics.get("val/codes_in_use", self._codes_in_use))
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["codes_in_use"] = self._codes_in_use
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._codes_in_use = checkpoint.get("codes_in_use", math.inf)
+
     def on_fit_end(self) -> None:
-        codes = self.trainer.callback_metrics.get("val/codes_in_use", math.inf)
-        if codes < self.min_codes:
+        if self._codes_in_use < self.min_codes:
             raise RuntimeError(
-                f"the dVAE collapsed: {int(codes)} of {len(self.centroids)} codes in use on the validation set, "
+                f"the dVAE collapsed: {int(self._codes_in_use)} of {len(self.centroids)} codes in use on the validation set, "
                 f"fewer than min_codes={self.min_codes}"
             )
 

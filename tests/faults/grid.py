@@ -33,7 +33,7 @@ DATA = {"class_path": "data_modules.Sprites",
 DVAE = {
     "model": {
         "class_path": "implicit_slate.training.DVAEModule",
-        "init_args": {"vocab_size": SLATE_SIZES["vocab_size"], "tau_steps": 50},
+        "init_args": {"vocab_size": SLATE_SIZES["vocab_size"], "tau_steps": 50, "warm_start_steps": 40},
     },
     "data": DATA,
     "trainer": TRAINER | {"max_steps": 60, "val_check_interval": 20, "callbacks": [OFTEN]},

@@ -29,6 +29,13 @@ def test_a_collapsed_dvae_fails_loudly(tmp_path):
         dvae_checkpoint(tmp_path, min_codes=13)
 
 
+def test_a_collapsed_dvae_fails_again_when_it_is_continued_at_its_end(tmp_path):
+    dvae_checkpoint(tmp_path)
+    made = DVAEModule(vocab_size=12, min_codes=13)
+    with pytest.raises(RuntimeError, match="collapsed.* of 12 codes"):
+        trainer(60).fit(made, TinyImages(batch_size=8), ckpt_path=str(tmp_path / "dvae.ckpt"), weights_only=True)
+
+
 def test_a_frozen_dvae_stays_and_one_of_another_size_is_refused(tmp_path):
     dvae, _ = dvae_checkpoint(tmp_path)
     made = module(SLATEModule, dvae_checkpoint=str(tmp_path / "dvae.ckpt"))
