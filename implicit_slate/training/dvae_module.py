@@ -113,8 +113,8 @@ class DVAEModule(TrainingModule):
     def on_fit_end(self) -> None:
         if self._codes_in_use < self.min_codes:
             raise RuntimeError(
-                f"the dVAE collapsed: {int(self._codes_in_use)} of {len(self.centroids)} codes in use on the validation set, "
-                f"fewer than min_codes={self.min_codes}"
+                f"the dVAE collapsed: {int(self._codes_in_use)} of {len(self.centroids)} codes in use on the "
+                f"validation set, fewer than min_codes={self.min_codes}"
             )
 
 
