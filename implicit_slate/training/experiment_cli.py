@@ -27,6 +27,7 @@ from implicit_slate.training.trainer import Trainer
 from implicit_slate.yaml_files import leaves, load_yaml
 
 logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
 warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we do run it from within Python
 warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
 
