@@ -38,8 +38,10 @@ def test_a_torn_json_file_counts_as_absent(tmp_path, content, expected):
 
 
 def test_sweeping_removes_unfinished_files_only(tmp_path):
-    keep, gone = ["result.json", ".lock", ".claim", "events.out.tfevents.1"], [".result.json.x1", ".last.ckpt.part"]
+    keep = ["result.json", ".lock", ".claim", "events.out.tfevents.1", "panels/40.webp"]
+    gone = [".result.json.x1", ".last.ckpt.part", "panels/.40.webp.x1"]
+    (tmp_path / "panels").mkdir()
     for name in keep + gone:
         (tmp_path / name).touch()
     sweep(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(keep)
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == {tmp_path / name for name in keep}

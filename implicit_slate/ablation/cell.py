@@ -91,8 +91,7 @@ def run(folder: Path) -> int:
     with lock:
         if is_done(folder):  # since we looked
             return 0
-        for place in (folder, folder / "checkpoints"):
-            sweep(place)
+        sweep(folder)
         (folder / "result.json").unlink(missing_ok=True)  # of a failure whose cause was mended since
 
         from implicit_slate.ablation.train import train  # takes seconds
