@@ -56,7 +56,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left of unfinished files in `folder` and all below; only its sole user may do this."""
+    """Remove what a killed process left of unfinished files in `folder` and below; only its sole user may do this."""
     for file in folder.rglob(".*.*"):  # `.name.ext.random` of write_atomically; `.lock` and `.claim` have one dot
         file.unlink(missing_ok=True)
 
