@@ -32,7 +32,7 @@ def end_with_parent() -> None:
         be_killed_with_parent()
 
         def wait() -> None:
-            while os.getppid() == parent:  # it is another from the start where the parent died before we got here
+            while os.getppid() == parent:
                 time.sleep(CHECK_SECONDS)
     else:
         return
@@ -42,10 +42,13 @@ def end_with_parent() -> None:
 def be_killed_with_parent() -> None:
     """Have the kernel, where that is Linux, kill this process when the thread that started it ends.
 
-    It does so at once, also while an import lets no thread of ours run; but it cannot tell of a parent that is gone.
+    It does so at once, also while an import lets no thread of ours run; but it cannot tell of a parent that is gone. So
+    this ends the process where that which called `expect_children` is not, or no more, its parent.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        os._exit(1)
 
 
 def _end_after(wait) -> None:

@@ -120,6 +120,13 @@ def test_no_process_of_a_cell_on_several_devices_outlives_a_killed_launcher_by_f
     assert psutil.wait_procs(processes, timeout=5)[1] == []
 
 
+@pytest.mark.parametrize("parent, status", [(os.getpid, 0), (lambda: 2**22 + 1, 1)], ids=["alive", "gone"])
+def test_a_server_whose_launcher_was_killed_before_it_began_ends_at_once(parent, status):
+    """Its imports would take ten seconds."""
+    command = [sys.executable, "-c", "import implicit_slate.ablation.launchers.server"]
+    assert subprocess.run(command, env=os.environ | {"IMPLICIT_SLATE_PARENT": str(parent())}).returncode == status
+
+
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
