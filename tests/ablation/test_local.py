@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
@@ -137,14 +138,15 @@ def test_a_check_whose_process_is_killed_is_tried_again_and_then_said_in_a_line(
         local.check({}, {})
 
 
+def servers():
+    forkserver.ensure_running()  # where the death of the one before was not yet known when it was asked for
+    return [p for p in psutil.Process().children() if p.status() != "zombie" and "forkserver" in str(p.cmdline())]
+
+
 def test_the_death_of_the_server_while_it_is_asked_does_not_end_the_launcher(tmp_path):
     folder = prepared(tmp_path / "run" / "cells" / "a")
     with fork_server():
-        [server] = wait_until(
-            lambda: [
-                p for p in psutil.Process().children() if p.status() != "zombie" and "forkserver" in str(p.cmdline())
-            ]
-        )
+        [server] = wait_until(servers)
         server.kill()  # nobody has noticed yet
         local.start(folder, Resources(1, 1, (), 1), worker=0).join()
     assert json.loads((folder / "result.json").read_text())["status"] == "complete"
