@@ -43,12 +43,12 @@ def parser() -> ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Serves until it is stopped by Ctrl-C."""
-    from tensorboard import default, program
-
     arguments = parser().parse_args(argv)
     run_dir = arguments.run_dir
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such folder; expected one with runs, as runs/demo")
+    from tensorboard import default, program  # takes a second
+
     shown = link_cells(RunFolder(run_dir)) if (run_dir / "cells").is_dir() else run_dir
     plugins = default.get_plugins()  # the page opens with the first one that has something to show
     plugins.sort(key=lambda plugin: getattr(plugin, "plugin_name", "") != "custom_scalars")
