@@ -40,10 +40,6 @@ grids:
     experiment: experiment.yaml
     pretrain: {experiment: experiment.yaml, checkpoint: model.checkpoint}
     cells: {chain: [{product: [gradient, clip, {pause: 40}]}, {product: [{end: diverged}, {pause: 40}]}]}
-  begun:
-    experiment: experiment.yaml
-    pretrain: {experiment: experiment.yaml, checkpoint: model.checkpoint}
-    cells: {end: failed}
   ends: {experiment: experiment.yaml, cells: end}
 """
 

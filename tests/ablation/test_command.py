@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+import tests.ablation
+from implicit_slate.ablation import cell, command
 from implicit_slate.locks import is_locked
 from implicit_slate.training.checkpoints import read_checkpoint
 from tests.ablation.conftest import wait_until
@@ -48,14 +50,21 @@ def test_list_prints_and_makes_nothing(grids):
 
 
 @pytest.mark.parametrize("damage", [lambda file: os.truncate(file, 1000), lambda file: file.unlink()])
-def test_a_torn_checkpoint_of_the_pretraining_is_made_again_before_the_cells(grids, damage):
-    run = grids.path / "runs" / "begun"
-    assert grids.run("begun")[0] == 1  # its cell fails, so there is something left to do
-    whole = read_checkpoint(run / "pretrain" / "checkpoints" / "last.ckpt")["state_dict"]
-    damage(run / "pretrain" / "checkpoints" / "last.ckpt")
-    status, out, err = grids.run("begun")
-    assert "last.ckpt: torn or gone; the pretraining is done again" in out
-    [log] = run.glob("cells/*/log.txt")
-    assert log.read_text().count("ValueError: as the test asks") == 2 and status == 1, err  # it came as far as before
-    again = read_checkpoint(run / "pretrain" / "checkpoints" / "last.ckpt")["state_dict"]
-    assert all(again[key].equal(value) for key, value in whole.items())
+def test_a_torn_checkpoint_of_the_pretraining_is_made_again_before_the_cells(grids, monkeypatch, capsys, damage):
+    monkeypatch.chdir(grids.path)
+    monkeypatch.syspath_prepend(tests.ablation.__path__[0])
+    folder, grid, preparations = grids.plan("slow")
+    last = folder.pretrain / "checkpoints" / "last.ckpt"
+
+    def pretrain():
+        command._begin(folder, grid, preparations)
+        is_whole = folder.is_pretrained()
+        assert cell.run(folder.pretrain) == 0 and folder.is_pretrained()
+        return is_whole, read_checkpoint(last)["state_dict"]
+
+    _, expected = pretrain()
+    assert pretrain()[0] and "torn" not in capsys.readouterr().out
+    damage(last)
+    is_whole, found = pretrain()
+    assert not is_whole and "last.ckpt: torn or gone; the pretraining is done again" in capsys.readouterr().out
+    assert all(found[key].equal(value) for key, value in expected.items())
