@@ -47,7 +47,7 @@ def launch(work: Work) -> Callable[[], bool] | None:
     jobs = Jobs(work)
     if work.options.dry_run:
         return jobs.print_scripts()
-    jobs.queued()  # a `UserError` where there is no SLURM
+    queued(work.folder.path)  # a `UserError` where there is no SLURM
     work.begin()
     with work.folder.lock():
         jobs.submit()
@@ -94,15 +94,15 @@ class Jobs:
         self._array = lambda folders: {"array": f"1-{len(folders)}{limit}", "requeue": "", "open-mode": "append"}
 
     def submit(self) -> None:
-        work, queued = self._work, self.queued()
-        there = [folder for folder in work.cells.values() if folder.resolve() in queued]
+        work, jobs = self._work, queued(self._folder)
+        there = [folder for folder in work.cells.values() if folder.resolve() in jobs]
         missing = [folder for folder in work.cells.values() if folder not in there and status_of(folder) != "running"]
         print(f"{len(work.cells)} cells without a result, {len(there)} of them queued already", flush=True)
         if not missing:
             return
         before = []
         if work.pretrain:
-            before = [queued.get(work.pretrain.resolve()) or self._submit(*self._cells("pretrain", [work.pretrain]))]
+            before = [jobs.get(work.pretrain.resolve()) or self._submit(*self._cells("pretrain", [work.pretrain]))]
             print(f"pretraining: job {before[0]}", flush=True)
         name = f"cells-{len([*self._scripts.glob('cells-*.sh')]) + 1}"
         cells = self._submit(*self._cells(name, missing), *(f"--dependency=afterok:{job}" for job in before))
@@ -110,12 +110,9 @@ class Jobs:
         print(f"cells: job {cells}, tasks 1 to {len(missing)}; report: job {report}")
         print(f"to stop them: scancel {' '.join([*before, cells, report])}")
 
-    def queued(self) -> dict[Path, str]:
-        return queued(self._folder)
-
     def are_open(self) -> bool:
         try:
-            return bool(self.queued())
+            return bool(queued(self._folder))
         except UserError:  # the controller is started again, say; Ctrl-C ends the waiting
             return True
 

@@ -116,7 +116,7 @@ class Search:
             worker.start()
         while self.failed is None and any(worker.is_alive() for worker in workers):
             for study in self.studies.values():
-                patiently(lambda: study.get_trials(deepcopy=False))  # noqa: B023
+                patiently(study.get_trials, deepcopy=False)
             self.heard = time.monotonic()
             time.sleep(POLL_SECONDS)
         self.heard = math.inf
@@ -146,14 +146,15 @@ class Search:
         """One trial, by Optuna's own loop for its heartbeat; False if nothing is left to do."""
         with ExitStack() as asking:
             asking.enter_context(self._asking)
-            mode = patiently(lambda: self._next_mode(trials))
+            mode = patiently(self._next_mode, trials)
             if not mode:
                 time.sleep(POLL_SECONDS)
                 return mode is None
             sampler = optuna.samplers.TPESampler(constant_liar=True)  # a study of our own: workers share none
             name = self.studies[mode].study_name
-            found = {"study_name": name, "storage": self._storage, "sampler": sampler, "pruner": self.pruner}
-            study = patiently(lambda: optuna.load_study(**found))
+            study = patiently(
+                optuna.load_study, study_name=name, storage=self._storage, sampler=sampler, pruner=self.pruner
+            )
             asked: list[Trial] = []
 
             def objective(trial: Trial) -> float:
@@ -172,7 +173,7 @@ class Search:
                     raise UserError(f"tune: {MOST_TRIES} trials failed, the last one so: {error}") from None
             except (StorageInternalError, AssertionError) as error:  # of Optuna's, where it cannot tell the server
                 if asked:
-                    patiently(lambda: _try_again(study, asked[0].number))
+                    patiently(_try_again, study, asked[0].number)
                 elif isinstance(error, AssertionError):
                     raise
             except (UpdateFinishedTrialError, ValueError) as error:  # another process took it for dead, or had it, too
@@ -184,9 +185,9 @@ class Search:
 
     def _train(self, mode: str, trial: Trial, resources: Resources, worker: int) -> float:
         """Train the cell of a trial; the loss. Raises `TrialPruned` where it is poor or diverged, and `CellFailed`."""
-        settings = patiently(lambda: self.spaces[mode].ask(trial))
+        settings = patiently(self.spaces[mode].ask, trial)
         number = trial.user_attrs.get("cell", trial.number)  # that of the trial which is tried again
-        patiently(lambda: trial.set_user_attr("cell", number))
+        patiently(trial.set_user_attr, "cell", number)
         axes = {"gradient": mode, "trial": number}
         folder = self.folder / "cells" / cell_id(axes)
         tuned = {OPTIMIZATION + name: value for name, value in settings.items()}
@@ -223,7 +224,7 @@ class Search:
                 connection.wait([process.sentinel], POLL_SECONDS)
                 for step, loss in (read_json(folder / "progress.json") or {}).get("validations", []):
                     if step > told:
-                        patiently(lambda: trial.report(loss, step))  # noqa: B023
+                        patiently(trial.report, loss, step)
                         told = step
                 if patiently(trial.should_prune):
                     self.say(f"pruned: {about}, at step {told}")

@@ -45,11 +45,11 @@ class _Storage(RDBStorage):
             super().record_heartbeat(trial_id)
 
 
-def patiently(ask: Callable[[], Answer]) -> Answer:
+def patiently(ask: Callable[..., Answer], *arguments: Any, **named: Any) -> Answer:
     """What a storage answers, asked again where the server goes away meanwhile; for what may be asked twice."""
     while True:
         try:
-            return ask()
+            return ask(*arguments, **named)
         except StorageInternalError:
             time.sleep(RETRY_SECONDS)
 
