@@ -40,6 +40,7 @@ class RunFolder:
         """
         self.path = Path(path)
         self.pretrain = self.path / "pretrain"
+        self._pretrained = self.pretrain / "checkpoints" / "last.ckpt"
         self.cells = dict(cells) if cells is not None else self._cells_on_disk()
 
     def cell(self, cell: str) -> Path:
@@ -47,7 +48,13 @@ class RunFolder:
 
     def is_pretrained(self) -> bool:
         """Whether the pretraining is complete, and its checkpoint, from which all cells begin, is there to its end."""
-        return status_of(self.pretrain) == "complete" and is_zipfile(self.pretrain / "checkpoints" / "last.ckpt")
+        return status_of(self.pretrain) == "complete" and is_zipfile(self._pretrained)
+
+    def discard_torn_pretraining(self) -> None:
+        """A pretraining that is complete, but whose checkpoint is torn or gone, counts as not done from now on."""
+        if status_of(self.pretrain) == "complete" and not self.is_pretrained():
+            (self.pretrain / "result.json").unlink()
+            print(f"{self._pretrained}: torn or gone; the pretraining is done again", flush=True)
 
     def facts(self) -> dict[str, Any]:
         """What `grid.json` says of the grid; empty while there is none."""

@@ -85,6 +85,10 @@ def test_the_version_tells_the_commit_and_what_decides_about_results(capsys):
         ("implicit-slate data check s", {"shapestacks", "shapes3d"}),
         ("implicit-slate fit --model implicit_slate.training.S", {"SLATEModule", "SpatialBroadcastModule"}),
         ("implicit-slate evaluate --fid", {"--fid-weights "}),
+        (
+            "implicit-slate fit -c experiments/sprites.yaml --model.num_",
+            {f"--model.num_{what}" for what in ("blocks", "heads", "iterations", "slots")},
+        ),
     ],
 )
 def test_the_shell_completes(line, expected, tmp_path):

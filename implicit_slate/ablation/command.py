@@ -17,7 +17,7 @@ from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.ablation.tensorboard import link_cells
 from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.files import read_json, write_atomically
-from implicit_slate.run_folder import DONE, FINISHED, RunFolder, status_of
+from implicit_slate.run_folder import DONE, FINISHED, RunFolder
 from implicit_slate.yaml_files import load_yaml, override
 
 POLL_SECONDS = 5.0
@@ -132,9 +132,8 @@ def _begin(folder: RunFolder, grid: Grid, preparations: Preparations) -> None:
         write_atomically(folder.path / "grid.json", json.dumps(facts, indent=1, default=str) + "\n")
         for cell, content in preparations.items():
             prepare(cell, content)
-        if grid.pretrain and not folder.is_pretrained() and status_of(folder.pretrain) == "complete":
-            print(f"{folder.pretrain / 'checkpoints' / 'last.ckpt'}: torn or gone; the pretraining is done again")
-            (folder.pretrain / "result.json").unlink()
+        if grid.pretrain:
+            folder.discard_torn_pretraining()
         link_cells(folder)
 
 

@@ -6,8 +6,10 @@ config, the other knows no display names and calls every run a success.
 
 import os
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from implicit_slate.errors import ArgumentParser, UserError
@@ -32,10 +34,10 @@ CHARTS = {
 
 
 def parser() -> ArgumentParser:
-    about = "TensorBoard on a grid, with short names of its cells, or on any folder with runs."
+    about = "TensorBoard on a grid, with short names of its cells, or on a folder with grids and other runs."
     made = ArgumentParser("implicit-slate tensorboard", about, "implicit-slate tensorboard runs/demo")
     made.add_argument(
-        "run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo, or another one"
+        "run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo, or one that holds several"
     )
     made.add_argument("--port", type=int, default=6006, help="0 for any that is free; default: 6006")
     return made
@@ -49,12 +51,32 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{run_dir}: no such folder; expected one with runs, as runs/demo")
     from tensorboard import default, program  # takes a second
 
-    shown = link_cells(RunFolder(run_dir)) if (run_dir / "cells").is_dir() else run_dir
     plugins = default.get_plugins()  # the page opens with the first one that has something to show
     plugins.sort(key=lambda plugin: getattr(plugin, "plugin_name", "") != "custom_scalars")
     board = program.TensorBoard(plugins)
-    board.configure(argv=("tensorboard", "--logdir", str(shown), "--port", str(arguments.port)))
-    return board.main() or 0
+    with to_show(run_dir) as logdir:
+        board.configure(argv=("tensorboard", "--logdir", str(logdir), "--port", str(arguments.port)))
+        return board.main() or 0
+
+
+@contextmanager
+def to_show(run_dir: Path) -> Iterator[Path]:
+    """The folder to show. Of a folder that holds grids and other runs it is a temporary one, of links to them all: in
+    the folder itself every cell would be found under two names."""
+    if _is_grid(run_dir):
+        yield link_cells(RunFolder(run_dir))
+    elif not any(map(_is_grid, run_dir.iterdir())):
+        yield run_dir
+    else:
+        with TemporaryDirectory() as links:
+            for place in run_dir.iterdir():
+                shown = link_cells(RunFolder(place)) if _is_grid(place) else place
+                (Path(links) / place.name).symlink_to(shown.absolute())
+            yield Path(links)
+
+
+def _is_grid(folder: Path) -> bool:
+    return any(folder.glob("cells/*/cell.json"))
 
 
 def link_cells(folder: RunFolder) -> Path:

@@ -1,6 +1,7 @@
 """The commands `fit`, `validate` and `test`: their help, without PyTorch; `experiment_cli` parses and runs them."""
 
 import ast
+import os
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -10,6 +11,7 @@ import callbacks
 import data_modules
 from implicit_slate import training
 from implicit_slate.errors import ArgumentParser
+from implicit_slate.yaml_files import leaves, load_yaml
 
 PACKAGES = {"model": training, "data": data_modules, "trainer.callbacks": callbacks}
 ABOUT = {
@@ -70,10 +72,24 @@ def _parser(command: str) -> ArgumentParser:
     for key, what in ("model", "another model"), ("data", "other data"):
         option = parser.add_argument(f"--{key}", metavar="CLASS", help=f"{what} than the file's")
         option.completer = lambda key=key, **_: classes(PACKAGES[key])  # for the shell
+    for setting in _settings_on_the_line():
+        parser.add_argument(setting)
     parser.add_argument("--ckpt_path", metavar="FILE", help="the checkpoint to go on from, or to measure")
     parser.add_argument("--seed_everything", metavar="SEED", help="default: 0")
     parser.add_argument("--print_config", action="store_true", help="print the complete configuration, and run nothing")
     return parser
+
+
+def experiment_files(argv: Sequence[str]) -> list[Path]:
+    """The files that `-c` and `--config` name."""
+    return [Path(name) for name in re.findall(r"(?:^|\0)(?:-c|--config)[\0=]([^\0]+)", "\0".join(argv))]
+
+
+def _settings_on_the_line() -> list[str]:
+    """For the shell: the settings, as options, of the experiment files on the line that is to be completed."""
+    files = filter(Path.is_file, experiment_files(os.environ.get("COMP_LINE", "").split()))
+    keys = {key for file in files for key, _ in leaves(load_yaml(file)) if not key.endswith("class_path")}
+    return sorted(f"--{key}" for key in keys if key.startswith(("model.", "data.", "trainer.")))
 
 
 def _run(command: str, argv: Sequence[str]) -> int:

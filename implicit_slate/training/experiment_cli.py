@@ -21,6 +21,7 @@ from implicit_slate.allowed import Seed
 from implicit_slate.errors import UserError
 from implicit_slate.models.portable import load_weights
 from implicit_slate.training.checkpoints import read_checkpoint
+from implicit_slate.training.command import experiment_files
 from implicit_slate.training.config_parser import BadKey, ConfigParser, explain
 from implicit_slate.training.precision import fastest_precision
 from implicit_slate.training.trainer import Trainer
@@ -95,7 +96,7 @@ class ExperimentCLI(LightningCLI):
         args = self._args
         if not isinstance(args, list) or any(_overlap(arg.partition("=")[0], f"--{problem.key}") for arg in args):
             return problem
-        for file in reversed(_experiment_files(args)):
+        for file in reversed(experiment_files(args)):
             if any(_overlap(key, problem.key) for key, _ in leaves(load_yaml(file))):
                 return UserError(f"{file}: {problem}")
         return problem
@@ -157,10 +158,6 @@ def _overlap(key: str, other: str) -> bool:
     return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
-def _experiment_files(args: list[str]) -> list[Path]:
-    return [Path(name) for name in re.findall(r"(?:^|\0)(?:-c|--config)[\0=]([^\0]+)", "\0".join(args))]
-
-
 def _nulls_as_mappings(args: list[str]) -> list[str]:
     """`--model.optimization.clip_norm null` as `--model.optimization={"clip_norm": null}`.
 
@@ -174,7 +171,7 @@ def _nulls_as_mappings(args: list[str]) -> list[str]:
 
 def run(command: str, argv: list[str]) -> int:
     """`implicit-slate fit`, `validate` or `test`; returns the exit status."""
-    for file in _experiment_files(argv):
+    for file in experiment_files(argv):
         load_yaml(file)  # for its errors, which name file and line
     try:
         ExperimentCLI(args=[command, *argv])

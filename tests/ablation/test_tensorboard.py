@@ -1,17 +1,19 @@
 """A finished grid as a real TensorBoard server shows it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
 from implicit_slate.ablation.cell import make_result
 from implicit_slate.ablation.resume import CurveLogger
-from implicit_slate.ablation.tensorboard import link_cells, log_configuration, log_hparams, run_names
+from implicit_slate.ablation.tensorboard import link_cells, log_configuration, log_hparams, run_names, to_show
 from implicit_slate.measures import headline_columns
 from implicit_slate.run_folder import RunFolder
 from tests.ablation.conftest import wait_until
@@ -125,6 +127,17 @@ def test_links_follow_a_run_that_moves_and_grows(tmp_path):
     assert (second / "tensorboard" / "implicit" / "seed0").resolve() == second / "cells" / "seed=0"
     assert set(linked(second, [0, 1])) == {"implicit/seed0", "implicit/seed1"}
     assert set(linked(second, [1])) == {"implicit/seed1"}
+
+
+def test_of_several_grids_and_other_runs_each_is_shown_once(tmp_path):
+    for grid in ("a", "b"):
+        write_cell(tmp_path / grid, {"gradient": "implicit", "seed": 0}, "complete", 1.0)
+    (tmp_path / "fit").mkdir()
+    (tmp_path / "fit" / "events.out.tfevents.1").touch()
+    with to_show(tmp_path) as logdir:
+        shown = {Path(folder) for folder, _, files in os.walk(logdir, followlinks=True) if files}
+        assert {str(folder.relative_to(logdir)) for folder in shown} == {"a/implicit/seed0", "b/implicit/seed0", "fit"}
+    assert not logdir.exists()
 
 
 def test_the_columns_of_hparams_are_the_axes_and_the_measures(ask):

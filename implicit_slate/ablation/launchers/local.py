@@ -29,7 +29,7 @@ from implicit_slate.ablation.launchers import Work
 from implicit_slate.errors import UserError
 from implicit_slate.locks import is_locked
 from implicit_slate.processes import PARENT, end_with_parent, expect_children
-from implicit_slate.run_folder import DONE, read_result, status_of
+from implicit_slate.run_folder import DONE, read_result
 
 POLL_SECONDS = 1.0
 MOST_TRIES = 3
@@ -147,7 +147,7 @@ def launch(work: Work) -> None:
     with work.display.shown():
         if work.pretrain:
             pool.run({"pretrain": work.pretrain}, resources)
-            if status_of(work.pretrain) != "complete":
+            if not work.folder.is_pretrained():
                 return
         pool.run(work.cells, resources)
 

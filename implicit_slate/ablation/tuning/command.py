@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from implicit_slate.ablation.cell import preparation, prepare
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
-from implicit_slate.run_folder import read_result, status_of
+from implicit_slate.run_folder import RunFolder, read_result
 from implicit_slate.yaml_files import leaves, load_yaml, override
 
 SILENT_SECONDS = 10.0
@@ -97,7 +97,7 @@ def _run(target: Target, folder: Path, arguments) -> int:
     if folder.exists() and not (folder / "cells").is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: holds other files and no search; give another --out")
     origins = {f"{arguments.name}, gradient {mode}": config for mode, config in target.configs.items()}
-    pretrain = folder / "pretrain"
+    run = RunFolder(folder, {})
     with fork_server():
         if target.pretrain is not None:
             to_parse = {origin: override(c, {target.checkpoint: "last.ckpt"}) for origin, c in origins.items()}
@@ -111,10 +111,12 @@ def _run(target: Target, folder: Path, arguments) -> int:
         (folder / "cells").mkdir(parents=True, exist_ok=True)
         storage = storage or open_storage(f"sqlite:///{(folder / 'tune.db').absolute()}")
         if target.pretrain is not None:
-            prepare(pretrain, preparation("pretrain", {}, target.pretrain, arguments.devices, None))
-            LocalPool(lambda name, event: _say(f"{event}: {name}")).run({"pretrain": pretrain}, resources)
-            if status_of(pretrain) != "complete":
-                print(f"pretraining failed: {(read_result(pretrain) or {}).get('error')}", file=sys.stderr)
+            with run.lock():
+                prepare(run.pretrain, preparation("pretrain", {}, target.pretrain, arguments.devices, None))
+                run.discard_torn_pretraining()
+            LocalPool(lambda name, event: _say(f"{event}: {name}")).run({"pretrain": run.pretrain}, resources)
+            if not run.is_pretrained():
+                print(f"pretraining failed: {(read_result(run.pretrain) or {}).get('error')}", file=sys.stderr)
                 return 1
 
         def work() -> None:

@@ -67,9 +67,10 @@ def _draw(folder: Path, mode: str, study: optuna.Study) -> list[str]:
         plots["importance"] = optuna.visualization.matplotlib.plot_param_importances
     names = []
     for kind, plot in plots.items():
-        with warnings.catch_warnings(), pyplot.rc_context({"figure.figsize": (11, 3.5)}):
+        size = {"figure.figsize": (11, 3.5), "figure.constrained_layout.use": True}
+        with warnings.catch_warnings(), pyplot.rc_context(size):
             warnings.simplefilter("ignore")  # what they draw is experimental
-            axes = plot(study)
+            axes = plot(study, target_name="validation loss")
         figure = (axes if kind == "importance" else axes[0]).figure
         names.append(f"{kind}_{cell_id({'gradient': mode})}")
         save(figure, folder, names[-1])
