@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError
 
-from data_modules.base import ImageDataModule, Splits
+from data_modules.base import ImageDataModule, Images, Splits
 from implicit_slate.errors import UserError
 from implicit_slate.training.config_parser import ConfigParser, explain
 from implicit_slate.yaml_files import load_yaml
@@ -48,13 +48,30 @@ def describe_data(checkpoint: Path, given: str | None, options: Sequence[str]) -
         raise explain(error) from None
 
 
-@lru_cache(maxsize=1)
-def load_data(config: str) -> Splits:
-    """Of a `DataConfig` as JSON. Kept, since the cells of a grid mostly have the same data.
+def load_splits(data: DataConfig) -> Splits:
+    """The last data is kept, since the cells of a grid mostly have the same.
 
     Raises:
         UserError: names what is missing or wrong.
     """
+    return _load(json.dumps(data))
+
+
+def load_images(data: DataConfig, split: str) -> Images:
+    """Of the `train`, `val` or `test` split. `UserError` also if it is empty, as that of a COCO without test images."""
+    images = getattr(load_splits(data), split)
+    if not len(images):
+        raise UserError(f"{describe_split(data, split)} is empty")
+    return images
+
+
+def describe_split(data: DataConfig, split: str) -> str:
+    """As messages name it."""
+    return f"the {split} split of {data['class_path']} ({data['init_args'].get('root', 'embedded')})"
+
+
+@lru_cache(maxsize=1)
+def _load(config: str) -> Splits:
     parser = _parser()
     try:
         module: ImageDataModule = parser.instantiate(parser.parse_args([f"--data={config}"])).data

@@ -1,7 +1,6 @@
 """Are trained slots fixed points, and how near is each gradient mode to the exact one?"""
 
 import argparse
-import json
 import sys
 
 import pandas as pd
@@ -11,7 +10,7 @@ from torch import Tensor
 from callbacks.fixed_point_diagnostics import FixedPointDiagnostics, distance_between_sets
 from data_modules.progress import meter
 from implicit_slate.evaluation.command import find_checkpoints
-from implicit_slate.evaluation.data import describe_data, load_data
+from implicit_slate.evaluation.data import describe_data, load_images
 from implicit_slate.evaluation.module import draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import title
 from implicit_slate.files import write_atomically
@@ -35,7 +34,7 @@ def fixed_points(arguments: argparse.Namespace) -> int:
     with meter("fixed points", len(checkpoints), unit="models") as advance:
         for checkpoint in checkpoints:
             model, _ = load_image_model(checkpoint)
-            images = load_data(json.dumps(describe_data(checkpoint, None, []))).test
+            images = load_images(describe_data(checkpoint, None, []), "test")
             places = list(range(min(arguments.images, len(images))))
             rows[title(checkpoint)] = diagnose(
                 model.requires_grad_().eval(), images[places], draw_slots(model, arguments.seed, 0, places)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from data_modules.progress import meter
 from implicit_slate.errors import UserError
 from implicit_slate.evaluation import BY_DEFAULT
-from implicit_slate.evaluation.data import DataConfig, load_data
+from implicit_slate.evaluation.data import DataConfig, describe_split, load_images
 from implicit_slate.evaluation.module import TRUTH, Evaluation, draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import markdown, summarise, title
 from implicit_slate.files import read_json, write_atomically
@@ -59,10 +59,7 @@ class Evaluator:
         """
         begin = time.monotonic()
         model, step = load_image_model(checkpoint)
-        images = getattr(load_data(json.dumps(data)), self.split)
-        place = f"the {self.split} split of {data['class_path']} ({data['init_args'].get('root', 'embedded')})"
-        if not len(images):
-            raise UserError(f"{place} is empty")
+        images, place = load_images(data, self.split), describe_split(data, self.split)
         first = images[list(range(min(PANEL_ROWS, len(images))))]
         if (size := first["image"].shape[-1]) != model.image_size:
             raise UserError(f"the model is of images of {model.image_size} pixels, {place} has {size}: "

@@ -31,12 +31,12 @@ def main(argv: Sequence[str]) -> int:
     if out.exists() and not (out / LISTING).exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists already, and is no view; nothing is written there")
 
-    from implicit_slate.evaluation.data import describe_data, load_data
+    from implicit_slate.evaluation.data import describe_data, load_images
     from implicit_slate.evaluation.in_fiftyone import connect, make_dataset, show
     from implicit_slate.evaluation.look import load_models, look, table
 
     data = describe_data(checkpoints[0], arguments.data, data_options)
-    images = getattr(load_data(json.dumps(data)), arguments.split)
+    images = load_images(data, arguments.split)
     models = load_models(checkpoints, images, data)
     fiftyone = connect()  # its complaint is due before the work, not after it
     about = {"models": dict(zip(models, map(str, checkpoints))), "split": arguments.split, "data": data}

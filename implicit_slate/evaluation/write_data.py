@@ -6,7 +6,6 @@ DIR/{train,val,test}.txt         the lists of the splits
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,9 +29,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{experiment}: expected an experiment file (.yaml)")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists already; it is not overwritten")
-    from implicit_slate.evaluation.data import describe_data, load_data
+    from implicit_slate.evaluation.data import describe_data, load_splits
 
-    splits = load_data(json.dumps(describe_data(Path(experiment), experiment, options)))
+    splits = load_splits(describe_data(Path(experiment), experiment, options))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:

@@ -13,6 +13,7 @@ from PIL import Image
 from data_modules import COCO
 from data_modules.coco import overlay
 from implicit_slate.errors import UserError
+from implicit_slate.evaluation.data import load_images
 from tests.data_modules import made
 from tests.data_modules.made import HEIGHT, TRIANGLE, WIDTH
 
@@ -71,6 +72,15 @@ def test_slanted_edges_are_right_to_the_pixel(masks):
     assert (
         (masks[3][inside > 0.75] == 1).all() and (masks[3][inside < -0.75] == 0).all() and (inside > 0.75).sum() > 300
     )
+
+
+def test_without_test_images_what_wants_them_says_so_in_a_line(tmp_path):
+    root = made.coco_plain(tmp_path)
+    data = {"class_path": "data_modules.COCO", "init_args": {"root": str(root), "image_size": 24, "max_samples": 100}}
+    assert len(load_images(data, "val")) == 3
+    with pytest.raises(UserError) as error:
+        load_images(data, "test")
+    assert str(error.value) == f"the test split of data_modules.COCO ({root}) is empty"
 
 
 def test_crowds_are_counted_and_said_once(tmp_path, caplog):

@@ -19,7 +19,7 @@ from PIL import Image
 from data_modules import MirrorScenes, Sprites, shapes3d
 from implicit_slate.cli import main
 from implicit_slate.evaluation import in_fiftyone
-from implicit_slate.evaluation.data import describe_data, load_data
+from implicit_slate.evaluation.data import describe_data, load_images
 from implicit_slate.evaluation.look import OVERVIEW, SIDE, TRUTH, differences, load_models, look, table
 from implicit_slate.evaluation.module import draw_slots
 from implicit_slate.evaluation.view import choose
@@ -65,7 +65,7 @@ def test_measures_are_those_of_evaluate_and_pictures_what_the_model_makes(kind, 
     checkpoint = made.run(tmp_path / "run", root, kind)
     assert main(["evaluate", str(checkpoint), "--draws", "1", "--metrics", "reconstruction,segmentation"]) == 0
     rows = pd.read_csv(tmp_path / "run" / "evaluation" / "test.csv").query("draw == '0'").reset_index()
-    images = load_data(json.dumps(describe_data(checkpoint, None, []))).test
+    images = load_images(describe_data(checkpoint, None, []), "test")
 
     looks = look(load_models([checkpoint], images, {}), images, made.NUM_TEST, tmp_path / "view", "test")
 
@@ -88,7 +88,7 @@ def test_measures_are_those_of_evaluate_and_pictures_what_the_model_makes(kind, 
 
 def test_models_with_one_mode_are_told_apart_and_differences_are_between_models(root, tmp_path):
     checkpoints = [made.run(tmp_path / name, root, seed=seed) for seed, name in enumerate("ab")]
-    images = load_data(json.dumps(describe_data(checkpoints[0], None, []))).test
+    images = load_images(describe_data(checkpoints[0], None, []), "test")
     looks = look(load_models(checkpoints, images, {}), images, 2, tmp_path / "view", "test")
     assert [*looks] == [OVERVIEW, TRUTH, "1 a", "2 b"]
     first, second = (table(looks).query("model == @name").reset_index() for name in ("1 a", "2 b"))
