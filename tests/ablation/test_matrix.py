@@ -135,6 +135,7 @@ def test_an_unknown_grid_is_named():
 SHIPPED = [
     ("demo", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
     ("evening", 2 * (4 + 2) * 4, "gradient=unrolled,rate=0.002,iterations=7,seed=0"),
+    ("evening_mirror", 2 * 2 * 2, "rate=0.001,gradient=unrolled,seed=0"),
     ("exact", (5 + 2 + 1 + 1) * 2, "gradient=unrolled,depth=7,regularizer=off,rate=0.001,seed=0"),
     ("queries", 4 * 5, "gradient=unrolled,seed=0"),
     ("stress", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
