@@ -113,8 +113,8 @@ class TrainingModule(Checked, L.LightningModule):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         source = np.random.SeedSequence((seed, step + 1, self.global_rank, micro_batch))
         derived = int(source.generate_state(1, np.uint64)[0] >> np.uint64(1))
-        # The generators that are used, by themselves: `torch.manual_seed` also notes, with a formatted stack, what every
-        # kind of device that is not in use shall begin with, which takes 2% of a small model's step.
+        # Only the generators that are used: `torch.manual_seed` also notes, with a formatted stack, what devices that
+        # are not in use shall begin with, which takes 2% of a small model's step.
         torch.default_generator.manual_seed(derived)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(derived)
