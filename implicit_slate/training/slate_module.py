@@ -8,12 +8,13 @@ from implicit_slate.errors import UserError
 from implicit_slate.fixed_point.gradients import Exact
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models import SLATE
+from implicit_slate.models.dvae import squared_error
 from implicit_slate.training.dvae_module import load_dvae
 from implicit_slate.training.optimization import Optimization, cosine
 from implicit_slate.training.slot_module import SlotModule
 
 TOKENIZED_AT_ONCE = 20_000
-"""Images for training that a frozen dVAE tokenizes at the start, at most."""
+"""Images for training whose tokens of a frozen dVAE are kept, at most; of those for validation so many, too."""
 CHUNK = 100
 """Images that it tokenizes together."""
 
@@ -61,12 +62,17 @@ class SLATEModule(SlotModule):
             self.model.dvae.requires_grad_(False)
         self.split_metric = CodeUsage(self.model.vocab_size)
         self._train_tokens: torch.Tensor | None = None
+        self._kept: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
         self._losses, self._predict = self.model.losses, self.model.predict
         solver, gradient = self.model.slot_attention.solver, self.model.slot_attention.gradient
         fixed = solver.tol is None and not isinstance(gradient, Exact)
         if compile and not fixed:
             raise UserError("compile: goes with a fixed number of iterations, without tol and exact gradients")
         self._compile = compile if compile is not None or fixed else False
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._kept.clear()  # the data may be other than last time
 
     def on_fit_start(self) -> None:
         on_gpu = self.device.type == "cuda"
@@ -108,10 +114,22 @@ class SLATEModule(SlotModule):
         return self._train_tokens[batch["index"]].long()
 
     def evaluate(self, batch):
-        losses = self.model.losses(batch["image"])
-        self.split_metric.update(losses.tokens)
-        return {
-            "cross_entropy": losses.cross_entropy,
-            "mse": losses.mse,
-            "loss": losses.cross_entropy + losses.mse,
-        }
+        tokens, mse = self._through_dvae(batch)
+        cross_entropy = self.model.predict(tokens).cross_entropy
+        self.split_metric.update(tokens)
+        return {"cross_entropy": cross_entropy, "mse": mse, "loss": cross_entropy + mse}
+
+    def _through_dvae(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens (B, N) of images and the error of their reconstruction, in evaluation mode. A frozen dVAE gives
+        the same at every validation, of which that would be half; so these are kept, too."""
+        key = None
+        if self.dvae_is_frozen and "index" in batch:
+            key = (self.trainer.testing, *batch["index"].tolist())
+        if key not in self._kept:
+            tokens = self.model.tokenize(batch["image"])
+            mse = squared_error(self.model.dvae.decode_tokens(tokens), batch["image"])
+            if key is None or len(self._kept) * len(tokens) >= TOKENIZED_AT_ONCE:
+                return tokens, mse
+            self._kept[key] = tokens.int(), mse
+        tokens, mse = self._kept[key]
+        return tokens.long(), mse

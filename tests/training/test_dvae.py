@@ -61,3 +61,29 @@ def test_the_tokens_of_a_frozen_dvae_are_computed_once_and_training_is_the_same(
         trainer(6).fit(made, Squares(properties=False))  # 12 images, 8 in a step
     assert seen == [12]
     assert_same_weights(once, every_time)
+
+
+def test_what_a_frozen_dvae_makes_of_validation_images_is_computed_once_and_losses_are_the_same(tmp_path, monkeypatch):
+    dvae_checkpoint(tmp_path)
+    queries = dict(gradient="bilevel", slot_init="queries")  # without noise
+    made, losses, seen = module(SLATEModule, dvae_checkpoint=str(tmp_path / "dvae.ckpt"), **queries), [], []
+    tokenize, evaluate = made.model.tokenize, made.evaluate
+
+    def compared(batch):
+        losses.append((evaluate(batch), made.model.losses(batch["image"])))
+        return losses[-1][0]
+
+    monkeypatch.setattr(made, "evaluate", compared)
+    monkeypatch.setattr(made.model, "tokenize", lambda image: (seen.append(len(image)), tokenize(image))[1])
+    trainer(3, val_check_interval=1).fit(made, Squares(properties=False))
+    assert seen == [12, 6, 6]  # those for training, at the start, and two batches for validation
+    assert len(losses) == 6 and len({float(ours["cross_entropy"]) for ours, _ in losses}) == 6
+    for ours, whole in losses:
+        assert torch.equal(ours["cross_entropy"], whole.cross_entropy) and torch.equal(ours["mse"], whole.mse)
+
+
+def test_other_data_than_last_time_is_looked_at_anew(tmp_path):
+    dvae_checkpoint(tmp_path)
+    made, run = module(SLATEModule, dvae_checkpoint=str(tmp_path / "dvae.ckpt")), trainer()
+    [first], [second] = run.validate(made, Squares(), verbose=False), run.validate(made, TinyImages(), verbose=False)
+    assert first["val/mse"] != second["val/mse"]
