@@ -124,7 +124,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"implicit-slate: {error.filename or name}: {error.strerror}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # Lightning makes the latter of the former
+        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise
         print(f"stopped: {name}", file=sys.stderr)
         return 130
 

@@ -55,9 +55,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left of unfinished files in `folder` and below; only its sole user may do this."""
-    for file in folder.rglob(".*.*"):  # `.name.ext.random` of write_atomically; `.lock` and `.claim` have one dot
+def sweep(folder: Path, below: bool = True) -> None:
+    """Remove unfinished files that a killed process left in `folder` and `below` it. Only its sole user may do this."""
+    # `.name.ext.random` of write_atomically; `.lock` and `.claim` have one dot
+    for file in folder.glob("**/.*.*" if below else ".*.*"):
         file.unlink(missing_ok=True)
 
 

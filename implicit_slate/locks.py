@@ -45,9 +45,9 @@ class FolderLock:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
-            if read_json(self._claim) not in (self._mine, None):
-                os._exit(1)  # two hosts took over a stale claim at once, and the other was the later one
-            with contextlib.suppress(OSError):  # STALE_SECONDS allows for lost beats
+            with contextlib.suppress(OSError, UserError):  # STALE_SECONDS allows for lost beats
+                if read_json(self._claim) not in (self._mine, None):
+                    os._exit(1)  # two hosts took over a stale claim at once, and the other was the later one
                 os.utime(self._claim)
 
 

@@ -51,6 +51,13 @@ def be_killed_with_parent() -> None:
         os._exit(1)
 
 
+def stop_as_by_ctrl_c() -> None:
+    """Have SIGTERM and SIGHUP interrupt this process as Ctrl-C does; under `nohup` SIGHUP stays ignored."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+
+
 def _end_after(wait) -> None:
     wait()
     os._exit(1)

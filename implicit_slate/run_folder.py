@@ -25,6 +25,12 @@ DONE = ("complete", "diverged")
 FINISHED = (*DONE, "failed")
 """What `result.json` may say of a cell; without one it is `running` or `waiting`."""
 
+ABOUT = ("seconds", "steps_per_second", "git", "versions")
+"""What a row of the results tells beside axes and measures."""
+
+TAKEN = {"cell", "status", "seed", "step", *COLUMNS, *ABOUT, "method", "setting"}
+"""Names of columns of the results and of the report's frames, which no axis but that of seeds may have."""
+
 Axes = dict[str, Any]
 """The value of every axis of a cell, `seed` included."""
 
@@ -55,6 +61,12 @@ class RunFolder:
         if status_of(self.pretrain) == "complete" and not self.is_pretrained():
             (self.pretrain / "result.json").unlink()
             print(f"{self._pretrained}: torn or gone; the pretraining is done again", flush=True)
+
+    def why_not_pretrained(self) -> str:
+        """A line for the user, where `is_pretrained` is false after the attempt."""
+        result = read_json(self.pretrain / "result.json") or {}
+        reason = result.get("error") or (f"at step {result['step']}" if "step" in result else "it has no result")
+        return f"pretraining {result.get('status', 'stopped')}: {reason}; see {self.pretrain / 'log.txt'}"
 
     def facts(self) -> dict[str, Any]:
         """What `grid.json` says of the grid; empty while there is none."""
@@ -99,7 +111,7 @@ class RunFolder:
             **axes,
             "step": found.get("step"),
             **{column: found.get("measures", {}).get(column) for column in COLUMNS},
-            **{key: found.get(key) for key in ("seconds", "steps_per_second", "git", "versions")},
+            **{key: found.get(key) for key in ABOUT},
         }
 
     def _cells_on_disk(self) -> dict[str, Axes]:

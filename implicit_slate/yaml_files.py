@@ -63,6 +63,12 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
+def overlap(key: str, other: str) -> bool:
+    """Whether one of two dotted keys is the other, or holds it; `init_args` in them does not count."""
+    key, other = (f"{name}.".replace(".init_args.", ".") for name in (key, other))
+    return key.startswith(other) or other.startswith(key)
+
+
 def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with the value at every dotted key replaced; `config` itself stays as it is.
 

@@ -144,9 +144,15 @@ def test_the_help_of_fit_leads_to_the_options_of_models_data_and_callbacks(capsy
     assert "--model.num_slots" in printed("fit", "--model.help", "implicit_slate.training.SLATEModule")
 
 
-def test_ctrl_c_is_no_traceback(monkeypatch, capsys):
+@pytest.mark.parametrize("by_lightning", [False, True])
+def test_ctrl_c_is_no_traceback(monkeypatch, capsys, by_lightning):
     def interrupted(argv):
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            if by_lightning:  # it ends so what it was asked to do
+                sys.exit(1)
+            raise
 
     monkeypatch.setattr("data_modules.checking.main", interrupted)
     assert main(["data", "check", "folder", "."]) == 130

@@ -53,6 +53,16 @@ def test_a_claim_of_another_host_counts_while_it_is_touched(tmp_path, age, taken
 
 
 def test_a_claim_is_touched_while_it_is_held(tmp_path, monkeypatch):
+    """Also after it could not be read for once."""
+    read, seen = locks.read_json, []
+
+    def read_or_fail(path):
+        seen.append(path)
+        if len(seen) == 2:  # the first time it is looked whether there is another claim
+            raise UserError("a stale handle of a shared file system")
+        return read(path)
+
+    monkeypatch.setattr(locks, "read_json", read_or_fail)
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
     with try_lock(tmp_path):
         os.utime(tmp_path / ".claim", (0, 0))

@@ -3,7 +3,6 @@
 import argparse
 import json
 import shlex
-import signal
 import sys
 import time
 from collections import Counter
@@ -16,7 +15,8 @@ from implicit_slate.ablation.launchers import LAUNCHERS, Work, launcher, nodes_o
 from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.ablation.tensorboard import link_cells
 from implicit_slate.errors import ArgumentParser, UserError, positive
-from implicit_slate.files import read_json, write_atomically
+from implicit_slate.files import read_json, sweep, write_atomically
+from implicit_slate.processes import stop_as_by_ctrl_c
 from implicit_slate.run_folder import DONE, FINISHED, RunFolder
 from implicit_slate.yaml_files import load_yaml, override
 
@@ -37,8 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.list:
         _print_states(folder, arguments.launcher)
         return 0
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, signal.default_int_handler)
+    stop_as_by_ctrl_c()
     try:
         return _run(grid, folder, preparations, arguments)
     except KeyboardInterrupt:
@@ -129,6 +128,7 @@ def _begin(folder: RunFolder, grid: Grid, preparations: Preparations) -> None:
     facts = {"grid": grid.name, "description": grid.description, "cells": cells}
     with folder.lock():
         _check_folder(folder, preparations)
+        sweep(folder.path, below=False)
         write_atomically(folder.path / "grid.json", json.dumps(facts, indent=1, default=str) + "\n")
         for cell, content in preparations.items():
             prepare(cell, content)
@@ -189,16 +189,9 @@ def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: a
             while is_open():
                 time.sleep(POLL_SECONDS)
     if grid.pretrain and not folder.is_pretrained():
-        return _pretraining_failed(folder)
+        print(folder.why_not_pretrained(), file=sys.stderr)
+        return 1
     return _conclude(folder)
-
-
-def _pretraining_failed(folder: RunFolder) -> int:
-    result = read_json(folder.pretrain / "result.json") or {}
-    reason = result.get("error") or f"at step {result.get('step')}"
-    log = folder.pretrain / "log.txt"
-    print(f"pretraining {result.get('status', 'stopped')}: {reason}; see {log}", file=sys.stderr)
-    return 1
 
 
 def _conclude(folder: RunFolder) -> int:

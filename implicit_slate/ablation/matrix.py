@@ -24,18 +24,21 @@ An expression under `cells` is a list of choices, a choice being a mapping from 
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from implicit_slate.errors import UserError, nearest
-from implicit_slate.yaml_files import load_yaml
+from implicit_slate.run_folder import TAKEN
+from implicit_slate.yaml_files import load_yaml, overlap
 
 Choice = dict[str, Any]
 """One value's name for each axis of a cell, in the order in which the grid names them; `seed` is an axis as well."""
 
 OPERATORS = ("product", "zip", "chain", "leave_one_out", "seeds")
+OURS = ("trainer.default_root_dir", "trainer.logger", "trainer.devices", "trainer.num_nodes")
+"""Keys that the runner sets in every cell."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +83,25 @@ def load_grid(path: Path, name: str) -> Grid:
     before = ()
     if (pretrain := grid.get("pretrain")) is not None:
         _check_keys(pretrain, f"{where}, 'pretrain'", required=("experiment", "checkpoint"))
+        if not isinstance(pretrain["checkpoint"], str):
+            raise UserError(f"{where}, 'pretrain': checkpoint={pretrain['checkpoint']!r} is no dotted key")
         before = (_experiment(pretrain, path, where), pretrain["checkpoint"])
     overrides = _checked_overrides(grid.get("overrides", {}), f"{where}, 'overrides'")
     try:
-        cells = make_cells(axes, grid["cells"], overrides)
+        cells = make_cells(axes, grid["cells"], overrides, before[1:])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return Grid(name, str(grid.get("description", "")), _experiment(grid, path, where), cells, overrides, *before)
 
 
 def make_cells(
-    axes: Mapping[str, Mapping[Any, Mapping[str, Any]]], expression: Any, overrides: Mapping[str, Any] | None = None
+    axes: Mapping[str, Mapping[Any, Mapping[str, Any]]],
+    expression: Any,
+    overrides: Mapping[str, Any] | None = None,
+    pretrained: Sequence[str] = (),
 ) -> tuple[Cell, ...]:
-    """The cells that `expression` stands for, each once; all of them have the grid's `overrides`.
+    """The cells that `expression` stands for, each once; all of them have the grid's `overrides`, and none may set the
+    keys that are `pretrained`.
 
     Every cell carries every axis of the grid and a seed: an axis that only some branches of a `chain` name has its
     first value in the others, a seed that is not given is 0.
@@ -103,7 +112,7 @@ def make_cells(
     cells: dict[str, Cell] = {}
     for choice in choices:
         choice = base | choice
-        cell = Cell(cell_id(choice), choice, _overrides(axes, choice, overrides or {}))
+        cell = Cell(cell_id(choice), choice, _overrides(axes, choice, overrides or {}, pretrained))
         if cells.setdefault(cell.id, cell).axes != choice:
             raise UserError(f"two cells would share the name {cell.id!r}; rename a value")
     return tuple(cells.values())
@@ -118,7 +127,8 @@ def expand(axes: Mapping[str, Mapping], expression: Any) -> list[Choice]:
     [(operator, operands)] = expression.items()
     if operator == "seeds":
         seeds = list(range(operands)) if type(operands) is int else operands
-        if not seeds or not isinstance(seeds, list) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        seeds = seeds if isinstance(seeds, list) else []
+        if not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
             raise UserError(f"'seeds' takes a number of seeds or a list of them, got {operands!r}")
         return [{"seed": seed} for seed in seeds]
     if operator not in OPERATORS:
@@ -152,7 +162,7 @@ def _selection(axes: Mapping[str, Mapping], axis: Any, values: Any) -> list[Choi
     if not chosen:
         raise UserError(f"axis {axis!r}: no value is chosen")
     for value in chosen:
-        if value not in known:
+        if isinstance(value, (list, dict)) or value not in known:
             raise UserError(f"axis {axis!r} has no value {value!r}{nearest(value, known)}")
     return [{axis: value} for value in chosen]
 
@@ -167,17 +177,21 @@ def _merge(choices: list[Choice] | tuple[Choice, ...]) -> Choice:
     return merged
 
 
-def _overrides(axes: Mapping[str, Mapping], choice: Choice, of_grid: Mapping[str, Any]) -> dict[str, Any]:
+def _overrides(
+    axes: Mapping[str, Mapping], choice: Choice, of_grid: Mapping[str, Any], pretrained: Sequence[str]
+) -> dict[str, Any]:
     """What the grid and the chosen values set, and the seed; no key may be set twice, for one would be lost."""
     settings = {"'overrides'": of_grid, "the axis 'seed'": {"seed_everything": choice["seed"]}}
     settings |= {f"the axis {axis!r}": axes[axis][value] for axis, value in choice.items() if axis != "seed"}
-    owner = {}
+    found = {}
+    owners = [(key, "'pretrain'") for key in pretrained] + [(key, "`ablate` itself") for key in OURS]
     for name, values in settings.items():
-        for key in values:
-            if key in owner:
-                raise UserError(f"{owner[key]} and {name} both set {key!r}")
-            owner[key] = name
-    return {key: settings[name][key] for key, name in owner.items()}
+        for key, owner in itertools.product(values, owners):
+            if overlap(key, owner[0]):
+                raise UserError(f"{owner[1]} and {name} both set {key!r}")
+        owners += [(key, name) for key in values]
+        found |= values
+    return found
 
 
 def _axis(axes: Mapping[str, Mapping], name: Any, or_one_of: tuple[str, ...] = ()) -> Mapping:
@@ -189,7 +203,7 @@ def _axis(axes: Mapping[str, Mapping], name: Any, or_one_of: tuple[str, ...] = (
 def _checked_axes(axes: Any, path: Path) -> dict[str, dict]:
     for name, values in _mapping(axes, f"{path}: 'axes'").items():
         where = f"{path}: axis {name!r}"
-        if name in OPERATORS or name == "seed" or not re.fullmatch(r"[A-Za-z]\w*", str(name)):
+        if name in OPERATORS or name in TAKEN or not re.fullmatch(r"[A-Za-z]\w*", str(name)):
             raise UserError(f"{where}: this name is taken or no plain word")
         if not _mapping(values, where):
             raise UserError(f"{where}: no values")

@@ -22,12 +22,10 @@ from implicit_slate.ablation.launchers.local import LocalPool, Resources
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.run_folder import read_result
-from implicit_slate.yaml_files import override
+from implicit_slate.yaml_files import leaves, override
 
 WARM_UP, STEPS = 10, 30
 CLOCK = "clock.json"
-COST = ("gradient", "solver", "num_iterations", "tol")
-"""The options of a model, beside its class, its data and the precision, that decide how long a step takes."""
 
 
 class Clock(Callback):
@@ -63,7 +61,7 @@ def print_plan(work: Work, resources: Resources) -> None:
     """
     contents = {name: work.contents[folder] for name, folder in work.cells.items()}
     print(f"{len(work.folder.cells)} cells, {len(contents)} of them to run: {resources}", flush=True)
-    kinds = {name: _kind(content["config"]) for name, content in contents.items()}
+    kinds = {name: kind_of(content["config"]) for name, content in contents.items()}
     total, hours = 0.0, {}
     with tempfile.TemporaryDirectory(prefix="implicit-slate-probe-") as place:
         if work.pretrain:
@@ -87,7 +85,7 @@ def print_plan(work: Work, resources: Resources) -> None:
 def _measure(place: Path, name: str, content: dict[str, Any], resources: Resources, copies: int) -> float:
     """The hours that a cell takes where so many run side by side."""
     trainer = content["config"].get("trainer") or {}
-    each = trainer.get("accumulate_grad_batches", 1)
+    each = trainer.get("accumulate_grad_batches") or 1
     there = trainer.get("callbacks") or []
     config = override(
         content["config"],
@@ -117,25 +115,24 @@ def _measure(place: Path, name: str, content: dict[str, Any], resources: Resourc
             )
     clocks = [read_json(folder / CLOCK) for folder in folders.values()]
     mean = {key: sum(clock[key] for clock in clocks) / copies for key in clocks[0]}
-    steps = trainer.get("max_steps", -1)
+    steps = trainer.get("max_steps") or -1
     if steps < 0:
-        steps = trainer.get("max_epochs", 1000) * mean["batches"] / each
-    validations = steps * each / _validation_interval(trainer, mean["batches"])
+        steps = (trainer.get("max_epochs") or 1000) * mean["batches"] / each  # Lightning's default
+    validations = steps * each / validation_interval(trainer, mean["batches"])
     return (mean["start"] + steps * mean["step"] + validations * mean["validation"]) / 3600
 
 
-def _validation_interval(trainer: Mapping[str, Any], batches: float) -> float:
+def validation_interval(trainer: Mapping[str, Any], batches: float) -> float:
     """In batches, as Lightning has it."""
-    interval = trainer.get("val_check_interval", 1.0)
+    interval = trainer.get("val_check_interval") or 1.0
     epochs = trainer.get("check_val_every_n_epoch", 1) or 1
     return interval * batches * epochs if isinstance(interval, float) else interval
 
 
-def _kind(config: Mapping[str, Any]) -> str:
-    model, trainer = config["model"], config.get("trainer") or {}
-    options = model.get("init_args", model)
-    cost = [model.get("class_path"), config.get("data"), trainer.get("precision"), trainer.get("max_steps")]
-    return json.dumps([*cost, *(options.get(key) for key in COST)], default=str)
+def kind_of(config: Mapping[str, Any]) -> str:
+    """The same for cells that take equally long: they differ in their seed, or in rates, clip and warmup."""
+    cheap = ("seed_everything", "model.optimization.")
+    return json.dumps([leaf for leaf in leaves(config) if not leaf[0].startswith(cheap)], default=str)
 
 
 def _now() -> float:

@@ -15,22 +15,22 @@ from implicit_slate.run_folder import DONE, Axes, RunFolder
 
 
 def add_trials(folder: RunFolder) -> None:
-    """Add every finished cell that is not there yet; if the study cannot be written, one line says so."""
+    """Make the study of every finished cell anew; if it cannot be written, one line says so."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file = folder.path / "study.db"
     try:
         with folder.lock():
-            study = optuna.create_study(
-                storage=f"sqlite:///{file.absolute()}", study_name=folder.path.resolve().name, load_if_exists=True
-            )
-            there = {trial.user_attrs.get("cell") for trial in study.get_trials(deepcopy=False)}
+            storage, name = f"sqlite:///{file.absolute()}", folder.path.resolve().name
+            if name in optuna.get_all_study_names(storage):  # a run may grow, but not the values of a parameter
+                optuna.delete_study(study_name=name, storage=storage)
+            study = optuna.create_study(storage=storage, study_name=name)
             choices = {
                 axis: CategoricalDistribution(list(dict.fromkeys(axes[axis] for axes in folder.cells.values())))
                 for axis in next(iter(folder.cells.values()))
             }
             for cell, axes in folder.cells.items():
                 result = folder.result(cell)
-                if cell not in there and result is not None and result["status"] in DONE:
+                if result is not None and result["status"] in DONE:
                     study.add_trial(_trial(cell, axes, result, choices))
     except Exception as error:  # whatever a damaged database may raise
         print(f"{file}: not written ({' '.join(str(error).split())[:200]}); it can be deleted", file=sys.stderr)

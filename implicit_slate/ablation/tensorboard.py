@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from implicit_slate.errors import ArgumentParser, UserError
+from implicit_slate.errors import ArgumentParser, UserError, port
 from implicit_slate.files import flush
 from implicit_slate.measures import LOGGED, headline_columns
 from implicit_slate.run_folder import Axes, RunFolder
@@ -39,7 +39,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo, or one that holds several"
     )
-    made.add_argument("--port", type=int, default=6006, help="0 for any that is free; default: 6006")
+    made.add_argument("--port", type=port, default=6006, help="0 for any that is free; default: 6006")
     return made
 
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     board = program.TensorBoard(plugins)
     with to_show(run_dir) as logdir:
         board.configure(argv=("tensorboard", "--logdir", str(logdir), "--port", str(arguments.port)))
-        return board.main() or 0
+        return 2 if board.main() else 0
 
 
 @contextmanager
@@ -170,8 +170,8 @@ def log_hparams(folder: Path, result: Mapping[str, Any]) -> None:
     from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb, hparams_pb
     from torch.utils.tensorboard import SummaryWriter
 
-    # As a number, a seed would be shown as 0.0000 and filtered by an interval.
-    axes = {axis: str(value) if axis == "seed" else value for axis, value in result["axes"].items()}
+    # As a number, a seed would be shown as 0.0000 and filtered by an interval. TensorBoard has no null.
+    axes = {axis: str(v) if axis == "seed" or v is None else v for axis, v in result["axes"].items()}
     measures = headline_columns()
     boxes = ("on", "off")  # to tick, as a filter; without such a domain it is a text field or an interval
     columns = [HParam(k, Discrete(boxes if v in boxes else (), dtype=type(v))) for k, v in axes.items()]

@@ -15,7 +15,7 @@ from callbacks import Diverged
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.cell import make_result, write_result
 from implicit_slate.ablation.configure import build
-from implicit_slate.ablation.resume import ResumePoint, write_curves
+from implicit_slate.ablation.resume import Curves, ResumePoint, write_curves
 from implicit_slate.ablation.tensorboard import flush_events, log_configuration, log_hparams
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
@@ -31,9 +31,9 @@ def train(folder: Path) -> str:
     """Train the prepared cell in `folder` from its last checkpoint on, write `result.json` however it ends, and
     return its status."""
     folder = folder.resolve()
-    status, error, step, seconds, trainer = "complete", None, None, None, None
+    status, error, step, seconds, trainer, curves = "complete", None, None, None, None, {}
     try:
-        done = _resume_step(folder)
+        done, curves = _resume_point(folder)
         cli = build(configuration(folder, read_json(folder / "cell.json"), done), str(folder / "config.yaml"))
         trainer = cli.trainer
         if trainer.is_global_zero:
@@ -51,10 +51,11 @@ def train(folder: Path) -> str:
         traceback.print_exc()
         status, error = "failed", " ".join(f"{type(problem).__name__}: {problem}".split())
     if trainer is not None:
-        step = trainer.global_step if step is None else step
+        curves = trainer.logger.curves or curves  # a failure before the checkpoint is restored takes nothing away
+        step = max(trainer.global_step, done or 0) if step is None else step
         seconds = next(c.seconds for c in trainer.callbacks if isinstance(c, ResumePoint))
     if trainer is None or trainer.is_global_zero:
-        _conclude(folder, trainer, status, step, seconds, error)
+        _conclude(folder, trainer, curves, status, step, seconds, error)
     return status
 
 
@@ -66,7 +67,8 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
     config = cell["config"]
     there = (config.get("trainer") or {}).get("callbacks") or []
     there = there if isinstance(there, list) else [there]
-    ours = [{"class_path": RESUME_POINT}] * (RESUME_POINT not in {entry["class_path"] for entry in there})
+    kinds = {entry if isinstance(entry, str) else entry["class_path"] for entry in there}
+    ours = [{"class_path": RESUME_POINT}] * (RESUME_POINT not in kinds)
     logger = {"save_dir": str(folder), "name": "", "version": "", "default_hp_metric": False}
     if done is not None:
         logger["purge_step"] = done + 1
@@ -86,20 +88,21 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
     return override(config, settings)
 
 
-def _resume_step(folder: Path) -> int | None:
-    """The steps of the checkpoint to resume from; None to begin, with nothing of a lost attempt in the way."""
+def _resume_point(folder: Path) -> tuple[int | None, Curves]:
+    """The steps of the checkpoint to resume from, and the curves so far; None, and no curves, to begin, with nothing of
+    a lost attempt in the way."""
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists():
         try:
-            done = read_checkpoint(last)["global_step"]
-            print(f"resumed from step {done}", flush=True)
-            return done
+            checkpoint = read_checkpoint(last)
+            print(f"resumed from step {checkpoint['global_step']}", flush=True)
+            return checkpoint["global_step"], checkpoint["callbacks"]["ResumePoint"]["curves"]
         except Foreign:
             raise  # nothing of a file that somebody else put there is lost
         except UserError as error:
             print(f"begun again: {error}", flush=True)
     _forget(folder)
-    return None
+    return None, {}
 
 
 @rank_zero_only
@@ -108,9 +111,10 @@ def _forget(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _conclude(folder: Path, trainer, status: str, step: int | None, seconds: float | None, error: str | None) -> None:
+def _conclude(
+    folder: Path, trainer, curves: Curves, status: str, step: int | None, seconds: float | None, error: str | None
+) -> None:
     """Write what came of the cell. `result.json` is the last file: once it is there, the others are complete."""
-    curves = getattr(getattr(trainer, "logger", None), "curves", {})
     result = make_result(folder, curves, status, step, seconds, error)
     if trainer is not None and trainer.logger is not None:
         write_curves(folder, curves)

@@ -15,17 +15,18 @@ from jsonargparse import ActionConfigFile, ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import callbacks
 import data_modules
+from callbacks.divergence import Diverged, FirstEvaluation
 from implicit_slate.allowed import Seed
 from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import NotFinite
 from implicit_slate.models.portable import load_weights
 from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.command import experiment_files
 from implicit_slate.training.config_parser import BadKey, ConfigParser, explain
 from implicit_slate.training.precision import fastest_precision
 from implicit_slate.training.trainer import Trainer
-from implicit_slate.yaml_files import leaves, load_yaml
+from implicit_slate.yaml_files import leaves, load_yaml, overlap
 
 logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
@@ -94,10 +95,10 @@ class ExperimentCLI(LightningCLI):
     def _located(self, problem: BadKey) -> UserError:
         """The problem, after the name of the experiment file that has it, unless it is an option's."""
         args = self._args
-        if not isinstance(args, list) or any(_overlap(arg.partition("=")[0], f"--{problem.key}") for arg in args):
+        if not isinstance(args, list) or any(overlap(arg.partition("=")[0], f"--{problem.key}") for arg in args):
             return problem
         for file in reversed(experiment_files(args)):
-            if any(_overlap(key, problem.key) for key, _ in leaves(load_yaml(file))):
+            if any(overlap(key, problem.key) for key, _ in leaves(load_yaml(file))):
                 return UserError(f"{file}: {problem}")
         return problem
 
@@ -144,6 +145,8 @@ class ExperimentCLI(LightningCLI):
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             work(weights_only=True, **options)  # no code that a checkpoint may hold is run
+        except NotFinite as error:
+            raise Diverged(self.trainer.global_step, FirstEvaluation.watched) from error
         except (UserError, OSError, MisconfigurationException) as error:
             if new and self.trainer.global_step == 0:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -151,11 +154,6 @@ class ExperimentCLI(LightningCLI):
                     for parent in new[1:]:
                         parent.rmdir()
             raise explain(error) if isinstance(error, MisconfigurationException) else error from error
-
-
-def _overlap(key: str, other: str) -> bool:
-    """Whether one of two dotted keys is the other, or holds it."""
-    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
 
 
 def _nulls_as_mappings(args: list[str]) -> list[str]:
@@ -175,7 +173,7 @@ def run(command: str, argv: list[str]) -> int:
         load_yaml(file)  # for its errors, which name file and line
     try:
         ExperimentCLI(args=[command, *argv])
-    except callbacks.Diverged as error:
+    except Diverged as error:
         print(f"implicit-slate: {error}", file=sys.stderr)
         return 1
     return 0

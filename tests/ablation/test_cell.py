@@ -15,9 +15,10 @@ from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.locks import try_lock
 from implicit_slate.training import SLATEModule
+from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.yaml_files import override
 from tests.ablation.conftest import TINY, prepared
-from tests.ablation.tiny import TinyModule
+from tests.ablation.tiny import TinyData, TinyModule
 from tests.faults.disk import Disk, MountRefused
 from tests.faults.grid import events_of
 from tests.tiny import SLATE_SIZES, Command
@@ -151,6 +152,34 @@ def test_a_killed_cell_ends_as_if_nothing_had_happened(killed, damage, undisturb
     assert cell.run(killed) == 0
     assert numbers(killed) == undisturbed
     assert not list(killed.rglob(".*.*"))  # nothing unfinished is left
+
+
+def test_a_resumed_cell_that_fails_before_it_is_restored_keeps_what_it_had(killed, monkeypatch, undisturbed):
+    before, last = (killed / "curves.csv").read_text(), killed / "checkpoints" / "last.ckpt"
+    step = read_checkpoint(last)["global_step"]
+
+    def gone(data):
+        raise OSError("the data are gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyData, "train_dataloader", gone)
+        assert cell.run(killed) == 1
+    result = result_of(killed)
+    assert (result["status"], result["step"]) == ("failed", step) and step > 0
+    assert (killed / "curves.csv").read_text() == before
+    assert cell.run(killed) == 0
+    assert numbers(killed) == undisturbed
+
+
+def test_callbacks_may_be_named_by_their_class_alone(tmp_path):
+    folder = prepared(tmp_path / "a", TINY, **{"trainer.callbacks": ["callbacks.Divergence"]})
+    assert cell.run(folder) == 0 and (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def test_an_axis_may_have_the_value_null(tmp_path):
+    content = cell.preparation("a", {"clip": None, "seed": 0}, TINY, 1, None)
+    cell.prepare(tmp_path / "a", content)
+    assert cell.run(tmp_path / "a") == 0 and result_of(tmp_path / "a")["axes"] == {"clip": None, "seed": 0}
 
 
 def test_a_checkpoint_that_would_run_code_fails_the_cell_and_stays(killed, tmp_path):

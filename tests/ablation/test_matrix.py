@@ -72,6 +72,9 @@ def test_a_cell_sets_what_its_values_set():
         ({"zip": ["clip", "iterations"]}, "'zip' takes lists of one length, got 2, 3"),
         ({"seeds": 0}, "'seeds' takes a number of seeds or a list of them, got 0"),
         ({"seeds": [-1]}, "'seeds' takes"),
+        ({"seeds": [0, 2**32]}, "'seeds' takes"),
+        ({"clip": [["on"]]}, "axis 'clip' has no value ['on']"),
+        ({"clip": {"on": None}}, "axis 'clip' has no value {'on': None}"),
         ({"product": "clip"}, "'product' takes a list, got 'clip'"),
         ({"leave_one_out": ["clip", {"iterations": []}]}, "axis 'iterations': no value is chosen"),
         (["clip"], "expected an axis or one of product, zip"),
@@ -98,11 +101,15 @@ def test_what_a_grid_overrides_is_in_every_cell():
         ({"clip": AXES["clip"]}, {"model.clip": 1.0}, "'overrides' and the axis 'clip' both set 'model.clip'"),
         ({"clip": AXES["clip"]}, {"seed_everything": 1}, "'overrides' and the axis 'seed' both set 'seed_everything'"),
         ({"a": {"x/y": {}, "x y": {}}}, {}, "rename a value"),
+        ({"a": {1: {"model.x": {"y": 1}}}, "b": {1: {"model.x.y": 2}}}, {}, "the axis 'a' and the axis 'b' both set"),
+        ({"a": {1: {"model.x": 1}}, "b": {1: {"model.init_args.x": 2}}}, {}, "the axis 'a' and the axis 'b' both set"),
+        ({"a": {1: {"model.dvae_checkpoint": "mine"}}}, {}, "'pretrain' and the axis 'a' both set"),
+        ({}, {"trainer.devices": 2}, "`ablate` itself and 'overrides' both set 'trainer.devices'"),
     ],
 )
 def test_two_may_not_set_one_key_nor_share_a_folder(axes, overrides, message):
     with pytest.raises(UserError, match=message):
-        make_cells(axes, {"product": [*axes]}, overrides)
+        make_cells(axes, {"product": [*axes, {"seeds": 1}]}, overrides, ("model.dvae_checkpoint",))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +119,10 @@ def test_two_may_not_set_one_key_nor_share_a_folder(axes, overrides, message):
         ("{experiment: e.yaml}", "the key 'cells' is missing"),
         ("{experiment: none.yaml, cells: clip}", "no experiment file"),
         ("{experiment: e.yaml, cells: clip, pretrain: {experiment: e.yaml}}", "the key 'checkpoint' is missing"),
+        (
+            "{experiment: e.yaml, cells: clip, pretrain: {experiment: e.yaml, checkpoint: null}}",
+            "'pretrain': checkpoint=None is no dotted key",
+        ),
         ("{experiment: e.yaml, cells: clip, overrides: 5}", "grid 'g', 'overrides': expected a mapping, got 5"),
         ("{experiment: e.yaml, cells: clip, overrides: {3: 5}}", "grid 'g', 'overrides': 3 is no dotted key"),
         ("{experiment: e.yaml, cells: {clip: [of]}}", "axis 'clip' has no value 'of'; did you mean 'off'?"),
@@ -125,6 +136,13 @@ def test_a_wrong_grid_is_named(tmp_path, grid, message):
     with pytest.raises(UserError) as error:
         load_grid(file, "g")
     assert str(file) in str(error.value) and message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["status", "step", "method", "evaluations", "val/cross_entropy", "seed"])
+def test_an_axis_may_not_have_the_name_of_a_column_of_the_results(tmp_path, name):
+    (tmp_path / "ablations.yaml").write_text(f"axes: {{{name}: {{on: {{}}}}}}\ngrids: {{}}\n")
+    with pytest.raises(UserError, match=f"axis '{name}': this name is taken or no plain word"):
+        load_grid(tmp_path / "ablations.yaml", "g")
 
 
 def test_an_unknown_grid_is_named():

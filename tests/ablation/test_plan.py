@@ -8,6 +8,8 @@ import pytest
 from implicit_slate.ablation import cell, plan
 from implicit_slate.ablation.launchers.local import LocalPool, Resources
 from implicit_slate.errors import UserError
+from implicit_slate.yaml_files import override
+from tests.ablation.conftest import TINY
 from tests.ablation.test_slurm import work_of
 
 
@@ -36,3 +38,16 @@ def test_the_hours_are_those_of_the_measured_steps(tmp_path, in_this_process, ca
 def test_a_probe_that_fails_is_one_line(tmp_path, in_this_process):
     with pytest.raises(UserError, match="the probe of a: failed at step 13 ValueError: as the test asks"):
         plan.print_plan(work_of(tmp_path / "run", {"a": {"model.fail_at": 13}}), Resources(2, 1, (), 2))
+
+
+def test_cells_that_take_equally_long_are_measured_once():
+    def kind(**overrides):
+        return plan.kind_of(override(TINY, overrides))
+
+    assert kind() == kind(**{"seed_everything": 3, "model.optimization.clip_norm": None})
+    others = [{"model.num_slots": 5}, {"model.gradient": "unrolled"}, {"trainer.max_steps": 7}, {"model": "a.Class"}]
+    assert len({kind(), *(kind(**other) for other in others)}) == 5
+
+
+def test_what_an_experiment_leaves_to_lightning_may_be_null():
+    assert plan.validation_interval({"val_check_interval": None, "check_val_every_n_epoch": None}, 10) == 10

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def test_a_grid_outlives_a_cancelled_task_and_a_dead_node(cluster, tmp_path, cap
     cluster.kill_node("n2")
     capsys.readouterr()
     slurm.launch(work_of(tmp_path / "run", cells, pretrain=True))
-    assert "tasks 1 to 1;" in capsys.readouterr().out  # the one that was cancelled
+    assert "tasks 1 to 1\n" in capsys.readouterr().out  # the one that was cancelled
     wait_until(lambda: "down" in cluster.ask("sinfo", "-h", "-n", "n2", "-o", "%T"))
     cluster.start_nodes()
     wait_until(lambda: not is_open(), 900)
@@ -147,6 +148,19 @@ def test_what_sbatch_refuses_is_one_line(cluster, tmp_path):
     with pytest.raises(UserError, match="^sbatch: .*nvalid partition") as refusal:
         slurm.launch(work_of(tmp_path / "run", {"a": {}}, partition="none"))
     assert "\n" not in str(refusal.value)
+
+
+def test_where_the_job_of_the_report_is_refused_the_others_are_named(tmp_path, monkeypatch, capsys):
+    """By a cluster that takes no small jobs; its commands are played."""
+    answers = {"squeue": "exit 0", "sbatch": 'case "$*" in *report.sh*) echo too small >&2; exit 1;; esac; echo 41'}
+    for name, answer in answers.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{answer}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    slurm.launch(work_of(tmp_path / "run", {"a": {}}))
+    out, err = capsys.readouterr()
+    assert "cells: job 41, tasks 1 to 1\n" in out and "to stop them: scancel 41\n" in out
+    assert err == "no job for the report, which `implicit-slate report` makes: sbatch: too small\n"
 
 
 def test_a_machine_without_slurm_is_named_and_nothing_is_made(tmp_path, monkeypatch):

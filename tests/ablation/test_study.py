@@ -31,6 +31,15 @@ def test_every_finished_cell_is_a_trial_once_and_the_study_may_be_deleted(tmp_pa
     assert len(trials(folder)) == 2
 
 
+def test_a_run_that_was_given_more_seeds_has_them_in_the_study(tmp_path):
+    for cells in (dict(list(CELLS.items())[:1]), CELLS):
+        folder = RunFolder(tmp_path / "demo", cells)
+        for cell in cells:
+            finish(folder, cell, "complete", **{"val/cross_entropy": 3.0, "grad_norm_max": None})
+        add_trials(folder)
+    assert list(trials(folder)) == list(CELLS)
+
+
 def test_a_damaged_study_is_said_in_a_line_and_stops_nothing(tmp_path, capsys):
     folder = RunFolder(tmp_path / "demo", CELLS)
     finish(folder, next(iter(CELLS)), "complete", **{"val/cross_entropy": 3.0, "grad_norm_max": None})

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solver, parse_gradient
+from implicit_slate.training import SLATEModule
 from implicit_slate.training.experiment_cli import ExperimentCLI
 from implicit_slate.yaml_files import load_yaml, override
 from tests.tiny import SLATE_SIZES, Command
@@ -136,7 +137,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
     [
         ("--trainer.devices=99", "trainer.devices=99: this machine has"),
         ("--trainer.accelerator=gpu", "trainer.accelerator=gpu: this machine has none"),
-        ("--trainer.gradient_clip_val=1", "trainer.gradient_clip_val=1: has no effect here"),
+        ("--trainer.gradient_clip_val=1.5", "trainer.gradient_clip_val=1.5: has no effect here"),
         ("--trainer.val_check_interval=0.5", "val_check_interval"),
         ("--model.slot_init=queries", "basins"),
         ("--model.image_channels=1", "model.image_channels=1: the images of Sprites have 3"),
@@ -178,3 +179,16 @@ def test_the_file_that_has_a_wrong_value_is_named(tmp_path):
         ExperimentCLI(args=both)
     with pytest.raises(UserError, match="^model.num_slots=-1: "):
         ExperimentCLI(args=["fit", "--config", str(DEMO), "--model.num_slots=-1"])
+
+
+def test_a_refinement_that_starts_from_nan_ends_with_the_step(tmp_path, monkeypatch, capsys):
+    def spoilt(module, batch, batch_idx):
+        with torch.no_grad():
+            module.model.slot_attention.project_q.weight.fill_(torch.nan)
+        return train(module, batch, batch_idx)
+
+    train = SLATEModule.training_step
+    monkeypatch.setattr(SLATEModule, "training_step", spoilt)
+    assert main(tiny_run(tmp_path / "out")) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == ("implicit-slate: training diverged at step 0: the first evaluation of the refinement is not finite")

@@ -205,7 +205,8 @@ class LocalPool:
             if devices > 1:  # where one process of several dies, the others often end with an error of their own
                 self._again.add(name)
         elif result is None:
-            result = cell.make_result(folder, {}, "failed", error=f"its process was killed {MOST_TRIES} times")
+            error = f"its process ended {MOST_TRIES} times without a result, at last with status {exitcode}"
+            result = cell.make_result(folder, {}, "failed", error=error)
             cell.write_result(folder, result)
         self.report(name, result["status"] if result else "interrupted")
 

@@ -94,21 +94,27 @@ class Jobs:
         self._array = lambda folders: {"array": f"1-{len(folders)}{limit}", "requeue": "", "open-mode": "append"}
 
     def submit(self) -> None:
-        work, jobs = self._work, queued(self._folder)
-        there = [folder for folder in work.cells.values() if folder.resolve() in jobs]
+        work, there_already = self._work, queued(self._folder)
+        there = [folder for folder in work.cells.values() if folder.resolve() in there_already]
         missing = [folder for folder in work.cells.values() if folder not in there and status_of(folder) != "running"]
         print(f"{len(work.cells)} cells without a result, {len(there)} of them queued already", flush=True)
         if not missing:
             return
         before = []
         if work.pretrain:
-            before = [jobs.get(work.pretrain.resolve()) or self._submit(*self._cells("pretrain", [work.pretrain]))]
+            job = there_already.get(work.pretrain.resolve())
+            before = [job or self._submit(*self._cells("pretrain", [work.pretrain]))]
             print(f"pretraining: job {before[0]}", flush=True)
         name = f"cells-{len([*self._scripts.glob('cells-*.sh')]) + 1}"
         cells = self._submit(*self._cells(name, missing), *(f"--dependency=afterok:{job}" for job in before))
-        report = self._submit(*self._report(), f"--dependency=afterany:{cells}")
-        print(f"cells: job {cells}, tasks 1 to {len(missing)}; report: job {report}")
-        print(f"to stop them: scancel {' '.join([*before, cells, report])}")
+        print(f"cells: job {cells}, tasks 1 to {len(missing)}", flush=True)
+        jobs = [*before, cells]
+        try:
+            jobs.append(self._submit(*self._report(), f"--dependency=afterany:{cells}"))
+            print(f"report: job {jobs[-1]}")
+        except UserError as error:  # some clusters refuse jobs of their kind
+            print(f"no job for the report, which `implicit-slate report` makes: {error}", file=sys.stderr)
+        print(f"to stop them: scancel {' '.join(jobs)}")
 
     def are_open(self) -> bool:
         try:

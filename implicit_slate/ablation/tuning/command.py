@@ -6,7 +6,6 @@ Given again, it continues; given several times at once, on this or other hosts w
 
 import os
 import shlex
-import signal
 import sys
 import threading
 import time
@@ -17,7 +16,8 @@ from typing import Any, NamedTuple
 from implicit_slate.ablation.cell import preparation, prepare
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
-from implicit_slate.run_folder import RunFolder, read_result
+from implicit_slate.processes import stop_as_by_ctrl_c
+from implicit_slate.run_folder import RunFolder
 from implicit_slate.yaml_files import leaves, load_yaml, override
 
 SILENT_SECONDS = 10.0
@@ -39,8 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """Exit status: 0 done; 1 the pretraining or several cells failed; 130 stopped."""
     arguments = parser().parse_args(argv)
     target = find_target(arguments.name, arguments.file, arguments.modes)
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(stop, signal.default_int_handler)
+    stop_as_by_ctrl_c()
     try:
         return _run(target, arguments.out or Path("runs") / f"tune-{target.name}", arguments)
     except KeyboardInterrupt:
@@ -91,10 +90,11 @@ def find_target(name: str, file: Path, modes: Sequence[str] | None) -> Target:
 def _run(target: Target, folder: Path, arguments) -> int:
     from implicit_slate.ablation.launchers.local import LocalPool, Resources, check, fork_server
     from implicit_slate.ablation.tuning.results import write_results
-    from implicit_slate.ablation.tuning.search import Search
+    from implicit_slate.ablation.tuning.search import CellFailed, Search
     from implicit_slate.ablation.tuning.storage import open_storage
 
-    if folder.exists() and not (folder / "cells").is_dir() and any(folder.iterdir()):
+    is_ours = (folder / "cells").is_dir() and not (folder / "grid.json").exists()
+    if folder.exists() and not is_ours and any(folder.iterdir()):
         raise UserError(f"{folder}: holds other files and no search; give another --out")
     origins = {f"{arguments.name}, gradient {mode}": config for mode, config in target.configs.items()}
     run = RunFolder(folder, {})
@@ -116,7 +116,7 @@ def _run(target: Target, folder: Path, arguments) -> int:
                 run.discard_torn_pretraining()
             LocalPool(lambda name, event: _say(f"{event}: {name}")).run({"pretrain": run.pretrain}, resources)
             if not run.is_pretrained():
-                print(f"pretraining failed: {(read_result(run.pretrain) or {}).get('error')}", file=sys.stderr)
+                print(run.why_not_pretrained(), file=sys.stderr)
                 return 1
 
         def work() -> None:
@@ -124,7 +124,11 @@ def _run(target: Target, folder: Path, arguments) -> int:
             search.run(arguments.trials, resources)
             _say(f"report: {write_results(search)}")
 
-        _watch(work, search)
+        try:
+            _watch(work, search)
+        except CellFailed as error:
+            print(f"tune: several trials failed, the last one so: {error}", file=sys.stderr)
+            return 1
     return 0
 
 

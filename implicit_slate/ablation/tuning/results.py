@@ -21,7 +21,7 @@ def write_results(search: Search) -> Path:
     """Write `best/`, `trials.csv` and `report.md` with its figures into the run's folder; the path of the report."""
     lines = ["# Each gradient mode at its best", ""]
     lines += [
-        "| mode | trials | ended early | loss, the experiment's own settings | best loss | at |",
+        "| mode | trials | ended early | loss of the first trial | best loss | at |",
         "|" + "---|" * 6,
     ]
     tables, axis, figures = [], {}, []

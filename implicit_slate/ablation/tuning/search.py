@@ -41,7 +41,8 @@ class Space:
     """Where the learning rate, the clip and the warmup of a mode are searched for, all on a logarithmic scale."""
 
     own: dict[str, float]
-    """The experiment's own settings, as far as they are in the space. They are the first trial."""
+    """The first trial: the experiment's own settings, or what is nearest to them (a clip of 1, a warmup of one step)
+    where it has no clip or no warmup."""
     limits: dict[str, tuple[float, float]]
 
     @classmethod
@@ -52,6 +53,7 @@ class Space:
         rate, clip, most = found.get("learning_rate"), found.get("clip_norm") or 1.0, max(1, max_steps // 5)
         if rate is None or max_steps < 1:
             raise UserError(f"tune: the experiment must set {OPTIMIZATION}learning_rate and trainer.max_steps")
+        rate, clip = float(rate), float(clip)  # YAML has quoted numbers, and 1e-3 without a point, as texts
         return cls(
             {"learning_rate": rate, "clip_norm": clip, "warmup_steps": min(found.get("warmup_steps") or 1, most)},
             {"learning_rate": (rate / 10, rate * 10), "clip_norm": (clip / 20, clip * 20), "warmup_steps": (1, most)},
@@ -170,7 +172,7 @@ class Search:
                 self.say(str(error))
                 self._failures += 1
                 if self._failures >= MOST_TRIES:
-                    raise UserError(f"tune: {MOST_TRIES} trials failed, the last one so: {error}") from None
+                    raise
             except (StorageInternalError, AssertionError) as error:  # of Optuna's, where it cannot tell the server
                 if asked:
                     patiently(_try_again, study, asked[0].number)
