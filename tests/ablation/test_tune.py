@@ -90,11 +90,14 @@ def test_each_mode_is_tuned_and_its_best_settings_are_an_experiment(tune, tmp_pa
         (["nowhere.yaml"], "nowhere.yaml: No such file"),
         (["nogrid"], "unknown grid 'nogrid'"),
         (["pair", "--modes", "implicitt"], "has no gradient mode 'implicitt'; did you mean 'implicit'?"),
+        (["pair", "--out", "runs/pair"], "runs/pair: holds other files and no search; give another --out"),
         (["pair", "--trials", "0"], "--trials: expected a positive number, got '0'"),
     ],
 )
 def test_what_cannot_be_tuned_is_said_in_a_line(grids, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(grids.path)
+    (grids.path / "runs" / "pair" / "cells").mkdir(parents=True)
+    (grids.path / "runs" / "pair" / "grid.json").write_text("{}")
     before = sorted(grids.path.rglob("*"))
     assert main(["tune", *arguments]) == 2
     error = capsys.readouterr().err
