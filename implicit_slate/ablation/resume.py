@@ -66,8 +66,8 @@ class ResumePoint(Checkpoint):
 
     Asked to stop by a signal, it makes a checkpoint at the next such point and ends the process with the status `BUSY`.
 
-    Two limits: where `log_every_n_steps` is 1, a resumed cell lacks the point that was logged last before the stop; and where
-    an epoch has a single step, there is no such point before the end. (Our data modules' epochs do not end.)
+    Two limits: where `log_every_n_steps` is 1, a resumed cell lacks the point that was logged last before the stop; and
+    where an epoch has a single step, there is no such point before the end. (Our data modules' epochs do not end.)
 
     `progress.json` is for anybody who looks: every second at most, in the terms of `result.json`.
     """
