@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import bootstrap
 
 from implicit_slate.measures import COLUMNS, EVALUATED, column_name
-from implicit_slate.report.judging import judge
+from implicit_slate.report.judging import NOT_MEASURED, Judgement, judge
 from implicit_slate.report.numbers import ratio
 from implicit_slate.report.run import IMPLICIT, PAPER, UNROLLED, Run
 
@@ -23,6 +23,9 @@ WIDE = 100
 
 NAMES = {column: column_name(column) for column in COLUMNS} | {"steps_per_second": "steps per second"}
 """The columns of the cells that are summed up, and what the report calls them."""
+
+COMPARED = ["data", "image_size", "images", "masks"]
+"""What evaluations must have in common to compare."""
 
 TABLE = PAPER["results"]
 """The paper's results table."""
@@ -74,14 +77,16 @@ def evaluation_spreads(run: Run, split: str) -> pd.DataFrame:
 def paired_differences(run: Run, split: str | None) -> pd.DataFrame:
     """Implicit less unrolled, seed by seed, where at least two seeds of a setting are complete in both modes.
 
-    A row per setting and measurement, those of the evaluations of a split included: the mean `difference` over seeds,
-    `low` and `high` of its 95% bootstrap interval. `is_ratio`: values vary over orders of magnitude, these are ratios.
+    A row per setting and measurement, those of the evaluations of a split included where they compare: the mean
+    `difference` over seeds, `low` and `high` of its 95% bootstrap interval. `is_ratio`: values vary over orders of
+    magnitude, these are ratios.
     """
     cells = run.cells[run.cells["status"] == "complete"]
     columns = [run.loss, "slots/fg_ari_final", "grad_norm_max", "jacobian/spectral_norm_max"]
     if split:
         found = run.evaluated(split)
-        cells = cells.join(found[found["of"] == "slots"].set_index("cell")[[*EVALUATED]])
+        found = found[(found["of"] == "slots") & ~found["setting"].isin(not_comparable(run, split))]
+        cells = cells.join(found.set_index("cell")[[*EVALUATED]])
         columns += EVALUATED
     modes = [cells[cells["method"] == run.label(mode)].set_index(["setting", "seed"]) for mode in (IMPLICIT, UNROLLED)]
     rows = []
@@ -136,8 +141,12 @@ def best_methods(run: Run, split: str, key: str) -> dict[str, str]:
 def not_comparable(run: Run, split: str) -> list[str]:
     """The settings whose cells were not all evaluated on the same images, with masks enlarged in the same way, as far
     as their files tell."""
-    groups = run.evaluated(split).groupby("setting", observed=True)[["data", "image_size", "images", "masks"]]
-    return [setting for setting, found in groups if len(found.drop_duplicates()) > 1]
+    groups = run.evaluated(split).groupby("setting", observed=True)
+    return [setting for setting, found in groups if _differ(found)]
+
+
+def _differ(evaluated: pd.DataFrame) -> bool:
+    return len(evaluated[COMPARED].drop_duplicates()) > 1
 
 
 def paper_table(run: Run, split: str) -> list[dict[str, Any]]:
@@ -147,7 +156,7 @@ def paper_table(run: Run, split: str) -> list[dict[str, Any]]:
     Returns:
         one row per data set and setting of the other axes: `data`, `name` (of both), `evaluated` (the complete cells of
         each mode, with a column for each metric), `reason` why the paper's numbers do not compare to them (empty where
-        they do), `judgement` of the paper's claim.
+        they do), `judgement` of the paper's claim: not measured where they do not compare to each other.
     """
     found = run.evaluated(split)
     found = found[found["of"] == "slots"].set_index("cell").reindex(run.cells.index)
@@ -166,10 +175,13 @@ def paper_table(run: Run, split: str) -> list[dict[str, Any]]:
             complete = part.cells[part.cells["status"] == "complete"].dropna(subset="images")
             ours = {mode.gradient: complete[complete["method"] == part.label(mode)] for mode in (IMPLICIT, UNROLLED)}
             claim = TABLE | {"claim": TABLE["claim"].format(data=name)}
-            reason = _why_not_beside(run, pd.concat(ours.values())["image_size"])
-            rows.append(
-                {"data": data, "name": name, "evaluated": ours, "reason": reason, "judgement": judge(part, claim)}
-            )
+            both = found.loc[pd.concat(ours.values()).index]
+            if _differ(both):
+                reason = "the evaluations are not all of the same images, with masks enlarged in the same way."
+                judgement = Judgement(claim["claim"], NOT_MEASURED, f"They do not compare: {reason}")
+            else:
+                reason, judgement = _why_not_beside(run, both["image_size"]), judge(part, claim)
+            rows.append({"data": data, "name": name, "evaluated": ours, "reason": reason, "judgement": judgement})
     return rows
 
 

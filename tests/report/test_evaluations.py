@@ -8,7 +8,13 @@ import pytest
 
 from implicit_slate import load_run
 from implicit_slate.report.pictures import same_images
-from implicit_slate.report.tables import best_methods, evaluation_spreads, not_comparable, paper_table
+from implicit_slate.report.tables import (
+    best_methods,
+    evaluation_spreads,
+    not_comparable,
+    paired_differences,
+    paper_table,
+)
 from tests.report.made import Grid, all_links, markdown, table_under, write_evaluation
 
 SLATE = {"class_path": "implicit_slate.training.SLATEModule", "init_args": {"num_slots": 4}}
@@ -164,6 +170,23 @@ def test_nothing_is_best_on_different_images(small, grid):
     run = load_run(grid.path)
     assert not_comparable(run, "test") == ["all cells"] and best_methods(run, "test", "mse") == {}
     assert list(evaluation_spreads(run, "test").query("measurement == 'mse'")["images"]) == [315, 100, 315]
+
+
+def test_different_images_are_compared_neither_seed_by_seed_nor_beside_the_paper(small, grid):
+    folders = small(axes={"data": "clevr_mirror"}, unrolled=(5.0, 6.0), implicit=(3.0, 4.0))
+
+    def compared() -> tuple[set, dict]:
+        run = load_run(grid.path)
+        return set(paired_differences(run, "test")["measurement"]), paper_table(run, "test")[0]
+
+    measurements, row = compared()
+    assert {"mse", "psnr"} <= measurements and row["judgement"].verdict == "shown in part" and not row["reason"]
+    for seed, mse in enumerate((3.0, 4.0)):
+        write_evaluation(folders[f"implicit{seed}"], mse=mse, images=100)
+    measurements, row = compared()
+    assert "val/cross_entropy" in measurements and not {"mse", "psnr"} & measurements
+    assert row["judgement"].verdict == "not measured" and "not all of the same images" in row["reason"]
+    assert "not all of the same images" in grid.report() and "implicit reaches a lower FID" not in markdown(grid.path)
 
 
 def test_masks_enlarged_in_different_ways_are_not_averaged(small, grid):
