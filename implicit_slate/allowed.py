@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 
 from jsonargparse.typing import register_type
 
-from implicit_slate.errors import UserError, nearest
+from implicit_slate.errors import LARGEST_SEED, UserError, nearest
 
 RESTRICTED: dict[str, type] = {}
 """The types that `restricted` has made, by name."""
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 else:
     PositiveInt = restricted("PositiveInt", int, "a whole number from 1 on", lambda value: value >= 1)
     NonNegativeInt = restricted("NonNegativeInt", int, "a whole number from 0 on", lambda value: value >= 0)
-    Seed = restricted("Seed", int, "a whole number from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+    Seed = restricted("Seed", int, f"a whole number from 0 to {LARGEST_SEED}", lambda value: 0 <= value <= LARGEST_SEED)
     MultipleOf4 = restricted(
         "MultipleOf4", int, "a multiple of 4 from 4 on", lambda value: value >= 4 and not value % 4
     )

@@ -7,6 +7,10 @@ from textwrap import indent
 from typing import NoReturn
 
 
+LARGEST_SEED = 2**32 - 1
+"""NumPy takes no larger one."""
+
+
 class UserError(ValueError):
     """Bad usage or input. The message is one line that names the file, key or value; the command exits with 2."""
 
@@ -47,8 +51,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def seed(text: str) -> int:
     """The type of an argument that seeds random numbers."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text!r}")
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {LARGEST_SEED}, got {text!r}")
     return int(text)
 
 

@@ -117,7 +117,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         (["--scenes", "1", "--from-scenes", "x"], "--from-scenes: not allowed with argument --scenes"),
         (["--scenes", "0"], "--scenes: expected a positive number, got '0'"),
         (["--scenes", "1", "--size", "8"], "--size 8: .*at least 16"),
-        (["--scenes", "1", "--seed", "-1"], "--seed: expected a whole number from 0 on, got '-1'"),
+        (["--scenes", "1", "--seed", "-1"], "--seed: expected a whole number from 0 to 4294967295, got '-1'"),
         (["--from-scenes", "nowhere"], "nowhere: expected scene files"),
         (["--from-scenes", "{}"], "a.json: expected a scene in JSON"),
     ],
