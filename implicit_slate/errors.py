@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from textwrap import indent
 from typing import NoReturn
 
-
 LARGEST_SEED = 2**32 - 1
 """NumPy takes no larger one."""
 
@@ -42,11 +41,17 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def parse_with_data_options(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """The arguments that are known, and the options `--data.KEY VALUE` as they are. `UserError` for others."""
-        arguments, rest = self.parse_known_args(argv)
-        unknown = [option for option in rest if option.startswith("-") and not option.startswith("--data.")]
-        if unknown or (rest and not rest[0].startswith("--data.")):
-            self.error(f"unknown option {(unknown or rest)[0]}")
-        return arguments, rest
+        others: list[str] = []
+        options: list[str] = []
+        has_value = False
+        for word in argv:  # argparse does not know these options, so it would take their values for its own arguments
+            of_data = word.startswith("--data.") or (has_value and not word.startswith("--"))
+            (options if of_data else others).append(word)
+            has_value = word.startswith("--data.") and "=" not in word
+        arguments, unknown = self.parse_known_args(others)
+        if unknown:
+            self.error(f"unknown option {next((word for word in unknown if word.startswith('-')), unknown[0])}")
+        return arguments, options
 
 
 def seed(text: str) -> int:

@@ -204,7 +204,7 @@ def test_other_data_and_another_split(checkpoint, tmp_path):
     (tmp_path / "x.yaml").write_text(f"data: {{class_path: data_modules.CLEVRMirror, init_args: {{root: {other}}}}}")
     out = ["--out", str(tmp_path / "out")]
     for given in (["--data.root", str(other)], ["--data", str(tmp_path / "x.yaml"), "--data.image_size", "16"]):
-        evaluated = ["evaluate", str(checkpoint), "--split", "val", *given, *out, "--json", str(tmp_path / "r.json")]
+        evaluated = ["evaluate", *given, str(checkpoint), "--split", "val", *out, "--json", str(tmp_path / "r.json")]
         assert main(evaluated) == 0
         result = json.loads((tmp_path / "r.json").read_text())
         assert result["images"] == 3 and result["data"]["init_args"]["root"] == str(other)
