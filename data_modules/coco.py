@@ -41,7 +41,7 @@ class COCO(CachedDataModule):
         max_samples: use the first so many images of each split, by id. A partial copy in the zoo needs it.
     """
 
-    crop = CENTRE
+    crop = CENTRE  # and not turned upright: the annotations are of the pixels as they are stored
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Images and masks in files: decoded, checked, cropped and resized; errors say which file and what was expected."""
 
 import io
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from implicit_slate.errors import UserError
 
@@ -26,10 +27,12 @@ class Crop:
     Args:
         expected: width and height; or "square", or "any".
         box: left, top, right, bottom in pixels; None: the largest square in the middle.
+        upright: turn the image first as its EXIF data say, which is how photographs are shown.
     """
 
     expected: Size | Literal["square", "any"] = "any"
     box: tuple[int, int, int, int] | None = None
+    upright: bool = False
 
     def apply(self, image: Image.Image, file: File) -> Image.Image:
         """UserError naming `file` if the image is not of the expected size."""
@@ -48,7 +51,7 @@ class Crop:
         return image if box == (0, 0, width, height) else image.crop(box)
 
 
-SQUARE, CENTRE = Crop("square"), Crop("any")
+SQUARE, CENTRE, PHOTOGRAPH = Crop("square"), Crop("any"), Crop("any", upright=True)
 
 
 class Item(NamedTuple):
@@ -70,8 +73,8 @@ class Example(NamedTuple):
 
 
 def open_image(file: File, crop: Crop = SQUARE) -> tuple[Image.Image, Image.Image]:
-    """The image in `file` as it is there, and cropped in RGB. UserError as for `read_item`."""
-    whole = decode(file)
+    """The whole image in `file`, and cropped in RGB. UserError as for `read_item`."""
+    whole = decode(file, crop.upright)
     if whole.mode in DEEP:
         raise UserError(f"{file}: expected 8 bits a channel, found more (mode {whole.mode})")
     return whole, crop.apply(whole.convert("RGB"), file)
@@ -123,17 +126,17 @@ def resize_mask(mask: Image.Image, size: int) -> np.ndarray:
     return np.asarray(mask.resize((size, size), Image.NEAREST))
 
 
-def decode(file: File) -> Image.Image:
-    """The image in `file`, decoded by Pillow. UserError names the file."""
+def decode(file: File, upright: bool = False) -> Image.Image:
+    """The image in `file`, decoded by Pillow, and turned as its EXIF data say if asked. UserError names the file."""
     if not file.is_file():  # reading a named pipe would wait for its writer
         found = "something else" if file.exists() else "nothing"
         raise UserError(f"{file}: expected an image file there, found {found}")
     try:
         image = Image.open(io.BytesIO(file.read_bytes()))
         image.load()
-        return image
+        return ImageOps.exif_transpose(image) if upright else image
     except UnidentifiedImageError:
         reason = "it is of no known format"
-    except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, struct.error, zipfile.BadZipFile, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or error
     raise UserError(f"{file}: expected an image file that can be decoded ({reason})")

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from data_modules.cached import CachedDataModule
-from data_modules.image_files import CENTRE, Item
+from data_modules.image_files import PHOTOGRAPH, Item
 from data_modules.lists import compare_lists, read_list
 from data_modules.sources import Source
 from implicit_slate.allowed import MultipleOf4
@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 
 
 class ImageFolder(CachedDataModule):
-    """PNG and JPEG files of any sizes, cropped to the largest square in the middle.
+    """PNG and JPEG files of any sizes, turned upright by their EXIF data and cropped to the middle square.
 
     By sorted name the first 70% train, the next 15% validate, the last 15% test; or lists say what does.
 
@@ -27,7 +27,7 @@ class ImageFolder(CachedDataModule):
             whose images are split by sorted name.
     """
 
-    crop = CENTRE
+    crop = PHOTOGRAPH
 
     def __init__(
         self,

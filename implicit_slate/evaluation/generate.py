@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_modules.base import ArrayImages
-from data_modules.image_files import CENTRE, Item, read_item
+from data_modules.image_files import PHOTOGRAPH, Item, read_item
 from data_modules.image_folder import SUFFIXES
 from data_modules.progress import meter
 from implicit_slate.errors import UserError
@@ -35,7 +35,7 @@ def generate(arguments: argparse.Namespace) -> int:
             raise UserError(f"{out / name}: exists already; it is not overwritten")
     model = load_image_model(arguments.checkpoint).model.to("cuda" if torch.cuda.is_available() else "cpu")
     sampling = _sampling(arguments, model)
-    images = ArrayImages(np.stack([read_item(Item(file), model.image_size, CENTRE).image for file in files]))
+    images = ArrayImages(np.stack([read_item(Item(file), model.image_size, PHOTOGRAPH).image for file in files]))
     try:
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out, prefix=".") as folder:

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_modules import ImageFolder
 from tests.data_modules import made
@@ -39,6 +40,18 @@ def test_sorted_names_and_the_middle_square(folder):
     batch = data.splits.val[[0, 1, 2]]
     assert (batch["image"] == batch["image"][:, :1, :1, :1]).all()
     assert batch["mask"][:, :, :8].eq(1).all() and batch["mask"][:, :, 8:].eq(0).all()
+
+
+def test_a_photograph_is_turned_as_its_exif_data_say(folder):
+    """Its mask is of the image as it is shown."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    lying = np.full((48, 32, 3), 255, np.uint8)
+    lying[24:] = 0  # below, which is at the left when it is shown
+    Image.fromarray(lying).save(folder / "00.png", exif=exif)
+    batch = module(folder).splits.train[[0]]
+    assert batch["image"][:, :, :, :8].eq(0).all() and batch["image"][:, :, :, 8:].eq(1).all()
+    assert batch["mask"][:, :, :8].eq(1).all()
 
 
 def test_masks_elsewhere(folder, tmp_path):
