@@ -64,6 +64,17 @@ def test_the_numbers_are_those_of_the_model_on_the_test_split(checkpoint, root, 
     assert -1 < metrics["ssim"]["mean"] < 1 and metrics["psnr"]["mean"] > 0
 
 
+def test_more_than_ten_draws_stand_in_their_order(checkpoint):
+    command = ["evaluate", str(checkpoint), "--draws", "11", "--images", "2", "--metrics", "segmentation"]
+    assert main(command) == 0
+    result = json.loads((checkpoint.parents[1] / "evaluation" / "test.json").read_text())
+    means, metrics = read_csv(checkpoint).groupby("draw")["ari"].mean(), result["metrics"]
+    assert metrics["ari"]["draws"] == pytest.approx([means[str(draw)] for draw in range(11)])
+    assert result["random_weights"]["ari"] == pytest.approx(means["random_weights"]) and set(result["bound"]) == {
+        "fg_ari", "mbo_object", "mbo_image"
+    }  # fmt: skip
+
+
 def test_the_files_and_the_means_of_the_per_image_numbers(checkpoint, evaluate, capsys):
     metrics = evaluate(checkpoint)["metrics"]
     folder = checkpoint.parents[1] / "evaluation"
