@@ -39,6 +39,11 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.partition(' ')[2]}: {message.removeprefix('argument ')} (see --help)")
 
+    def add_data_option(self) -> None:
+        """`--data`, which goes with `parse_with_data_options`."""
+        self.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
+                          "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
+
     def parse_with_data_options(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """The arguments that are known, and the options `--data.KEY VALUE` as they are. `UserError` for others."""
         others: list[str] = []

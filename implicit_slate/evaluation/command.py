@@ -129,8 +129,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file as well; one that "
                         "is there is replaced only if it is such a result")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for the files")
-    parser.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
-                        "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
+    parser.add_data_option()
     return parser
 
 

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentError
 
 from data_modules.base import ImageDataModule, Images, Splits
 from implicit_slate.errors import UserError
+from implicit_slate.models import SlotModel
 from implicit_slate.training.config_parser import ConfigParser, explain
 from implicit_slate.yaml_files import load_yaml
 
@@ -63,6 +64,13 @@ def load_images(data: DataConfig, split: str) -> Images:
     if not len(images):
         raise UserError(f"{describe_split(data, split)} is empty")
     return images
+
+
+def check_size(model: SlotModel, path: Path, images: Images, data: DataConfig) -> None:
+    """`UserError` if the images are not as large as those that the model at `path` is of."""
+    if (size := images[[0]]["image"].shape[-1]) != model.image_size:
+        raise UserError(f"{path}: a model of images of {model.image_size} pixels; {data['class_path']} has {size}: "
+                        f"--data.image_size {model.image_size}")  # fmt: skip
 
 
 def describe_split(data: DataConfig, split: str) -> str:

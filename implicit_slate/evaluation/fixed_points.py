@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from callbacks.fixed_point_diagnostics import FixedPointDiagnostics, distance_between_sets
 from data_modules.progress import meter
 from implicit_slate.evaluation.command import find_checkpoints
-from implicit_slate.evaluation.data import describe_data, load_images
+from implicit_slate.evaluation.data import check_size, describe_data, load_images
 from implicit_slate.evaluation.module import draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import title
 from implicit_slate.files import write_atomically
@@ -27,14 +28,16 @@ START = ("slot_mu", "slot_log_sigma", "queries")
 """Parameters of the first slots, on which a fixed point does not depend."""
 
 
-def fixed_points(arguments: argparse.Namespace) -> int:
+def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> int:
     """The command, with what its parser found; the exit status."""
     rows = {}
     checkpoints = find_checkpoints(arguments.target)
     with meter("fixed points", len(checkpoints), unit="models") as advance:
         for checkpoint in checkpoints:
             model, _ = load_image_model(checkpoint)
-            images = load_images(describe_data(checkpoint, None, []), "test")
+            data = describe_data(checkpoint, arguments.data, data_options)
+            images = load_images(data, "test")
+            check_size(model, checkpoint, images, data)
             places = list(range(min(arguments.images, len(images))))
             rows[title(checkpoint)] = diagnose(
                 model.requires_grad_().eval(), images[places], draw_slots(model, arguments.seed, 0, places)

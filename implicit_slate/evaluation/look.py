@@ -14,6 +14,7 @@ from torch import Tensor
 from data_modules.base import Batch, Images
 from data_modules.progress import meter
 from implicit_slate.errors import UserError
+from implicit_slate.evaluation.data import check_size
 from implicit_slate.evaluation.module import draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import title
 from implicit_slate.files import write_atomically
@@ -59,9 +60,7 @@ def load_models(paths: Sequence[Path], images: Images, data: dict[str, Any]) -> 
         model = load_pretrained(path) if stored else load_image_model(path).model
         if not isinstance(model, SlotModel):
             raise UserError(f"{path}: a {type(model).__name__} has no slots")
-        if (size := images[[0]]["image"].shape[-1]) != model.image_size:
-            raise UserError(f"{path}: a model of images of {model.image_size} pixels; {data['class_path']} has {size}: "
-                            f"--data.image_size {model.image_size}")  # fmt: skip
+        check_size(model, path, images, data)
         models.append(model.requires_grad_(False).to(device))
     names = [str(model.slot_attention.gradient) for model in models]
     if len(set(names)) < len(names):

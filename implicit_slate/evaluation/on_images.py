@@ -15,7 +15,7 @@ A mode's gradient after the n iterations of training mixes two things: what the 
 are no fixed point, where the exact gradient itself means nothing. So everything is measured twice: after n iterations,
 and after 64, on those images only that have converged by then."""
 FIXED_POINTS_EXAMPLES = """implicit-slate fixed-points runs/demo
-implicit-slate fixed-points last.ckpt --images 64"""
+implicit-slate fixed-points last.ckpt --images 64 --data experiments/sprites.yaml"""
 
 
 def generate(argv: Sequence[str]) -> int:
@@ -26,10 +26,10 @@ def generate(argv: Sequence[str]) -> int:
 
 
 def fixed_points(argv: Sequence[str]) -> int:
-    arguments = fixed_points_parser().parse_args(argv)
+    arguments, data_options = fixed_points_parser().parse_with_data_options(argv)
     from implicit_slate.evaluation.fixed_points import fixed_points
 
-    return fixed_points(arguments)
+    return fixed_points(arguments, data_options)
 
 
 def generate_parser() -> ArgumentParser:
@@ -56,4 +56,5 @@ def fixed_points_parser() -> ArgumentParser:
                         "then every complete cell, and the table is kept there as fixed_points.csv")  # fmt: skip
     parser.add_argument("--images", type=positive, default=16, metavar="N", help="the first N test images; default: 16")
     parser.add_argument("--seed", type=seed, default=0, help="of the initial slots; default: 0")
+    parser.add_data_option()
     return parser

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from data_modules.progress import meter
 from implicit_slate.errors import UserError
 from implicit_slate.evaluation import BY_DEFAULT
-from implicit_slate.evaluation.data import DataConfig, describe_split, load_images
+from implicit_slate.evaluation.data import DataConfig, check_size, describe_split, load_images
 from implicit_slate.evaluation.module import TRUTH, Evaluation, draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import markdown, summarise, title
 from implicit_slate.files import read_json, write_atomically
@@ -61,9 +61,7 @@ class Evaluator:
         model, step = load_image_model(checkpoint)
         images, place = load_images(data, self.split), describe_split(data, self.split)
         first = images[list(range(min(PANEL_ROWS, len(images))))]
-        if (size := first["image"].shape[-1]) != model.image_size:
-            raise UserError(f"the model is of images of {model.image_size} pixels, {place} has {size}: "
-                            f"--data.image_size {model.image_size}")  # fmt: skip
+        check_size(model, checkpoint, images, data)
         if self.masks == "bilinear" and model.mask_side == model.image_size:
             raise UserError(f"--masks bilinear: the masks of a {type(model).__name__} have the images' resolution")
         count = min(self.images or len(images), len(images))

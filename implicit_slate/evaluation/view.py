@@ -59,8 +59,7 @@ def parser() -> ArgumentParser:
                         help="of a grid, only cells that have this value on an axis; may be repeated")  # fmt: skip
     parser.add_argument("--images", type=positive, default=100, metavar="N", help="the first N images; default: 100")
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
-    parser.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
-                        "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
+    parser.add_data_option()
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for the pictures; default: "
                         "view in the folder of the run")  # fmt: skip
     parser.add_argument("--no-app", action="store_true", help="make FiftyOne's data set, and do not open its app")

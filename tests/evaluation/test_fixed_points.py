@@ -65,3 +65,16 @@ def test_a_checkpoint_gives_one_line_and_a_missing_one_is_named(checkpoint, caps
     assert list(table.index) == ["run"] and 0 <= table.loc["run", "converged"] <= 1
     assert main(["fixed-points", "nowhere.ckpt"]) == 2
     assert "nowhere.ckpt: no such file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_lies_alone_is_told_its_data(checkpoint, tmp_path, capsys):
+    alone = checkpoint.rename(tmp_path / "alone.ckpt")
+    command = ["fixed-points", str(alone), "--images", "2"]
+    assert main(command) == 2
+    assert "give --data" in capsys.readouterr().err
+    command += ["--data", "data_modules.Sprites", "--data.num_images", "[2,2,2]"]
+    assert main([*command, "--data.image_size", "32"]) == 2
+    error = capsys.readouterr().err
+    assert f"{alone}: a model of images of 16 pixels; data_modules.Sprites has 32: --data.image_size 16" in error
+    assert main([*command, "--data.image_size", "16"]) == 0
+    assert list(pd.read_csv(io.StringIO(capsys.readouterr().out), index_col="model").index) == ["alone.ckpt"]
