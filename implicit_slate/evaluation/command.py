@@ -28,6 +28,10 @@ implicit-slate evaluate last.ckpt --metrics reconstruction,segmentation --json n
 
 def main(argv: Sequence[str]) -> int:
     arguments, data_options = parser().parse_with_data_options(argv)
+    for target in arguments.targets:  # only of a checkpoint the same model is made with random weights, to be beside it
+        if not target.exists() or target.suffix == ".safetensors":
+            found = "an exported model" if target.exists() else "no such file or folder"
+            raise UserError(f"{target}: {found}; evaluate needs a checkpoint (.ckpt), or a grid's folder")
     checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
     if len(checkpoints) > 1 and (arguments.json or arguments.out):
         raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
@@ -142,9 +146,7 @@ def _metrics(text: str) -> tuple[str, ...]:
 
 
 def find_checkpoints(target: Path) -> list[Path]:
-    """The checkpoint itself; for a grid's folder the last one of every complete cell. `UserError` if there is none."""
-    if not target.exists():
-        raise UserError(f"{target}: no such file or folder")
+    """The last checkpoint of every complete cell of a grid's folder, `UserError` if there is none; else the target."""
     if not target.is_dir():
         return [target]
     run = RunFolder(target)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from data_modules.base import Batch, Images
 from data_modules.progress import meter
-from implicit_slate.errors import UserError
 from implicit_slate.evaluation.data import check_size
 from implicit_slate.evaluation.module import draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import title
@@ -23,7 +22,6 @@ from implicit_slate.measures import finite
 from implicit_slate.metrics.likeness import likeness
 from implicit_slate.metrics.segmentation import agreement, segments
 from implicit_slate.models import SlotModel
-from implicit_slate.models.portable import load_pretrained
 from implicit_slate.pictures import enlarged, tile, to_array, to_png
 from implicit_slate.pictures import segments as colored_segments
 
@@ -56,10 +54,7 @@ def load_models(paths: Sequence[Path], images: Images, data: dict[str, Any]) -> 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = []
     for path in paths:
-        stored = not path.exists() or path.suffix == ".safetensors"
-        model = load_pretrained(path) if stored else load_image_model(path).model
-        if not isinstance(model, SlotModel):
-            raise UserError(f"{path}: a {type(model).__name__} has no slots")
+        model = load_image_model(path).model
         check_size(model, path, images, data)
         models.append(model.requires_grad_(False).to(device))
     names = [str(model.slot_attention.gradient) for model in models]

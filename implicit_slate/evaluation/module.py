@@ -17,6 +17,7 @@ from implicit_slate.metrics.inception import Inception, to_uint8
 from implicit_slate.metrics.likeness import likeness
 from implicit_slate.metrics.segmentation import agreement, bound, segments
 from implicit_slate.models import SlotModel
+from implicit_slate.models.portable import SUFFIX, load_pretrained
 from implicit_slate.models.slot_model import interpolate
 from implicit_slate.training.checkpoints import Trained, load_trained
 
@@ -124,10 +125,14 @@ class Evaluation(L.LightningModule):
 
 
 def load_image_model(path: Path) -> Trained:
-    """As `load_trained`. `UserError` names a checkpoint of a model that makes no images."""
-    trained = load_trained(path)
+    """A model with slots that makes images: of a checkpoint, of a file of `implicit-slate export`, or one that comes
+    with the project, by its name. `UserError` names what is none."""
+    exported = path.suffix == SUFFIX or not path.exists()
+    trained = Trained(load_pretrained(path), None) if exported else load_trained(path)
+    kind = type(trained.model).__name__
+    if not isinstance(trained.model, SlotModel):
+        raise UserError(f"{path}: a {kind} has no slots")
     if not trained.model.makes_images:
-        kind = type(trained.model).__name__
         raise UserError(f"{path}: a {kind} makes no images; `implicit-slate validate` measures it")
     return trained
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from implicit_slate.errors import ArgumentParser, positive, seed
 
-GENERATE = "Image files through the slots of a checkpoint, and the slots' masks."
+MODEL = "a checkpoint, a file of `implicit-slate export`, or the name of a model that comes with the project"
+GENERATE = "Image files through the slots of a model, and the slots' masks."
 GENERATE_EXAMPLES = """implicit-slate generate last.ckpt photos/ --out generated
-implicit-slate generate last.ckpt photo.png --out generated --temperature 1 --top-p 0.9"""
+implicit-slate generate sprites-implicit photo.png --out generated --temperature 1 --top-p 0.9"""
 FIXED_POINTS = """Are trained slots fixed points, and how near is each gradient mode to the exact one?
 
 A mode's gradient after the n iterations of training mixes two things: what the mode leaves out, and that these slots
@@ -34,7 +35,7 @@ def fixed_points(argv: Sequence[str]) -> int:
 
 def generate_parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate generate", GENERATE, GENERATE_EXAMPLES)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, help=MODEL)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG files, or folders of "
                         "them; the largest square in the middle is taken, and resized to the model's size")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
@@ -52,8 +53,8 @@ def generate_parser() -> ArgumentParser:
 def fixed_points_parser() -> ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = ArgumentParser("implicit-slate fixed-points", FIXED_POINTS, FIXED_POINTS_EXAMPLES, formatter_class=raw)
-    parser.add_argument("target", type=Path, metavar="CHECKPOINT", help="a checkpoint, or a grid's folder: "
-                        "then every complete cell, and the table is kept there as fixed_points.csv")  # fmt: skip
+    parser.add_argument("target", type=Path, metavar="CHECKPOINT", help=f"{MODEL}; or a grid's folder: then every "
+                        "complete cell, and the table is kept there as fixed_points.csv")  # fmt: skip
     parser.add_argument("--images", type=positive, default=16, metavar="N", help="the first N test images; default: 16")
     parser.add_argument("--seed", type=seed, default=0, help="of the initial slots; default: 0")
     parser.add_data_option()

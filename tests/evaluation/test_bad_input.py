@@ -36,6 +36,11 @@ EVALUATE, GENERATE = f"evaluate {CHECKPOINT}", f"generate {CHECKPOINT} --out {{}
     "command, message",
     [
         ("evaluate {}/x.ckpt", "/x.ckpt: no such file or folder"),
+        (
+            "evaluate sprites-implicit",
+            "no such file or folder; evaluate needs a checkpoint (.ckpt), or a grid's folder",
+        ),
+        ("evaluate {}/a.safetensors", "a.safetensors: an exported model; evaluate needs a checkpoint (.ckpt)"),
         ("evaluate {}", "not the folder of a grid"),
         (f"{EVALUATE} --split tset", "--split: invalid choice: 'tset'"),
         (f"{EVALUATE} --metrics fdi", "unknown metric 'fdi'; did you mean 'fid'?"),
@@ -68,6 +73,7 @@ EVALUATE, GENERATE = f"evaluate {CHECKPOINT}", f"generate {CHECKPOINT} --out {{}
 )
 def test_bad_options(checkpoint, tmp_path, refuses, command, message):
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.safetensors").touch()
     os.mkfifo(tmp_path / "pipe")
     theirs = [tmp_path / "theirs" / name for name in ("test.json", "val.png")]
     theirs[0].parent.mkdir()

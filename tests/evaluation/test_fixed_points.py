@@ -78,3 +78,7 @@ def test_a_checkpoint_that_lies_alone_is_told_its_data(checkpoint, tmp_path, cap
     assert f"{alone}: a model of images of 16 pixels; data_modules.Sprites has 32: --data.image_size 16" in error
     assert main([*command, "--data.image_size", "16"]) == 0
     assert list(pd.read_csv(io.StringIO(capsys.readouterr().out), index_col="model").index) == ["alone.ckpt"]
+    exported = tmp_path / "model.safetensors"
+    assert main(["export", str(alone), str(exported)]) == 0
+    assert main(["fixed-points", str(exported), *command[2:], "--data.image_size", "16"]) == 0
+    assert "\nmodel.safetensors," in capsys.readouterr().out

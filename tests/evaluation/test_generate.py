@@ -58,6 +58,19 @@ def test_an_image_of_the_data_set_becomes_what_the_model_makes_of_it(kind, root,
         assert abs(found.astype(int) - expected.numpy().astype(int)).max() <= 1
 
 
+def test_an_exported_model_makes_the_same_and_a_name_is_one_that_comes_with_the_project(
+    checkpoint, photos, tmp_path, capsys
+):
+    exported = tmp_path / "model.safetensors"
+    assert main(["export", str(checkpoint), str(exported)]) == 0
+    for name, model in (("a", checkpoint), ("b", exported), ("c", "sprites-implicit")):
+        assert main(["generate", str(model), str(photos / "a.png"), "--out", str(tmp_path / name)]) == 0
+    first, again, shipped = (pixels(tmp_path / name / "reconstructions" / "a.png") for name in "abc")
+    assert (first == again).all() and shipped.shape == (32, 32, 3)
+    assert main(["generate", "sprites-dvae", str(photos / "a.png"), "--out", str(tmp_path / "d")]) == 2
+    assert "sprites-dvae: a DiscreteVAE has no slots" in capsys.readouterr().err
+
+
 def test_samples_are_a_function_of_the_seed(checkpoint, photos, tmp_path):
     def sample(name, *options):
         out = tmp_path / name
