@@ -69,14 +69,14 @@ class Evaluator:
         impossible |= {} if "mask" in first else {"segmentation": f"{place} has no masks"}
         metrics, weights, notes = self._choose(impossible, count, place)
         draws = 1 if model.slot_attention.slot_init == "queries" else self.draws
-        about = {"checkpoint": str(checkpoint), "data": data, "split": self.split, "images": count, "draws": draws,
-                 "masks": self.masks, "mask_side": model.mask_side}  # fmt: skip
-        file = checkpoint.stat()
+        about = {"data": data, "split": self.split, "images": count, "draws": draws, "masks": self.masks,
+                 "mask_side": model.mask_side}  # fmt: skip
+        named, file = {"checkpoint": str(checkpoint)}, checkpoint.stat()  # a run that has moved is not evaluated again
         asked = [about, metrics, str(weights), self.seed, file.st_size, file.st_mtime_ns]
         fingerprint = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         earlier = read_json(out / f"{self.split}.json")
         if earlier and earlier.get("fingerprint") == fingerprint:
-            return earlier
+            return earlier | named
 
         of_data = json.dumps([data, self.split, count])
         evaluation = Evaluation(
@@ -92,7 +92,7 @@ class Evaluator:
             self._true_features[of_data] = evaluation.features[TRUTH]
         if not is_first:
             return None
-        result = about | {
+        result = named | about | {
             "step": step, **summarise(evaluation), "notes": notes, "git": revision(),
             "versions": versions(), "seconds": time.monotonic() - begin, "fingerprint": fingerprint,
         }  # fmt: skip

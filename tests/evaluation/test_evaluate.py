@@ -148,6 +148,9 @@ def test_what_is_done_is_not_done_again_until_something_changes(checkpoint, eval
     with monkeypatch.context() as patch:
         patch.setattr(SLATE, "views", lambda *_: 1 / 0)
         assert evaluate(checkpoint) == first
+        run = checkpoint.parents[1]
+        checkpoint = run.rename(run.with_name("moved")) / "checkpoints" / "last.ckpt"
+        assert evaluate(checkpoint) == first
     assert evaluate(checkpoint, "--images", "5")["images"] == 5
     torch.save(torch.load(checkpoint, weights_only=True) | {"global_step": 8}, checkpoint)
     assert evaluate(checkpoint, "--images", "5")["step"] == 8
