@@ -19,6 +19,8 @@ implicit-slate view runs/demo --only clip=off --only seed=1    # the same, of an
 implicit-slate view sprites-implicit sprites-unrolled --data experiments/sprites.yaml
 implicit-slate view runs/demo --remote    # then, at home: ssh -L 5151:localhost:5151 HOST, and open localhost:5151"""
 
+LAST = Path("checkpoints", "last.ckpt")
+"""In the folder of a cell."""
 LISTING = "view.json"
 """Says what a view shows. A folder that has it is a view's, and may be written again."""
 
@@ -83,12 +85,15 @@ def choose(targets: Sequence[Path], only: dict[str, str]) -> list[Path]:
         only: the values that cells of a grid must have, by axis.
 
     Raises:
-        UserError: there is no such cell, or the grid has no such axis or value.
+        UserError: there is no such cell, the grid has no such axis or value, or there is no grid to choose in.
     """
+    grids = [target for target in targets if target.is_dir() and not (target / LAST).exists()]
+    if only and not grids:
+        wanted = " ".join(f"--only {axis}={value}" for axis, value in only.items())
+        raise UserError(f"{wanted}: chooses among the cells of a grid, but {targets[0]} is no grid's folder")
     chosen = []
     for target in targets:
-        last = target / "checkpoints" / "last.ckpt"
-        chosen += [last] if last.exists() else _one_of_each_mode(target, only) if target.is_dir() else [target]
+        chosen += _one_of_each_mode(target, only) if target in grids else [target / LAST if target.is_dir() else target]
     return chosen
 
 
@@ -103,7 +108,7 @@ def _one_of_each_mode(target: Path, only: dict[str, str]) -> list[Path]:
             raise UserError(f"--only {axis}={value}: {target} has no such value{nearest(value, known[axis])}")
     settings: dict[str, dict[str | None, Path]] = {}
     for cell, of in axes.items():
-        checkpoint = run.cell(cell) / "checkpoints" / "last.ckpt"
+        checkpoint = run.cell(cell) / LAST
         if checkpoint in complete and only.items() <= of.items():
             others = str({axis: value for axis, value in of.items() if axis != "gradient"})
             settings.setdefault(others, {}).setdefault(of.get("gradient"), checkpoint)

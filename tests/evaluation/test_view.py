@@ -112,6 +112,13 @@ def test_images_of_every_data_module(root, tmp_path, monkeypatch):
         assert (looks[TRUTH][1].labels is None) is (name == "shapes3d")
 
 
+def test_only_chooses_in_a_grid(grid, capsys):
+    for target in ("sprites-implicit", grid / "cells" / "implicit,on,0"):
+        assert main(["view", str(target), "--only", "clip=off"]) == 2
+        error = capsys.readouterr().err
+        assert f"--only clip=off: chooses among the cells of a grid, but {target} is no grid's folder" in error
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
