@@ -149,6 +149,8 @@ def find_checkpoints(target: Path) -> list[Path]:
     """The last checkpoint of every complete cell of a grid's folder, `UserError` if there is none; else the target."""
     if not target.is_dir():
         return [target]
+    if files := sorted((target / "checkpoints").glob("*.ckpt")):
+        raise UserError(f"{target}: not the folder of a grid; name a checkpoint in it, such as {files[-1]}")
     run = RunFolder(target)
     complete = [run.cell(cell) / "checkpoints" / "last.ckpt" for cell in run.cells if run.status(cell) == "complete"]
     if not (found := [checkpoint for checkpoint in complete if checkpoint.exists()]):

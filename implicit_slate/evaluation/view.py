@@ -98,7 +98,7 @@ def choose(targets: Sequence[Path], only: dict[str, str]) -> list[Path]:
 
 
 def _one_of_each_mode(target: Path, only: dict[str, str]) -> list[Path]:
-    run, complete = RunFolder(target), find_checkpoints(target)
+    complete, run = find_checkpoints(target), RunFolder(target)
     axes = {cell: {axis: str(value) for axis, value in of.items()} for cell, of in run.cells.items()}
     known = {axis: {of.get(axis): None for of in axes.values()} for of in axes.values() for axis in of}
     for axis, value in only.items():

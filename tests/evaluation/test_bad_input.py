@@ -42,6 +42,8 @@ EVALUATE, GENERATE = f"evaluate {CHECKPOINT}", f"generate {CHECKPOINT} --out {{}
         ),
         ("evaluate {}/a.safetensors", "a.safetensors: an exported model; evaluate needs a checkpoint (.ckpt)"),
         ("evaluate {}", "not the folder of a grid"),
+        ("evaluate {}/run", "/run: not the folder of a grid; name a checkpoint in it, such as "),
+        ("view {}/lightning", "not the folder of a grid; name a checkpoint in it, such as "),
         (f"{EVALUATE} --split tset", "--split: invalid choice: 'tset'"),
         (f"{EVALUATE} --metrics fdi", "unknown metric 'fdi'; did you mean 'fid'?"),
         (f"{EVALUATE} --metrics=", "unknown metric ''; known: reconstruction"),
@@ -74,6 +76,9 @@ EVALUATE, GENERATE = f"evaluate {CHECKPOINT}", f"generate {CHECKPOINT} --out {{}
 def test_bad_options(checkpoint, tmp_path, refuses, command, message):
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "a.safetensors").touch()
+    epoch = tmp_path / "lightning" / "checkpoints" / "epoch=0.ckpt"  # as `fit` names it
+    epoch.parent.mkdir(parents=True)
+    epoch.touch()
     os.mkfifo(tmp_path / "pipe")
     theirs = [tmp_path / "theirs" / name for name in ("test.json", "val.png")]
     theirs[0].parent.mkdir()
