@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from implicit_slate.errors import ArgumentParser, UserError
 
@@ -31,7 +31,9 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{out}: exists already; it is not overwritten")
     from implicit_slate.evaluation.data import describe_data, load_splits
 
-    splits = load_splits(describe_data(Path(experiment), experiment, options))
+    data = describe_data(Path(experiment), experiment, options)
+    check(data)
+    splits = load_splits(data)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
@@ -51,6 +53,16 @@ def parser() -> ArgumentParser:
                         "--data.KEY VALUE changes one setting")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one")
     return parser
+
+
+def check(data: dict[str, Any]) -> None:
+    """`UserError` where `ImageFolder` could not read the folder: it has no empty splits, and masks for all or none."""
+    from implicit_slate.evaluation.data import describe_split, load_images
+
+    has_masks = {split: "mask" in load_images(data, split)[[0]] for split in ("train", "val", "test")}
+    without = [split for split in has_masks if not has_masks[split]]
+    if any(has_masks.values()) and without:
+        raise UserError(f"{describe_split(data, without[0])} has no masks, but others have; a folder has them for all")
 
 
 def write_folder(splits: "Splits", folder: Path) -> None:

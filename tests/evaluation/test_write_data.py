@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
 from data_modules import CLEVRMirror, ImageFolder, Sprites
+from data_modules.base import ArrayImages
 from implicit_slate.cli import main
 from tests.data_modules import made
 
@@ -49,6 +51,22 @@ def test_a_data_set_without_masks(tmp_path):
     settings = {"root": str(root), "image_size": 16, "batch_size": 2}
     assert write(tmp_path / "x.yaml", "CLEVRMirror", **settings) == 0
     assert_same(ImageFolder(tmp_path / "out", 16, lists=tmp_path / "out", batch_size=2), CLEVRMirror(**settings))
+
+
+@pytest.mark.parametrize(
+    "test, message",
+    [
+        (ArrayImages(np.zeros((2, 16, 16, 3), np.uint8)), "has no masks, but others have"),
+        (ArrayImages(np.zeros((0, 16, 16, 3), np.uint8)), "is empty"),
+    ],
+)
+def test_splits_that_make_no_folder_are_named_before_anything_is_written(tmp_path, monkeypatch, capsys, test, message):
+    load = Sprites.load
+    monkeypatch.setattr(Sprites, "load", lambda module: load(module)._replace(test=test))  # as of a COCO
+    assert write(tmp_path / "x.yaml", "Sprites", image_size=16, num_images=[5, 4, 3 + len(test)]) == 2
+    error = capsys.readouterr().err
+    assert f"the test split of data_modules.Sprites (embedded) {message}" in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
 
 
 @pytest.mark.parametrize("stop, status", [(KeyboardInterrupt, 130), (OSError(28, "No space left on device"), 2)])
