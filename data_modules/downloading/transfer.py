@@ -101,6 +101,7 @@ class _Resuming:
             finally:
                 if not self._size():
                     self.part.unlink()
+                    self._version.unlink(missing_ok=True)
             self.part.replace(output_file)
             self._version.unlink(missing_ok=True)
         if self.remote.sha256 is None and self.remote.md5_address is None:
