@@ -49,6 +49,8 @@ class CachedDataModule(ImageDataModule):
             has no effect.
     """
 
+    may_be_a_file = False
+    """Whether `root` may name a file, too."""
     crop: Crop = SQUARE
     open_mask: Callable = staticmethod(open_mask)
     selection: object = None

@@ -101,12 +101,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.kind not in data_modules.KINDS:
         raise UserError(f"data check: unknown kind {args.kind!r}{nearest(args.kind, data_modules.KINDS)}")
-    if not args.folder.is_dir():
+    kind = getattr(data_modules, data_modules.KINDS[args.kind])
+    if not args.folder.is_dir() and not (kind.may_be_a_file and args.folder.is_file()):
         raise UserError(f"{args.folder}: expected the folder of a data set, found none")
-    if args.fix_list is not None and args.fix_list.exists():
-        raise UserError(f"--fix-list {args.fix_list}: exists already")
+    if args.fix_list is not None:
+        if args.fix_list.exists():
+            raise UserError(f"--fix-list {args.fix_list}: exists already")
+        probe = args.fix_list.with_name(f".{args.fix_list.name}.writable")
+        write_atomically(probe, "")  # its complaint is due before everything is read, not after it
+        probe.unlink()
 
-    module = getattr(data_modules, data_modules.KINDS[args.kind])(args.folder)
+    module = kind(args.folder)
     samples, problems = check(module, args.workers)
     bad = [sample for sample in samples if sample.examined.problems]
     problems = list(dict.fromkeys([*problems, *(problem for sample in bad for problem in sample.examined.problems)]))
@@ -128,7 +133,7 @@ def parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate data check", __doc__, EXAMPLES)
     kind = parser.add_argument("kind", metavar="KIND", help=", ".join(data_modules.KINDS))
     kind.completer = lambda **_: data_modules.KINDS  # for the shell
-    parser.add_argument("folder", metavar="DIR", type=Path, help="the data set's folder")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the data set's folder, or the file of a CLEVR")
     parser.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good ones to this file")
     parser.add_argument("--workers", type=positive, default=num_cores(), help="threads (one per core)")
     return parser

@@ -57,6 +57,7 @@ class CLEVR(CachedDataModule):
             self.cache_dir = self.root.parent / self.cache_dir.name
 
     unit = "scenes"
+    may_be_a_file = True
 
     def sources(self) -> dict[str, Source]:
         """All scenes of the file, whatever split they are of."""

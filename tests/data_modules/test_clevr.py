@@ -158,3 +158,12 @@ def test_tfrecords_with_a_fault(tmp_path, blames, content, message):
     (path := tmp_path / "a.tfrecords").write_bytes(content)
     fails(path, f"{path}: {message}")
     blames("clevr", tmp_path, f"{path}: {message}")
+
+
+def test_a_check_of_one_of_several_files(file, check):
+    shutil.copy(file, other := file.with_stem("other"))
+    assert check("clevr", file.parent)[1][0].endswith("; root may name it")
+    status, lines = check("clevr", other)
+    assert status == 1 and lines[0] == "scenes 12 scenes"
+    message = f"implicit-slate: {other}: expected the folder of a data set, found none"
+    assert check("shapes3d", other) == (2, [message])

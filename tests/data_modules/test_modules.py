@@ -181,6 +181,14 @@ def test_a_list_is_not_written_over(tmp_path, check):
     assert status == 2 and f"--fix-list {good}: exists already" in line and good.read_text() == "mine"
 
 
+def test_a_list_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, check, monkeypatch):
+    made.clevr_mirror(tmp_path)
+    monkeypatch.setattr(CLEVRMirror, "examine", lambda *_: 1 / 0)
+    good = tmp_path / "images" / "CLEVR_new_0000000000.png" / "good.txt"  # below a file
+    status, (line,) = check("clevr-mirror", tmp_path, "--fix-list", good)
+    assert status == 2 and "cannot be written" in line
+
+
 def test_colours_that_are_converted_are_counted_not_blamed(tmp_path, check):
     made.clevr_mirror(tmp_path)
     for i, mode in enumerate(("L", "RGBA", "L")):
