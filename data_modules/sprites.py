@@ -54,7 +54,7 @@ class Sprites(ImageDataModule):
 
     Args:
         num_objects: the smallest and the largest number of objects; all numbers are equally likely. Without overlap an
-            object that finds no free place is left out, the first ones never.
+            object that finds no free place is left out, the very first never: there may be fewer than the smallest.
         size: the smallest and the largest width of an object, as a share of the image's side.
         overlap: objects may hide each other; later ones are in front. A mask is what is seen of an object.
         ground: `plain`, or `stripes` of random colour and direction, low in contrast.
@@ -86,6 +86,8 @@ class Sprites(ImageDataModule):
         for name, (least, most) in {"num_objects": num_objects, "size": size}.items():
             if least > most:
                 raise UserError(f"{name}=[{least}, {most}]: the smallest and then the largest is needed")
+        if num_objects[1] > (limit := np.iinfo(np.uint8).max):
+            raise UserError(f"num_objects=[{num_objects[0]}, {num_objects[1]}]: a mask of bytes has at most {limit}")
         self.num_objects, self.size, self.overlap, self.ground = tuple(num_objects), tuple(size), overlap, ground
         self.combinations, self.properties = combinations, properties
         self.num_images, self.data_seed = tuple(num_images), data_seed

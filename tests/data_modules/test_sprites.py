@@ -118,6 +118,7 @@ def test_held_out_combinations():
     [
         ({"num_objects": (0, 3)}, "num_objects"),
         ({"num_objects": (4, 3)}, "num_objects"),
+        ({"num_objects": (1, 256)}, "num_objects=.1, 256.: a mask of bytes has at most 255"),
         ({"size": (0.0, 0.3)}, "size"),
         ({"size": (0.5, 1.0)}, "size"),
         ({"size": (float("nan"), 0.3)}, "size"),
