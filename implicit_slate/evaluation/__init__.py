@@ -1,7 +1,7 @@
 """From a checkpoint to the numbers of the paper's table: `implicit-slate evaluate` and `implicit-slate generate`."""
 
 METRICS = {
-    "reconstruction": "MSE, PSNR and SSIM of the image through the slots",
+    "reconstruction": "MSE, PSNR and SSIM of the image through the slots (with all but segmentation alone)",
     "cross_entropy": "of the image's own tokens, predicted from the slots",
     "segmentation": "FG-ARI, ARI and mBO of the slots' masks, where the data has masks",
     "fid": "Fréchet Inception distance between the images and their reconstructions",
