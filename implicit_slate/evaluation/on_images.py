@@ -37,7 +37,8 @@ def generate_parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate generate", GENERATE, GENERATE_EXAMPLES)
     parser.add_argument("checkpoint", type=Path, help=MODEL)
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="PNG or JPEG files, or folders of "
-                        "them; the largest square in the middle is taken, and resized to the model's size")  # fmt: skip
+                        "them; turned upright as their EXIF data say, the largest square in the middle is taken, and "
+                        "resized to the model's size")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR",
                         help="gets reconstructions/, masks/ (255 is the whole pixel) and panels.png")  # fmt: skip
     parser.add_argument("--temperature", type=float, default=0.0, help="0, the default: the most likely token each "
