@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -23,6 +24,13 @@ def no_seed_of_another_test(monkeypatch) -> None:
     """Lightning's `seed_everything` keeps the seed in the environment, where later tests would find it."""
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # so that it is as it was afterwards
     monkeypatch.delenv("PL_GLOBAL_SEED")
+
+
+@pytest.fixture(autouse=True)
+def no_log_level_of_another_test(monkeypatch) -> None:
+    """`implicit-slate evaluate` silences Lightning, as it may in a process of its own."""
+    for name in ("lightning.pytorch", "lightning.fabric.utilities"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.getLogger(name).level)
 
 
 @pytest.fixture(scope="session")
