@@ -15,7 +15,7 @@ import data_modules
 from data_modules.processes import in_threads, num_cores
 from data_modules.progress import meter
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
-from implicit_slate.files import write_atomically
+from implicit_slate.files import check_writable, write_atomically
 
 if TYPE_CHECKING:  # these import PyTorch, which `--help` does not need
     from data_modules.cached import CachedDataModule, Examined
@@ -107,9 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.fix_list is not None:
         if args.fix_list.exists():
             raise UserError(f"--fix-list {args.fix_list}: exists already")
-        probe = args.fix_list.with_name(f".{args.fix_list.name}.writable")
-        write_atomically(probe, "")  # its complaint is due before everything is read, not after it
-        probe.unlink()
+        check_writable(args.fix_list.parent)
 
     module = kind(args.folder)
     samples, problems = check(module, args.workers)

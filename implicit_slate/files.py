@@ -37,6 +37,13 @@ def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool =
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
+def check_writable(folder: Path) -> None:
+    """`UserError` if nothing can be written in `folder`, which is made: its complaint is due before long work."""
+    probe = folder / ".writable"
+    write_atomically(probe, "")
+    probe.unlink(missing_ok=True)
+
+
 def replace_durably(unfinished: Path, path: Path) -> None:
     """Give a finished file its name, in this order on the disk: its content, then the name."""
     flush(unfinished)

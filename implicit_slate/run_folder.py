@@ -31,6 +31,9 @@ ABOUT = ("seconds", "steps_per_second", "git", "versions")
 TAKEN = {"cell", "status", "seed", "step", *COLUMNS, *ABOUT, "method", "setting"}
 """Names of columns of the results and of the report's frames, which no axis but that of seeds may have."""
 
+LAST = Path("checkpoints", "last.ckpt")
+"""The checkpoint from which a cell resumes, and which is the trained model at its end, in the cell's folder."""
+
 Axes = dict[str, Any]
 """The value of every axis of a cell, `seed` included."""
 
@@ -46,7 +49,7 @@ class RunFolder:
         """
         self.path = Path(path)
         self.pretrain = self.path / "pretrain"
-        self._pretrained = self.pretrain / "checkpoints" / "last.ckpt"
+        self._pretrained = self.pretrain / LAST
         self.cells = dict(cells) if cells is not None else self._cells_on_disk()
 
     def cell(self, cell: str) -> Path:
@@ -58,7 +61,7 @@ class RunFolder:
 
     def discard_torn_pretraining(self) -> None:
         """A pretraining that is complete, but whose checkpoint is torn or gone, counts as not done from now on."""
-        if status_of(self.pretrain) == "complete" and not self.is_pretrained():
+        if status_of(self.pretrain) == "complete" and not is_zipfile(self._pretrained):
             (self.pretrain / "result.json").unlink()
             print(f"{self._pretrained}: torn or gone; the pretraining is done again", flush=True)
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from implicit_slate.errors import UserError, nearest
+from implicit_slate.errors import LARGEST_SEED, UserError, nearest
 from implicit_slate.run_folder import TAKEN
 from implicit_slate.yaml_files import load_yaml, overlap
 
@@ -128,7 +128,7 @@ def expand(axes: Mapping[str, Mapping], expression: Any) -> list[Choice]:
     if operator == "seeds":
         seeds = list(range(operands)) if type(operands) is int else operands
         seeds = seeds if isinstance(seeds, list) else []
-        if not seeds or not all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds):
+        if not seeds or not all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds):
             raise UserError(f"'seeds' takes a number of seeds or a list of them, got {operands!r}")
         return [{"seed": seed} for seed in seeds]
     if operator not in OPERATORS:
@@ -186,9 +186,9 @@ def _overrides(
     found = {}
     owners = [(key, "'pretrain'") for key in pretrained] + [(key, "`ablate` itself") for key in OURS]
     for name, values in settings.items():
-        for key, owner in itertools.product(values, owners):
-            if overlap(key, owner[0]):
-                raise UserError(f"{owner[1]} and {name} both set {key!r}")
+        for key, (other, owner) in itertools.product(values, owners):
+            if overlap(key, other):
+                raise UserError(f"{owner} and {name} both set {key!r}")
         owners += [(key, name) for key in values]
         found |= values
     return found

@@ -18,6 +18,7 @@ from implicit_slate.ablation.cell import BUSY, STOP_SIGNALS
 from implicit_slate.ablation.tensorboard import THROUGHPUT, flush_events, layout
 from implicit_slate.files import replace_durably, write_atomically
 from implicit_slate.measures import LOSSES, summarise
+from implicit_slate.run_folder import LAST
 
 CHECK_EVERY_STEPS = 10
 LARGEST_SHARE = 0.01
@@ -147,7 +148,7 @@ class ResumePoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         begin = time.monotonic()
-        path = Path(trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        path = Path(trainer.default_root_dir) / LAST
         unfinished = path.with_name(f".{path.name}.part")
         trainer.save_checkpoint(unfinished, weights_only=False)
         if trainer.is_global_zero:

@@ -21,6 +21,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.fixed_point import NotFinite
 from implicit_slate.processes import expect_children
+from implicit_slate.run_folder import LAST
 from implicit_slate.training.checkpoints import Foreign, read_checkpoint
 from implicit_slate.yaml_files import override
 
@@ -42,7 +43,7 @@ def train(folder: Path) -> str:
             if done is None:
                 log_configuration(trainer.logger.experiment, config)
         expect_children()  # Lightning starts the other processes of a cell on several devices
-        last = None if done is None else str(folder / "checkpoints" / "last.ckpt")
+        last = None if done is None else str(folder / LAST)
         trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
     except (Diverged, NotFinite) as divergence:
         status, step = "diverged", getattr(divergence, "step", None)
@@ -84,14 +85,14 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
     if cell["devices"] > 1:
         settings["trainer.strategy"] = "ddp"
     if cell["checkpoint"] is not None:
-        settings[cell["checkpoint"]] = str(folder.parent.parent / "pretrain" / "checkpoints" / "last.ckpt")
+        settings[cell["checkpoint"]] = str(folder.parent.parent / "pretrain" / LAST)
     return override(config, settings)
 
 
 def _resume_point(folder: Path) -> tuple[int | None, Curves]:
     """The steps of the checkpoint to resume from, and the curves so far; None, and no curves, to begin, with nothing of
     a lost attempt in the way."""
-    last = folder / "checkpoints" / "last.ckpt"
+    last = folder / LAST
     if last.exists():
         try:
             checkpoint = read_checkpoint(last)
@@ -107,7 +108,7 @@ def _resume_point(folder: Path) -> tuple[int | None, Curves]:
 
 @rank_zero_only
 def _forget(folder: Path) -> None:
-    for file in (folder / "checkpoints" / "last.ckpt", folder / "curves.csv", *folder.glob("events.out.tfevents.*")):
+    for file in (folder / LAST, folder / "curves.csv", *folder.glob("events.out.tfevents.*")):
         file.unlink(missing_ok=True)
 
 

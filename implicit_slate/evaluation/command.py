@@ -13,7 +13,7 @@ from implicit_slate.errors import ArgumentParser, UserError, nearest, positive, 
 from implicit_slate.evaluation import BY_DEFAULT, METRICS
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.processes import end_with_parent, expect_children
-from implicit_slate.run_folder import RunFolder
+from implicit_slate.run_folder import LAST, RunFolder
 
 EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped. What is done is not done again.
 
@@ -152,7 +152,7 @@ def find_checkpoints(target: Path) -> list[Path]:
     if files := sorted((target / "checkpoints").glob("*.ckpt")):
         raise UserError(f"{target}: not the folder of a grid; name a checkpoint in it, such as {files[-1]}")
     run = RunFolder(target)
-    complete = [run.cell(cell) / "checkpoints" / "last.ckpt" for cell in run.cells if run.status(cell) == "complete"]
+    complete = [run.cell(cell) / LAST for cell in run.cells if run.status(cell) == "complete"]
     if not (found := [checkpoint for checkpoint in complete if checkpoint.exists()]):
         raise UserError(f"{target}: expected a grid with cells that are complete; found none")
     return found

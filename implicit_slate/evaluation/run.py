@@ -20,7 +20,7 @@ from implicit_slate.evaluation import BY_DEFAULT
 from implicit_slate.evaluation.data import DataConfig, check_size, describe_split, load_images
 from implicit_slate.evaluation.module import TRUTH, Evaluation, draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import markdown, summarise, title
-from implicit_slate.files import read_json, write_atomically
+from implicit_slate.files import check_writable, read_json, write_atomically
 from implicit_slate.metrics.inception import Inception, WeightsMissing, find_weights
 from implicit_slate.pictures import panel_picture, panels_npz, to_png
 from implicit_slate.provenance import revision, versions
@@ -83,8 +83,7 @@ class Evaluator:
             model, images, metrics, draws, self.seed, weights and _inception(weights), self._true_features.get(of_data),
             load_untrained(checkpoint, self.seed) if "segmentation" in metrics else None, self.masks == "bilinear",
         )  # fmt: skip
-        write_atomically(probe := out / ".writable", "")  # its complaint is due before hours of work, not after them
-        probe.unlink(missing_ok=True)
+        check_writable(out)
         is_first, batches = self.trainer.is_global_zero, -(-count // (self.batch_size * self.trainer.world_size))
         with meter(title(checkpoint), batches, unit="batches") if is_first else nullcontext() as evaluation.advance:
             self.trainer.test(evaluation, DataLoader(range(count), self.batch_size), verbose=False)

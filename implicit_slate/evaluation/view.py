@@ -12,15 +12,13 @@ from pathlib import Path
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
 from implicit_slate.evaluation.command import default_folder, find_checkpoints
 from implicit_slate.files import write_atomically
-from implicit_slate.run_folder import RunFolder
+from implicit_slate.run_folder import LAST, RunFolder
 
 EXAMPLES = """implicit-slate view runs/demo                                  # one cell of each gradient mode
 implicit-slate view runs/demo --only clip=off --only seed=1    # the same, of another setting
 implicit-slate view sprites-implicit sprites-unrolled --data experiments/sprites.yaml
 implicit-slate view runs/demo --remote    # then, at home: ssh -L 5151:localhost:5151 HOST, and open localhost:5151"""
 
-LAST = Path("checkpoints", "last.ckpt")
-"""In the folder of a cell."""
 LISTING = "view.json"
 """Says what a view shows. A folder that has it is a view's, and may be written again."""
 

@@ -29,7 +29,7 @@ from implicit_slate.ablation.launchers import Work
 from implicit_slate.errors import UserError
 from implicit_slate.locks import is_locked
 from implicit_slate.processes import PARENT, end_with_parent, expect_children
-from implicit_slate.run_folder import DONE, read_result
+from implicit_slate.run_folder import DONE, LAST, read_result
 
 POLL_SECONDS = 1.0
 MOST_TRIES = 3
@@ -225,7 +225,7 @@ def start(folder: Path, resources: Resources, worker: int) -> BaseProcess:
 
 
 def _is_begun(folder: Path) -> bool:
-    return (folder / "checkpoints" / "last.ckpt").exists()
+    return (folder / LAST).exists()
 
 
 def _run_cell(folder: Path, environment: dict[str, str], threads: int, devices: int) -> None:

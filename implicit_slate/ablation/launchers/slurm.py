@@ -94,15 +94,15 @@ class Jobs:
         self._array = lambda folders: {"array": f"1-{len(folders)}{limit}", "requeue": "", "open-mode": "append"}
 
     def submit(self) -> None:
-        work, there_already = self._work, queued(self._folder)
-        there = [folder for folder in work.cells.values() if folder.resolve() in there_already]
+        work, in_queue = self._work, queued(self._folder)
+        there = [folder for folder in work.cells.values() if folder.resolve() in in_queue]
         missing = [folder for folder in work.cells.values() if folder not in there and status_of(folder) != "running"]
         print(f"{len(work.cells)} cells without a result, {len(there)} of them queued already", flush=True)
         if not missing:
             return
         before = []
         if work.pretrain:
-            job = there_already.get(work.pretrain.resolve())
+            job = in_queue.get(work.pretrain.resolve())
             before = [job or self._submit(*self._cells("pretrain", [work.pretrain]))]
             print(f"pretraining: job {before[0]}", flush=True)
         name = f"cells-{len([*self._scripts.glob('cells-*.sh')]) + 1}"

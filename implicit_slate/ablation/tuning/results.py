@@ -14,6 +14,7 @@ from implicit_slate.ablation.matrix import cell_id
 from implicit_slate.ablation.tuning.search import OPTIMIZATION, Search
 from implicit_slate.files import write_atomically
 from implicit_slate.report.figures import save
+from implicit_slate.run_folder import LAST
 from implicit_slate.yaml_files import override
 
 
@@ -50,7 +51,7 @@ def write_results(search: Search) -> Path:
 
 
 def _write_experiment(search: Search, mode: str, best: FrozenTrial, settings: dict[str, Any]) -> None:
-    pretrained = str(search.folder.resolve() / "pretrain" / "checkpoints" / "last.ckpt")
+    pretrained = str(search.folder.resolve() / "pretrain" / LAST)
     more = {search.checkpoint: pretrained} if search.checkpoint else {}
     config = override(search.configs[mode], settings | more)
     about = (
