@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from implicit_slate.models.layers import xavier_uniform_
+from implicit_slate.models.layers import uniform_like, xavier_uniform_
 
 WIDTH = 64
 """Channels of every hidden layer."""
@@ -116,7 +116,7 @@ def gumbel_noise(like: Tensor) -> Tensor:
 
     It is computed in place from uniform numbers: torch draws exponential numbers one by one, which is far slower.
     """
-    return torch.rand_like(like, dtype=torch.float32).log_().neg_().log_().neg_()
+    return uniform_like(like).log_().neg_().log_().neg_()
 
 
 @torch.no_grad()

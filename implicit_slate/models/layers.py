@@ -1,6 +1,7 @@
 """Layers and initialisations that several parts of SLATE share."""
 
 import math
+from threading import Thread
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,36 @@ def draw_dropped(count: int, rate: float) -> Tensor:
     gaps = uniform.log_().mul_(1 / math.log1p(-rate)).clamp_max_(count).to(torch.int64).add_(1)
     indices = gaps.cumsum(0).sub_(1)
     return indices[: int(torch.searchsorted(indices, count))]
+
+
+UNIFORM_PART = 2**20
+"""Numbers that one thread draws at a time in `uniform_like`."""
+
+
+def uniform_like(x: Tensor) -> Tensor:
+    """Uniform float32 numbers from [0, 1) in the shape of `x`; on a CPU many of them are drawn by all of torch's threads.
+
+    torch draws one after the other whatever the number of threads: 7% of a step at 64×64 and V = 4096 on two cores, half
+    of it with this. The numbers do not depend on how many threads there are.
+    """
+    if x.device.type != "cpu" or x.numel() <= UNIFORM_PART or torch.compiler.is_compiling():
+        return torch.rand_like(x, dtype=torch.float32)
+    numbers = torch.empty(x.shape, dtype=torch.float32)
+    parts = numbers.view(-1).split(UNIFORM_PART)
+    seeds = torch.randint(2**63 - 1, (len(parts),)).tolist()
+
+    def draw(first: int) -> None:
+        for part, seed in zip(parts[first::num_threads], seeds[first::num_threads], strict=True):
+            part.uniform_(generator=torch.Generator().manual_seed(seed))
+
+    num_threads = min(torch.get_num_threads(), len(parts))
+    threads = [Thread(target=draw, args=(first,)) for first in range(1, num_threads)]
+    for thread in threads:
+        thread.start()
+    draw(0)
+    for thread in threads:
+        thread.join()
+    return numbers
 
 
 class LinearCrossEntropy(torch.autograd.Function):

@@ -1,11 +1,13 @@
-"""Our dropout: the distribution of torch's, and its gradient. The loss that keeps no logits: that of all logits."""
+"""Our dropout: the distribution of torch's, and its gradient. The loss that keeps no logits: that of all logits. Random
+numbers that threads share out."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 
 from implicit_slate.models import layers
-from implicit_slate.models.layers import Dropout, LinearCrossEntropy, draw_dropped
+from implicit_slate.models.layers import Dropout, LinearCrossEntropy, draw_dropped, uniform_like
 
 
 @pytest.mark.parametrize("rate", [1e-4, 0.1, 0.5, 0.9])
@@ -70,3 +72,25 @@ def test_the_loss_that_keeps_no_logits_and_its_gradients_are_those_of_all_logits
 def test_the_loss_of_an_impossible_target_is_large_and_finite():
     x, weight = torch.tensor([[1e3]]), torch.tensor([[1.0], [-1.0]])
     assert LinearCrossEntropy.apply(x, weight, torch.tensor([1])) == 2e3
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_numbers_drawn_by_several_threads_are_uniform_and_the_same_with_any_number_of_threads(monkeypatch, threads):
+    monkeypatch.setattr(layers, "UNIFORM_PART", 5_000)
+    drawn = []
+    for count in (1, 2, 5):
+        threads(count)
+        torch.manual_seed(0)
+        drawn.append([uniform_like(torch.empty(7, 4_000)) for _ in range(2)])
+    assert all(torch.equal(a, b) for other in drawn[1:] for a, b in zip(drawn[0], other, strict=True))
+    first, second = (numbers.flatten() for numbers in drawn[0])
+    assert len(torch.cat([first, second]).unique()) > 0.99 * 2 * len(first)  # neither parts nor calls repeat each other
+    assert stats.kstest(first.numpy(), stats.uniform.cdf).pvalue > 1e-3
+    parts = torch.stack(torch.cat([first, second])[:55_000].split(5_000))
+    assert (torch.corrcoef(parts) - torch.eye(len(parts))).abs().max() < 5 / 5_000**0.5
