@@ -156,6 +156,7 @@ SHIPPED = [
     ("evening_mirror", 2 * 2 * 2, "rate=0.001,gradient=unrolled,seed=0"),
     ("exact", (5 + 2 + 1 + 1) * 2, "gradient=unrolled,depth=7,regularizer=off,rate=0.001,seed=0"),
     ("queries", 4 * 5, "gradient=unrolled,seed=0"),
+    ("objects", 5 * 3 * 2, "rate=0.002,gradient=unrolled,seed=0"),
     ("stress", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
     ("tricks", 2 * 4 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
     ("paper_slice", 2 * 4, "gradient=unrolled,seed=0"),
