@@ -123,7 +123,10 @@ class RunFolder:
         entries = self.facts().get("cells")
         if entries is None:  # torn, perhaps; the cells know themselves
             entries = filter(None, (read_json(file) for file in sorted(self.path.glob("cells/*/cell.json"))))
-        cells = {entry["cell"]: entry["axes"] for entry in entries}
+        try:
+            cells = {str(entry["cell"]): dict(entry["axes"]) for entry in entries}
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{self.path / 'grid.json'}: each of 'cells' needs its 'cell' and 'axes'") from None
         if not cells:
             raise UserError(f"{self.path}: not the folder of a grid: it holds no grid.json")
         return cells

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
+from implicit_slate.errors import ArgumentParser, UserError, nearest, port, positive
 from implicit_slate.evaluation.command import default_folder, find_checkpoints
 from implicit_slate.files import write_atomically
 from implicit_slate.run_folder import LAST, RunFolder
@@ -64,7 +64,7 @@ def parser() -> ArgumentParser:
                         "view in the folder of the run")  # fmt: skip
     parser.add_argument("--no-app", action="store_true", help="make FiftyOne's data set, and do not open its app")
     parser.add_argument("--remote", action="store_true", help="serve the app, and open no browser; Ctrl-C ends it")
-    parser.add_argument("--port", type=positive, default=5151, help="of the app; default: 5151")
+    parser.add_argument("--port", type=port, default=5151, help="of the app; default: 5151")
     return parser
 
 

@@ -100,6 +100,13 @@ def test_a_run_is_read_without_its_grid(run, damage):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("cells", [[{"cell": "a"}], [{"cell": "a", "axes": 3}], ["a"], 3])
+def test_a_grid_file_that_somebody_changed_is_named(tmp_path, cells):
+    (tmp_path / "grid.json").write_text(json.dumps({"cells": cells}))
+    with pytest.raises(UserError, match=r"grid\.json: each of 'cells' needs"):
+        RunFolder(tmp_path)
+
+
 def test_a_folder_of_no_grid_is_named(tmp_path):
     with pytest.raises(UserError, match="not the folder of a grid"):
         RunFolder(tmp_path)
