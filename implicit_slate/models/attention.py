@@ -18,8 +18,8 @@ from implicit_slate.models.layers import draw_dropped
 ROWS = 64
 """Queries in a piece of causal attention: fewer skip more of what is above the diagonal, and take more operations."""
 PIECE = 2**20
-"""Attention weights in a piece, about: few enough for the cache that cores share. Pieces of a quarter of that, which fit a
-core's own cache, take 1.2 to 2 times as long on two cores, for the cores wait for one another after every operation."""
+"""Attention weights in a piece, about: few enough for the cache that cores share. Pieces of a quarter of that, which
+fit a core's own cache, take 1.2 to 2 times as long on two cores: cores wait for one another after every operation."""
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float = 0.0, is_causal: bool = False) -> Tensor:
@@ -43,8 +43,8 @@ class _DroppedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, rate: float, is_causal: bool) -> Tensor:
-        # One batch of matrices (B·heads, L, d) that lie in memory as products read them. Scaled are the queries and values
-        # instead of the logits and the weights, which are more.
+        # One batch of matrices (B·heads, L, d) that lie in memory as products read them. Scaled are the queries and
+        # values instead of the logits and the weights, which are more.
         ctx.heads, ctx.rate, ctx.is_causal = queries.shape[:2], rate, is_causal
         queries, values = queries * queries.shape[-1] ** -0.5, values * (1 / (1 - rate))
         queries, keys, values = (x.reshape(-1, *x.shape[2:]) for x in (queries, keys, values))

@@ -72,10 +72,10 @@ UNIFORM_PART = 2**20
 
 
 def uniform_like(x: Tensor) -> Tensor:
-    """Uniform float32 numbers from [0, 1) in the shape of `x`; on a CPU many of them are drawn by all of torch's threads.
+    """Uniform float32 numbers from [0, 1) in the shape of `x`; on a CPU many are drawn by all of torch's threads.
 
-    torch draws one after the other whatever the number of threads: 7% of a step at 64×64 and V = 4096 on two cores, half
-    of it with this. The numbers do not depend on how many threads there are.
+    torch draws one after the other whatever the number of threads: 7% of a step at 64×64 and V = 4096 on two cores,
+    half of it with this. The numbers do not depend on how many threads there are.
     """
     if x.device.type != "cpu" or x.numel() <= UNIFORM_PART or torch.compiler.is_compiling():
         return torch.rand_like(x, dtype=torch.float32)

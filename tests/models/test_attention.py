@@ -21,9 +21,7 @@ def draw(batch=3, heads=2, length=11, num_keys=11, width=5, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("is_causal", "num_keys"), [(True, 11), (False, 4)])
-@pytest.mark.parametrize(
-    ("rows", "piece"), [(4, 1), (4, 60), (64, 2**18)]
-)  # rows that do not divide 11, and one piece
+@pytest.mark.parametrize(("rows", "piece"), [(4, 1), (4, 60), (64, 2**18)])  # rows that do not divide 11, and one piece
 def test_output_and_gradients_are_those_of_the_same_arithmetic_spelled_out(
     monkeypatch, rows, piece, is_causal, num_keys
 ):
