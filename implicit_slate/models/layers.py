@@ -1,7 +1,7 @@
 """Layers and initialisations that several parts of SLATE share."""
 
 import math
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
@@ -83,17 +83,11 @@ def uniform_like(x: Tensor) -> Tensor:
     parts = numbers.view(-1).split(UNIFORM_PART)
     seeds = torch.randint(2**63 - 1, (len(parts),)).tolist()
 
-    def draw(first: int) -> None:
-        for part, seed in zip(parts[first::num_threads], seeds[first::num_threads], strict=True):
-            part.uniform_(generator=torch.Generator().manual_seed(seed))
+    def draw(part: Tensor, seed: int) -> None:
+        part.uniform_(generator=torch.Generator().manual_seed(seed))
 
-    num_threads = min(torch.get_num_threads(), len(parts))
-    threads = [Thread(target=draw, args=(first,)) for first in range(1, num_threads)]
-    for thread in threads:
-        thread.start()
-    draw(0)
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(draw, parts, seeds))  # raises what a thread has raised
     return numbers
 
 
