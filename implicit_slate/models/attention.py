@@ -1,4 +1,4 @@
-"""Scaled dot-product attention with dropout on its weights (Vaswani et al. 2017), for a CPU in few passes.
+"""Causal scaled dot-product attention with dropout on its weights (Vaswani et al. 2017), for a CPU in few passes.
 
 torch's fused CPU kernel has no dropout; without one, attention with dropout takes a dozen passes over matrices of
 (heads, N, N) for each image, most of them through main memory. Here the work is done in pieces that stay in the cache,
@@ -16,22 +16,21 @@ from torch.autograd.function import once_differentiable
 from implicit_slate.models.layers import draw_dropped
 
 ROWS = 64
-"""Queries in a piece of causal attention: fewer skip more of what is above the diagonal, and take more operations."""
+"""Queries in a piece: fewer skip more of what is above the diagonal, and take more operations."""
 PIECE = 2**20
 """Attention weights in a piece, about: few enough for the cache that cores share. Pieces of a quarter of that, which
 fit a core's own cache, take 1.2 to 2 times as long on two cores: cores wait for one another after every operation."""
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float = 0.0, is_causal: bool = False) -> Tensor:
-    """Attention of queries (B, heads, L, d) to M keys and values (B, heads, M, d) -> (B, heads, L, d).
+def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float = 0.0) -> Tensor:
+    """Attention of query i to keys and values up to i, (B, heads, N, d) each -> (B, heads, N, d).
 
     Args:
         rate: with which attention weights are dropped; the others are scaled by 1 / (1 - rate).
-        is_causal: query i attends to the keys up to i; L = M.
     """
     if 0 < rate < 1 and queries.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _DroppedAttention.apply(queries, keys, values, rate, is_causal)
-    return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=is_causal)
+        return _DroppedAttention.apply(queries, keys, values, rate)
+    return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=True)
 
 
 class _DroppedAttention(torch.autograd.Function):
@@ -42,20 +41,19 @@ class _DroppedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, rate: float, is_causal: bool) -> Tensor:
-        # One batch of matrices (B·heads, L, d) that lie in memory as products read them. Scaled are the queries and
+    def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
+        # One batch of matrices (B·heads, N, d) that lie in memory as products read them. Scaled are the queries and
         # values instead of the logits and the weights, which are more.
-        ctx.heads, ctx.rate, ctx.is_causal = queries.shape[:2], rate, is_causal
+        ctx.heads, ctx.rate = queries.shape[:2], rate
         queries, values = queries * queries.shape[-1] ** -0.5, values * (1 / (1 - rate))
         queries, keys, values = (x.reshape(-1, *x.shape[2:]) for x in (queries, keys, values))
         mixed = torch.empty_like(queries)
-        future = torch.ones(ROWS, ROWS, dtype=torch.bool).triu(1) if is_causal else None
+        future = torch.ones(ROWS, ROWS, dtype=torch.bool).triu(1)
         kept = []
-        for heads, rows, seen in _pieces(queries, keys, is_causal):
+        for heads, rows, seen in _pieces(queries):
             logits = queries[heads, rows] @ keys[heads, seen].mT
-            if future is not None:
-                size = rows.stop - rows.start
-                logits[..., rows].masked_fill_(future[:size, :size], -torch.inf)
+            size = rows.stop - rows.start
+            logits[..., rows].masked_fill_(future[:size, :size], -torch.inf)
             weights = logits.softmax(-1)
             dropped = draw_dropped(weights.numel(), rate)
             lost = weights.view(-1).index_select(0, dropped)
@@ -70,12 +68,12 @@ class _DroppedAttention(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         queries, keys, values, mixed, *kept = ctx.saved_tensors
         gradient = gradient.reshape(mixed.shape)
-        # (B·heads, L, 1). In bfloat16 they are rounded as the products are: kept in float32 they would leave the error
+        # (B·heads, N, 1). In bfloat16 they are rounded as the products are: kept in float32 they would leave the error
         # of the gradients as it is (0.55%), and their subtraction would take longer.
         shares = (gradient * mixed).sum(-1, keepdim=True)
         to_queries, to_keys, to_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
-        pieces = _pieces(queries, keys, ctx.is_causal)
-        for (heads, rows, seen), weights, dropped, lost in zip(pieces, kept[::3], kept[1::3], kept[2::3], strict=True):
+        pieces = zip(_pieces(queries), kept[::3], kept[1::3], kept[2::3], strict=True)
+        for (heads, rows, seen), weights, dropped, lost in pieces:
             arriving, share = gradient[heads, rows], shares[heads, rows]
             to_values[heads, seen].baddbmm_(weights.mT, arriving)
             to_logits = (arriving @ values[heads, seen].mT).sub_(share).mul_(weights)  # 0 where dropped
@@ -85,15 +83,15 @@ class _DroppedAttention(torch.autograd.Function):
             to_keys[heads, seen].baddbmm_(to_logits.mT, queries[heads, rows])
         to_queries.mul_(queries.shape[-1] ** -0.5)
         to_values.mul_(1 / (1 - ctx.rate))
-        return *(x.unflatten(0, ctx.heads) for x in (to_queries, to_keys, to_values)), None, None
+        return *(x.unflatten(0, ctx.heads) for x in (to_queries, to_keys, to_values)), None
 
 
-def _pieces(queries: Tensor, keys: Tensor, is_causal: bool) -> Iterator[tuple[slice, slice, slice]]:
-    """Heads, queries and the keys that these see, one piece after the other; queries and keys are (B·heads, L, d)."""
-    (num_heads, length, _), num_keys = queries.shape, keys.shape[1]
-    size = min(ROWS, length) if is_causal else length
-    step = max(1, PIECE // (size * num_keys))
+def _pieces(queries: Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Heads, queries and the keys that these see, one piece after the other; queries are (B·heads, N, d)."""
+    num_heads, length, _ = queries.shape
+    size = min(ROWS, length)
+    step = max(1, PIECE // (size * length))
     for head in range(0, num_heads, step):
         for row in range(0, length, size):
             stop = min(row + size, length)
-            yield slice(head, head + step), slice(row, stop), slice(0, stop if is_causal else num_keys)
+            yield slice(head, head + step), slice(row, stop), slice(stop)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from implicit_slate.models import attention, layers
-from implicit_slate.models.transformer import Attention, TransformerDecoder
+from implicit_slate.models.transformer import CrossAttention, SelfAttention, TransformerDecoder
 
 
 @pytest.fixture(autouse=True)
@@ -43,20 +43,35 @@ def test_every_position_sees_itself_and_every_slot():
 
 
 def test_projections_in_one_product_are_those_one_by_one():
-    layer, x = Attention(16, 4, dropout=0.0, gain=1.0), torch.randn(2, 9, 16)
-    together = layer.queries_keys_values(x)
-    for part, project in zip(together, (layer.project_q, layer.project_k, layer.project_v), strict=True):
+    layer, x = SelfAttention(16, 4, dropout=0.0, gain=1.0), torch.randn(2, 9, 16)
+    projections = layer.project_q, layer.project_k, layer.project_v
+    for part, project in zip(layer.queries_keys_values(x), projections, strict=True):
         assert torch.allclose(part, project(x).view(2, 9, 4, 4).transpose(1, 2), atol=1e-6)
-    assert torch.allclose(together[0], layer.queries(x), atol=1e-6)
-    for part, alone in zip(together[1:], layer.keys_and_values(x), strict=True):
-        assert torch.allclose(part, alone, atol=1e-6)
 
 
-def test_dropout_on_attention_weights_is_unbiased_and_there():
-    layer, x = Attention(16, 4, dropout=0.3, gain=1.0), torch.randn(1, 9, 16)
+def test_attention_to_slots_is_that_of_projected_positions():
+    layer, x, slots = CrossAttention(16, 4, dropout=0.0, gain=1.0), torch.randn(2, 9, 16), torch.randn(2, 3, 16)
+    x.requires_grad_(), slots.requires_grad_()
+    queries, keys, values = (
+        project(of).unflatten(-1, (4, 4)).transpose(1, 2)
+        for project, of in ((layer.project_q, x), (layer.project_k, slots), (layer.project_v, slots))
+    )
+    mixed = torch.nn.functional.scaled_dot_product_attention(queries, keys, values)
+    ours, expected = layer(x, slots), layer.project_out(mixed.transpose(1, 2).flatten(2))
+    assert torch.allclose(ours, expected, atol=1e-6)
+    gradients = (torch.autograd.grad(y.square().sum(), [*layer.parameters(), x, slots]) for y in (ours, expected))
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attend", ["self", "cross"])
+def test_dropout_on_attention_weights_is_unbiased_and_there(attend):
+    x, slots = torch.randn(1, 9, 16), torch.randn(1, 3, 16)
+    layer = {"self": SelfAttention, "cross": CrossAttention}[attend](16, 4, dropout=0.3, gain=1.0)
+    memory = {"self": (), "cross": (slots.expand(20_000, 3, 16),)}[attend]
     with torch.no_grad():
-        expected = layer.eval()(*layer.queries_keys_values(x))
-        samples = layer.train()(*layer.queries_keys_values(x.expand(20_000, 9, 16)))
+        expected = layer.eval()(x, *(m[:1] for m in memory))
+        samples = layer.train()(x.expand(20_000, 9, 16), *memory)
     error = samples.std(0) / len(samples) ** 0.5
     assert ((samples.mean(0) - expected[0]).abs() < 5 * error).all()
     # Weights are dropped before outputs are: without that, a kept output would always be the same.
