@@ -48,6 +48,11 @@ def test_generation_through_the_cache_is_generation_from_scratch_of_every_image_
     torch.testing.assert_close(step_by_step(model, tokens, slots), model.decode(tokens, slots), atol=1e-4, rtol=0)
 
 
+def test_generated_tokens_can_be_trained_on(model):
+    model.cross_entropy(model.generate(model.sample_slots(2))).backward()
+    assert model.dictionary.weight.grad.any()
+
+
 @pytest.mark.gpu
 def test_generation_on_a_gpu_is_that_on_a_cpu(model):
     slots = model.sample_slots(3).detach()
