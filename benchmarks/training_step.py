@@ -88,6 +88,8 @@ def serve(connection: Connection, name: str, sizes: dict, batch_size: int, devic
     if name != "plain":
         keep_freed_memory()
     step = prepare(name, sizes, batch_size, device, NAMES[name])
+    for _ in range(2):  # until the memory that a step needs has been fetched from the system
+        step()
     while connection.recv():
         connection.send(timed(step, device)[0])
 
