@@ -5,6 +5,7 @@ draw(image, views.reconstruction, views.masks).save("slots.png")
 """
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,7 +23,7 @@ TILE = 96
 GAP, TITLE_HEIGHT = 4, 22
 
 LARGE_TILE, GROUP_GAP = 160, 28
-"""`compare`: about the side of an image, and the space between groups, in pixels."""
+"""`compare`: the least side of an image, so that titles fit above it, and the space between groups, in pixels."""
 
 SEGMENT_COLORS = (
     "#8C99AD", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2",
@@ -129,7 +130,7 @@ def strip(truth: "Images", reconstruction: "Images", masks: "Images") -> bytes:
 def compare(truth: "Images", groups: Sequence[Group]) -> Image.Image:
     """The same images (B, 3, H, W) through several models: one row per image with the truth, and for each model the
     image through its slots and its `segments`, under the model's title and lines."""
-    factor = max(1, round(LARGE_TILE / min(truth.shape[-2:])))
+    factor = math.ceil(LARGE_TILE / min(truth.shape[-2:]))
     columns = [("truth", truth)]
     for group in groups:
         columns += [("through slots", group.reconstruction), ("slot masks", segments(truth, group.masks))]
@@ -142,7 +143,9 @@ def compare(truth: "Images", groups: Sequence[Group]) -> Image.Image:
     pen = ImageDraw.Draw(canvas)
 
     def write(text: str, left: int, y: int, wide: int, size: int, color: str = "#333333") -> None:
-        pen.text((left + wide / 2, y), text, fill=color, font=ImageFont.load_default(size=size), anchor="mm")
+        length = pen.textlength(text, ImageFont.load_default(size=size))
+        font = ImageFont.load_default(size=size * min(1, wide / max(length, 1)))  # what is too long is written smaller
+        pen.text((left + wide / 2, y), text, fill=color, font=font, anchor="mm")
 
     for group, left in zip(groups, lefts[1::2]):
         write(group.title, left, 18, 2 * width + GAP, 24, group.color)

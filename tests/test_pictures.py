@@ -67,6 +67,17 @@ def test_models_are_compared_on_the_same_images_each_under_its_title():
     assert draw(truth, red, masks).size == (3 * 160 + GAP + GROUP_GAP + 2 * GAP, picture.height - 42 - 2 * 18)
 
 
+@pytest.mark.parametrize("side", [64, 100])
+def test_lines_stay_above_their_own_images_however_long_they_are(side):
+    image = torch.zeros(1, 3, side, side)
+    picture = compare(image, [Group("a", ["FG-ARI 0.0772 | " * 9], "#0000ff", image, image) for _ in range(2)])
+    columns, side = np.asarray(picture)[:60].min((0, 2)), (picture.width - 2 * GROUP_GAP - 4 * GAP) // 5
+    starts = [GAP + side + GROUP_GAP, GAP + side + GROUP_GAP + 2 * side + GAP + GROUP_GAP]
+    for start in starts:
+        assert (columns[start - GROUP_GAP : start] == 255).all() and (columns[start : start + 2 * side] < 255).any()
+    assert (columns[-GAP:] == 255).all()
+
+
 def test_arrays_come_back_from_their_file(tmp_path):
     torch.manual_seed(0)
     image, masks = torch.rand(2, 3, 8, 8), torch.rand(2, 4, 8, 8).softmax(1)
