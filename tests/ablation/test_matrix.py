@@ -157,6 +157,7 @@ SHIPPED = [
     ("exact", (5 + 2 + 1 + 1) * 2, "gradient=unrolled,depth=7,regularizer=off,rate=0.001,seed=0"),
     ("queries", 4 * 5, "gradient=unrolled,seed=0"),
     ("objects", 5 * 3 * 2, "rate=0.002,gradient=unrolled,seed=0"),
+    ("broadcast", 5 * 2, "gradient=unrolled,seed=0"),
     ("stress", 2 * 4 * 2, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
     ("tricks", 2 * 4 * 3, "gradient=unrolled,clip=on,warmup=on,decay=on,seed=0"),
     ("paper_slice", 2 * 4, "gradient=unrolled,seed=0"),
