@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         devices=devices,
         barebones=True,  # neither loggers nor checkpoints; the progress is ours, on stderr
     )
-    settings = ("split", "images", "draws", "metrics", "batch_size", "fid_weights", "seed", "masks")
+    settings = ("split", "images", "draws", "metrics", "batch_size", "fid_weights", "seed", "masks", "iterations")
     evaluator = Evaluator(trainer, **{name: getattr(arguments, name) for name in settings})
     results = []
     try:
@@ -124,6 +124,8 @@ def parser() -> ArgumentParser:
                         + f"; default: those of {', '.join(BY_DEFAULT)} that can be measured")  # fmt: skip
     parser.add_argument("--masks", choices=("nearest", "bilinear"), default="nearest", help="how masks that have one "
                         "value for a token are enlarged to the image; default: nearest")  # fmt: skip
+    parser.add_argument("--iterations", type=positive, metavar="N", help="refine the slots N times; default: "
+                        "as often as in training")  # fmt: skip
     parser.add_argument("--fid-weights", type=Path, metavar="PATH", help="the Inception network's weights, a file or "
                         "its folder; default: where `data download fid-weights` puts them")  # fmt: skip
     parser.add_argument("--batch-size", type=positive, default=50, help="images at a time on a device; default: 50")

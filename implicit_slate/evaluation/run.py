@@ -3,7 +3,7 @@
 import json
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -45,6 +45,7 @@ class Evaluator:
     fid_weights: Path | None
     seed: int
     masks: str
+    iterations: int | None
     _true_features: dict[str, Tensor] = field(default_factory=dict)
     """By data: the cells of a grid mostly share them."""
 
@@ -71,6 +72,7 @@ class Evaluator:
         draws = 1 if model.slot_attention.slot_init == "queries" else self.draws
         about = {"data": data, "split": self.split, "images": count, "draws": draws, "masks": self.masks,
                  "mask_side": model.mask_side}  # fmt: skip
+        about |= {"applications": self.iterations} if self.iterations else {}
         named, file = {"checkpoint": str(checkpoint)}, checkpoint.stat()  # a run that has moved is not evaluated again
         asked = [about, metrics, str(weights), self.seed, file.st_size, file.st_mtime_ns]
         fingerprint = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -79,9 +81,12 @@ class Evaluator:
             return earlier | named
 
         of_data = json.dumps([data, self.split, count])
+        untrained = load_untrained(checkpoint, self.seed) if "segmentation" in metrics else None
+        for slots in (each.slot_attention for each in (model, untrained) if each and self.iterations):
+            slots.solver = replace(slots.solver, max_iterations=self.iterations)
         evaluation = Evaluation(
             model, images, metrics, draws, self.seed, weights and _inception(weights), self._true_features.get(of_data),
-            load_untrained(checkpoint, self.seed) if "segmentation" in metrics else None, self.masks == "bilinear",
+            untrained, self.masks == "bilinear",
         )  # fmt: skip
         check_writable(out)
         is_first, batches = self.trainer.is_global_zero, -(-count // (self.batch_size * self.trainer.world_size))

@@ -267,6 +267,7 @@ def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
                     "images": int(content["images"]),
                     "draws": int(content.get("draws") or 1),
                     "masks": str(content.get("masks", "nearest")),
+                    "applications": str(content.get("applications", "")),
                     "notes": tuple(content.get("notes") or ()),
                 }
                 shared |= _numbers(step=content.get("step"), image_size=data.get("init_args", {}).get("image_size"))

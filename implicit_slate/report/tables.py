@@ -1,7 +1,7 @@
 """The numbers in the tables: mean and spread over seeds by setting and method, which method is best, the paper's table.
 
-Only complete cells are averaged, and only evaluations with the same numbers of images and draws, and of masks enlarged
-in the same way.
+Only complete cells are averaged, and only evaluations that were made in the same way: as many images, draws and
+iterations, and masks enlarged alike.
 """
 
 import math
@@ -24,7 +24,7 @@ WIDE = 100
 NAMES = {column: column_name(column) for column in COLUMNS} | {"steps_per_second": "steps per second"}
 """The columns of the cells that are summed up, and what the report calls them."""
 
-COMPARED = ["data", "image_size", "images", "masks"]
+COMPARED = ["data", "image_size", "images", "masks", "applications"]
 """What evaluations must have in common to compare."""
 
 TABLE = PAPER["results"]
@@ -69,7 +69,7 @@ def result_spreads(run: Run) -> pd.DataFrame:
 def evaluation_spreads(run: Run, split: str) -> pd.DataFrame:
     """The spreads of every metric over seeds; those of `<metric>_std` are of the deviation over a cell's draws."""
     found = run.evaluated(split)
-    by = ["setting", "method", *run.method_axes, "images", "draws", "masks"]
+    by = ["setting", "method", *run.method_axes, "images", "draws", "masks", "applications"]
     columns = [*EVALUATED, *(f"{key}_std" for key in EVALUATED)]
     return spreads(found[found["status"] == "complete"].reindex(columns=[*by, *columns]), by, columns)
 
@@ -121,8 +121,8 @@ def result_places(run: Run, spread: pd.DataFrame) -> list[tuple[str, str]]:
 def best_methods(run: Run, split: str, key: str) -> dict[str, str]:
     """By setting, the method whose seeds are all better than all seeds of the others, if there is one.
 
-    It takes two seeds of each method. A diverged cell counts as worse than every number. Scores on different images, or
-    of masks enlarged in different ways, do not compare, so nothing is best there.
+    It takes two seeds of each method. A diverged cell counts as worse than every number. Scores that differ in
+    `COMPARED` do not compare, so nothing is best there.
     """
     found = run.evaluated(split)
     scores = found[found["of"] == "slots"].set_index("cell")[key] * (-1 if EVALUATED[key].better == "higher" else 1)
@@ -139,8 +139,7 @@ def best_methods(run: Run, split: str, key: str) -> dict[str, str]:
 
 
 def not_comparable(run: Run, split: str) -> list[str]:
-    """The settings whose cells were not all evaluated on the same images, with masks enlarged in the same way, as far
-    as their files tell."""
+    """The settings whose cells were not all evaluated in the same way (`COMPARED`), as far as their files tell."""
     groups = run.evaluated(split).groupby("setting", observed=True)
     return [setting for setting, found in groups if _differ(found)]
 
@@ -177,7 +176,7 @@ def paper_table(run: Run, split: str) -> list[dict[str, Any]]:
             claim = TABLE | {"claim": TABLE["claim"].format(data=name)}
             both = found.loc[pd.concat(ours.values()).index]
             if _differ(both):
-                reason = "the evaluations are not all of the same images, with masks enlarged in the same way."
+                reason = "the evaluations are not all of the same images, masks and numbers of iterations."
                 judgement = Judgement(claim["claim"], NOT_MEASURED, f"They do not compare: {reason}")
             else:
                 reason, judgement = _why_not_beside(run, both["image_size"]), judge(part, claim)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,6 +202,21 @@ def test_bilinear_masks_are_torchs_interpolation_of_the_attention(checkpoint, ro
     assert float(expected) == pytest.approx(result["random_weights"]["fg_ari"])
     with np.load(checkpoint.parents[1] / "evaluation" / "test_panels.npz") as panels:
         assert (panels["masks"] == (masks[:6] * 255).round().byte().numpy()).all()
+
+
+def test_slots_can_be_refined_more_often_than_in_training(checkpoint, root, evaluate):
+    as_trained = evaluate(checkpoint, "--metrics", "cross_entropy")
+    result = evaluate(checkpoint, "--metrics", "cross_entropy", "--iterations", "9")
+    assert "applications" not in as_trained and result["applications"] == 9
+    data, model = CLEVRMirror(root, 16), load_trained(checkpoint).model
+    data.setup()
+    tokens = model.tokenize(data.splits.test[list(range(made.NUM_TEST))]["image"])
+    start = draw_slots(model, 0, 0, range(made.NUM_TEST))
+    for found, number in ((as_trained, None), (result, 9)):
+        settings = model.slot_attention.solver
+        model.slot_attention.solver = replace(settings, max_iterations=number or settings.max_iterations)
+        expected = float(model.cross_entropy(tokens, start))
+        assert found["metrics"]["cross_entropy"]["draws"][0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_a_model_or_its_data_does_not_have_is_left_out(tmp_path, root, evaluate):

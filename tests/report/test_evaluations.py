@@ -132,7 +132,7 @@ def test_what_evaluations_differ_in_is_said(small, grid):
     write_evaluation(folders["implicit0"], mse=3.0, picture=True)
     write_evaluation(folders["implicit0"], split="val", mse=2.0)
     text = grid.report()
-    assert "**Not the same images**, or masks enlarged in another way, in all cells: they do not compare" in text
+    assert "**Not the same images**, masks or numbers of iterations in all cells: they do not compare" in text
     assert "**Not the end of training**: unrolled, seed 1 at step 20 of 40." in text
     assert "Evaluated, but not counted because not complete: implicit, seed 1." in text
     assert "| all cells | implicit | 1 of 2<small>1 diverged</small> | 315 | 3 |" in text
@@ -189,13 +189,16 @@ def test_different_images_are_compared_neither_seed_by_seed_nor_beside_the_paper
     assert "not all of the same images" in grid.report() and "implicit reaches a lower FID" not in markdown(grid.path)
 
 
-def test_masks_enlarged_in_different_ways_are_not_averaged(small, grid):
+@pytest.mark.parametrize(
+    ("how", "shown"), [({"masks": "bilinear"}, "bilinear masks"), ({"applications": 64}, "64 iterations")]
+)
+def test_evaluations_that_were_made_in_different_ways_are_not_averaged(small, grid, how, shown):
     folders = small(unrolled=(5.0, 6.0), implicit=(3.0, 4.0))
-    write_evaluation(folders["implicit1"], mse=4.0, masks="bilinear")
+    write_evaluation(folders["implicit1"], mse=4.0, **how)
     assert best_methods(load_run(grid.path), "test", "mse") == {}
     text = grid.report()
     assert "| implicit | 1 of 2 | 315 | 3 | 97 |" in text
-    assert "| implicit | 1 of 2 | 315<small>bilinear masks</small> | 4 | – |" in text
+    assert f"| implicit | 1 of 2 | 315<small>{shown}</small> | 4 | – |" in text
 
 
 @pytest.mark.parametrize(
