@@ -5,7 +5,6 @@ draw(image, views.reconstruction, views.masks).save("slots.png")
 """
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -130,7 +129,7 @@ def strip(truth: "Images", reconstruction: "Images", masks: "Images") -> bytes:
 def compare(truth: "Images", groups: Sequence[Group]) -> Image.Image:
     """The same images (B, 3, H, W) through several models: one row per image with the truth, and for each model the
     image through its slots and its `segments`, under the model's title and lines."""
-    factor = math.ceil(LARGE_TILE / min(truth.shape[-2:]))
+    factor = -(-LARGE_TILE // min(truth.shape[-2:]))
     columns = [("truth", truth)]
     for group in groups:
         columns += [("through slots", group.reconstruction), ("slot masks", segments(truth, group.masks))]

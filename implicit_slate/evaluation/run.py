@@ -72,7 +72,8 @@ class Evaluator:
         draws = 1 if model.slot_attention.slot_init == "queries" else self.draws
         about = {"data": data, "split": self.split, "images": count, "draws": draws, "masks": self.masks,
                  "mask_side": model.mask_side}  # fmt: skip
-        about |= {"applications": self.iterations} if self.iterations else {}
+        if self.iterations:  # by another name than an axis of grids, which stands beside it in the report's frames
+            about["applications"] = self.iterations
         named, file = {"checkpoint": str(checkpoint)}, checkpoint.stat()  # a run that has moved is not evaluated again
         asked = [about, metrics, str(weights), self.seed, file.st_size, file.st_mtime_ns]
         fingerprint = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -82,8 +83,9 @@ class Evaluator:
 
         of_data = json.dumps([data, self.split, count])
         untrained = load_untrained(checkpoint, self.seed) if "segmentation" in metrics else None
-        for slots in (each.slot_attention for each in (model, untrained) if each and self.iterations):
-            slots.solver = replace(slots.solver, max_iterations=self.iterations)
+        if self.iterations:
+            for slots in (each.slot_attention for each in (model, untrained) if each):
+                slots.solver = replace(slots.solver, max_iterations=self.iterations)
         evaluation = Evaluation(
             model, images, metrics, draws, self.seed, weights and _inception(weights), self._true_features.get(of_data),
             untrained, self.masks == "bilinear",

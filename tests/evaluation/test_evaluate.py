@@ -212,9 +212,9 @@ def test_slots_can_be_refined_more_often_than_in_training(checkpoint, root, eval
     data.setup()
     tokens = model.tokenize(data.splits.test[list(range(made.NUM_TEST))]["image"])
     start = draw_slots(model, 0, 0, range(made.NUM_TEST))
-    for found, number in ((as_trained, None), (result, 9)):
-        settings = model.slot_attention.solver
-        model.slot_attention.solver = replace(settings, max_iterations=number or settings.max_iterations)
+    slots = model.slot_attention
+    for found, number in ((as_trained, slots.solver.max_iterations), (result, 9)):
+        slots.solver = replace(slots.solver, max_iterations=number)
         expected = float(model.cross_entropy(tokens, start))
         assert found["metrics"]["cross_entropy"]["draws"][0] == pytest.approx(expected, rel=1e-5)
 
