@@ -18,7 +18,7 @@ class SlotJacobian(Probe):
     Args:
         every_n_steps: steps between two measurements.
         num_images: images of the probe batch.
-        tol: of the power iteration, see `spectral_norm`; the norm's own relative error is far smaller.
+        tol: of the iteration, see `largest_singular_value`; the norm's own relative error is far smaller.
     """
 
     kept = (*Probe.kept, "_vector")
@@ -43,7 +43,7 @@ class SlotJacobian(Probe):
 
     def _warm_start(self, like: Tensor) -> Tensor | None:
         """The last vector, a little off: should two singular values have crossed, an exact start would miss it."""
-        if self._vector is None:
+        if self._vector is None or self._vector.shape != like.flatten(1).shape:
             return None
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(self._vector.shape, generator=generator, dtype=self._vector.dtype)

@@ -180,8 +180,10 @@ MODES: dict[str, type[Gradient]] = {
 
 def parse_gradient(gradient: str | Gradient) -> Gradient:
     """The mode that is written `implicit` or `phantom(5, 0.5)`; a mode is returned as it is. Raises `UserError`."""
-    if not isinstance(gradient, str):
+    if isinstance(gradient, Gradient):
         return gradient
+    if not isinstance(gradient, str):
+        raise UserError(f"gradient={gradient!r}: expected a gradient mode, or how it is written")
     spelling = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", gradient)
     if not spelling or spelling[1] not in MODES:
         raise UserError(f"unknown gradient mode {gradient!r}{nearest(gradient, MODES)}")

@@ -12,7 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from implicit_slate.errors import UserError, nearest
 from implicit_slate.fixed_point.state import State, Step, flatten, unflatten
+
+Product = Callable[[Tensor], Tensor]
+"""Of a matrix with a row (D,) of each image, (B, D) -> (B, D)."""
 
 
 class Linearization:
@@ -57,7 +61,7 @@ def dense_jacobian(f: Step, z: State) -> Tensor:
     return dense_matrix(Linearization(f, z).vjp, flatten(z))
 
 
-def dense_matrix(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+def dense_matrix(product: Product, like: Tensor) -> Tensor:
     """The matrix A (B, D, D) of a product u -> uA on rows like `like` (B, D)."""
     rows = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
     return torch.stack([product(row.expand_as(like)) for row in rows], dim=1)
@@ -89,7 +93,9 @@ def largest_singular_value(
     v0: Tensor | None = None,
     method: str = "lanczos",
 ) -> SingularValue:
-    """The spectral norm of J for each image, with its vector, the residual, and the rounds; NaN if J is not finite.
+    """The spectral norm of J for each image, with its vector, the residual, and the rounds.
+
+    An image whose J is not finite has the value and the residual NaN; the others' are not touched by it.
 
     Args:
         max_iterations: the largest number of rounds of one Jv and one Jᵀu.
@@ -98,15 +104,25 @@ def largest_singular_value(
         v0: (B, D) start; a vector from an earlier measurement of a similar map saves most rounds.
         method: `power` is plain power iteration on JᵀJ; `lanczos` makes the same products, keeps all of them, and takes
             the best vector in their span (Golub and Kahan 1965), which needs about a tenth of the rounds.
+
+    Raises:
+        UserError: no round, or an unknown method.
     """
+    if method not in METHODS:
+        raise UserError(f"method={method!r}{nearest(method, METHODS)}")
+    _check_rounds(max_iterations)
     linear = Linearization(f, z)
     start = unit_rows(linear.random_start() if v0 is None else v0)[0]
-    return {"lanczos": _lanczos, "power": _power_iteration}[method](linear, start, max_iterations, tol)
+    finite = _all_images(start)
+    jvp, vjp = _where_finite(linear.jvp, finite), _where_finite(linear.vjp, finite)
+    found = METHODS[method](jvp, vjp, start, max_iterations, tol)
+    value, residual = (x.masked_fill(~finite, torch.nan) for x in (found.value, found.residual))
+    return found._replace(value=value, residual=residual)
 
 
-def _power_iteration(linear: Linearization, v: Tensor, max_iterations: int, tol: float) -> SingularValue:
+def _power_iteration(jvp: Product, vjp: Product, v: Tensor, max_iterations: int, tol: float) -> SingularValue:
     for iteration in range(1, max_iterations + 1):
-        product = linear.vjp(linear.jvp(v))
+        product = vjp(jvp(v))
         squared = (v * product).sum(1)  # Rayleigh quotient of JᵀJ
         residual = (product - squared[:, None] * v).norm(dim=1) / squared.clamp_min(torch.finfo(v.dtype).tiny)
         if (residual <= tol).all() or iteration == max_iterations:
@@ -115,7 +131,7 @@ def _power_iteration(linear: Linearization, v: Tensor, max_iterations: int, tol:
     return SingularValue(squared.clamp_min(0).sqrt(), v, residual, iteration)
 
 
-def _lanczos(linear: Linearization, v: Tensor, max_iterations: int, tol: float) -> SingularValue:
+def _lanczos(jvp: Product, vjp: Product, v: Tensor, max_iterations: int, tol: float) -> SingularValue:
     """Golub-Kahan bidiagonalisation J V = U B, Jᵀ U = V Bᵀ + β v⁺ eᵀ, with full reorthogonalisation.
 
     With B = P diag(s) Qᵀ, v = V q₁ is a right singular vector up to the residual s₁ β |p₁[last]|.
@@ -123,12 +139,9 @@ def _lanczos(linear: Linearization, v: Tensor, max_iterations: int, tol: float) 
     rounds = min(max_iterations, v.shape[1])
     lefts, rights, bidiagonal = v.new_zeros(*v.shape, 0), v[:, :, None], v.new_zeros(len(v), rounds, rounds)
     for k in range(rounds):
-        left, bidiagonal[:, k, k], _ = _new_direction(linear.jvp(rights[:, :, k]), lefts)
+        left, bidiagonal[:, k, k], _ = _new_direction(jvp(rights[:, :, k]), lefts)
         lefts = torch.cat([lefts, left[:, :, None]], dim=2)
-        right, beta, _ = _new_direction(linear.vjp(left), rights)
-        if not bidiagonal.isfinite().all():  # the decomposition would raise an error
-            nan = beta.new_full((len(v),), torch.nan)
-            return SingularValue(nan, v, nan, iterations=k + 1)
+        right, beta, _ = _new_direction(vjp(left), rights)
         # Small matrices: float64 on the CPU is both quicker and safer than the device's own decomposition.
         p, s, qh = torch.linalg.svd(bidiagonal[:, : k + 1, : k + 1].double().cpu())
         value = s[:, 0].to(v)
@@ -140,7 +153,10 @@ def _lanczos(linear: Linearization, v: Tensor, max_iterations: int, tol: float) 
     return SingularValue(value, (rights @ qh[:, 0, :, None].to(v)).squeeze(2), residual, iterations=k + 1)
 
 
-def arnoldi(product: Callable[[Tensor], Tensor], start: Tensor, max_rounds: int) -> Iterator[tuple[Tensor, Tensor]]:
+METHODS = {"lanczos": _lanczos, "power": _power_iteration}
+
+
+def arnoldi(product: Product, start: Tensor, max_rounds: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Arnoldi's method on a linear map of rows (B, D), for each image: product(Q[:, :, :k]) = Q H after k rounds.
 
     Yields the basis Q (B, D, k + 1), orthonormal from a `start` of unit length, and the Hessenberg matrix
@@ -161,20 +177,46 @@ def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1
 
     The usual power method on J is right only if the dominant eigenvalue is real; this one for complex pairs as well. It
     stops when the dominant Ritz pair's residual ‖Jx - θx‖ / ‖θ‖ is below `tol` for every image, or when the Krylov
-    space is the whole space, where it is exact. NaN if J is not finite.
+    space is the whole space, where it is exact. An image whose J is not finite has NaN, and does not touch the others.
+
+    Raises:
+        UserError: no round.
     """
+    _check_rounds(max_iterations)
     linear = Linearization(f, z)
     start = unit_rows(linear.random_start())[0]
-    for _, hessenberg in arnoldi(linear.jvp, start, max_iterations):
-        if not hessenberg.isfinite().all():
-            return start.new_full((len(start),), torch.nan)
+    finite = _all_images(start)
+    for _, hessenberg in arnoldi(_where_finite(linear.jvp, finite), start, max_iterations):
         values, vectors = torch.linalg.eig(hessenberg[:, :-1])
         radius, dominant = values.abs().max(dim=1)
         last = vectors[torch.arange(len(start)), -1, dominant].abs()
         residual = hessenberg[:, -1, -1] * last / radius.clamp_min(torch.finfo(start.dtype).tiny)
         if (residual <= tol).all():
             break
-    return radius.to(start)
+    return radius.to(start).masked_fill(~finite, torch.nan)
+
+
+def _all_images(like: Tensor) -> Tensor:
+    return torch.ones(len(like), dtype=torch.bool, device=like.device)
+
+
+def _where_finite(product: Product, finite: Tensor) -> Product:
+    """The product with zero for every image for which it has once not been finite; `finite` (B,) is kept up to date.
+
+    A decomposition of many matrices raises an error for one that is not finite.
+    """
+
+    def of_finite(u: Tensor) -> Tensor:
+        result = product(u)
+        finite.logical_and_(result.norm(dim=1).isfinite())
+        return torch.where(finite[:, None], result, 0)
+
+    return of_finite
+
+
+def _check_rounds(max_iterations: int) -> None:
+    if max_iterations < 1:
+        raise UserError(f"max_iterations={max_iterations}: expected at least 1")
 
 
 def jacobian_regularizer(f: Step, z: State, generator: torch.Generator | None = None) -> Tensor:

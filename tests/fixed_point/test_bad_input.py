@@ -68,6 +68,7 @@ def test_a_start_that_is_no_state(z0, message):
         (dict(gradient="exact(gmres, 0)"), "at least 1 backward iteration"),
         (dict(gradient="exact(gmres, 3, 4)"), r"expected exact\(method, max_iterations\)"),
         (dict(gradient="exact(gmres"), "unknown gradient mode"),
+        (dict(gradient=None), "gradient=None: expected a gradient mode"),
         (dict(solver="anderson", gradient="unrolled"), "picard"),
         (dict(solver="broyden", gradient="truncated(2)"), "picard"),
         (dict(tol=1e-3, gradient="truncated(2)"), "fixed number"),

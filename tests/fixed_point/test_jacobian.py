@@ -1,10 +1,12 @@
 """Jacobian measurements against dense linear algebra."""
 
 import math
+import re
 
 import pytest
 import torch
 
+from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import dense_jacobian, largest_singular_value, spectral_norm, spectral_radius
 
 
@@ -94,6 +96,26 @@ def test_measuring_leaves_gradients_and_random_numbers_alone():
     spectral_radius(lambda z: torch.tanh(z @ weight), torch.zeros(2, 3))
     assert weight.grad is None
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("measure", [spectral_norm, lambda f, z: spectral_norm(f, z, method="power"), spectral_radius])
+def test_an_image_whose_jacobian_is_not_finite_leaves_the_others_alone(measure):
+    scale = torch.tensor([[0.5], [torch.nan], [2.0]])
+    values = measure(lambda z: scale * z, torch.ones(3, 4))
+    assert values[1].isnan() and torch.allclose(values[[0, 2]], torch.tensor([0.5, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("measure", "settings", "message"),
+    [
+        (spectral_norm, {"method": "lanzcos"}, "method='lanzcos'; did you mean 'lanczos'"),
+        (spectral_norm, {"max_iterations": 0}, "max_iterations=0: expected at least 1"),
+        (spectral_radius, {"max_iterations": 0}, "max_iterations=0: expected at least 1"),
+    ],
+)
+def test_wrong_settings_are_named(measure, settings, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        measure(torch.tanh, torch.ones(1, 2), **settings)
 
 
 @pytest.mark.parametrize("measure", [spectral_norm, spectral_radius])
