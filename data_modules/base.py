@@ -121,10 +121,8 @@ class ImageDataModule(Checked, LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Endless batches, starting at the trainer's step."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
-        start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
-        return self._loader(
-            self.splits.train, StepBatchSampler(len(self.splits.train), self.batch_size, seed, start, *self._place())
-        )
+        sampler = StepBatchSampler(len(self.splits.train), self.batch_size, seed, self._start, *self._place())
+        return self._loader(self.splits.train, sampler)
 
     def val_dataloader(self) -> DataLoader:
         return self._sequential(self.splits.val)
@@ -134,6 +132,9 @@ class ImageDataModule(Checked, LightningDataModule):
 
     def _sequential(self, images: Images) -> DataLoader:
         return self._loader(images, SequentialShard(len(images), self.batch_size, *self._place()))
+
+    def _start(self) -> int:
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -5,6 +5,7 @@ from itertools import islice
 import pytest
 
 from data_modules.sampling import SequentialShard, StepBatchSampler
+from implicit_slate.errors import UserError
 
 
 def first(count: int, *args, **kwargs) -> list[list[int]]:
@@ -14,7 +15,7 @@ def first(count: int, *args, **kwargs) -> list[list[int]]:
 @pytest.mark.parametrize("start", [1, 3, 7, 50])
 def test_restart_at_any_step_goes_on_as_if_uninterrupted(start):
     whole = first(start + 10, 23, 4, seed=5)
-    assert first(10, 23, 4, seed=5, start_step=start) == whole[start:]
+    assert first(10, 23, 4, seed=5, start_step=lambda: start) == whole[start:]
 
 
 def test_an_epoch_holds_every_example_once_and_epochs_differ():
@@ -59,6 +60,14 @@ def test_shards_cover_everything_once(num_examples, world_size):
     assert all(0 < len(batch) <= 16 for shard in shards for batch in shard)
     assert len({len(shard) for shard in shards}) == 1  # ranks that wait for each other at a batch do not hang
     assert len(SequentialShard(num_examples, 16, 0, world_size)) == len(shards[0])
+
+
+@pytest.mark.parametrize(("num_examples", "batch_size"), [(1, 16), (3, 1)])
+def test_ranks_that_would_wait_for_batches_that_never_come_are_refused(num_examples, batch_size):
+    message = f"batch_size={batch_size}: {num_examples} image.* cannot be shared evenly by 2 processes"
+    with pytest.raises(UserError, match=message):
+        SequentialShard(num_examples, batch_size, rank=0, world_size=2)
+    assert len(SequentialShard(num_examples, batch_size)) == num_examples and len(SequentialShard(0, 4)) == 0
 
 
 def test_one_process_reads_in_order():
