@@ -25,7 +25,8 @@ class FixedPointDiagnostics(Probe):
         num_starts: initial slots for `basins`.
 
     Raises:
-        UserError: an unknown measure, or, in training, `basins` of a model whose slots always start alike.
+        UserError: an unknown measure, or, in training, `basins` of a model whose slots always start alike or
+            `gradient_cosine` of one whose slot attention is not trained.
     """
 
     def __init__(
@@ -74,11 +75,14 @@ class FixedPointDiagnostics(Probe):
         small. `gradient/adjoint_products` are the vector-Jacobian products of its backward solve.
         """
         slot_attention = model.slot_attention
+        parameters = [p for p in slot_attention.parameters() if p.requires_grad]
+        if not parameters:
+            raise UserError("measures: 'gradient_cosine' needs a slot attention that is trained; this one is frozen")
         agreement = gradient_cosine(
             lambda slots: model.slot_loss(batch, slots),
             model.refinement(batch["image"]),
             slots_init,
-            [p for p in slot_attention.parameters() if p.requires_grad],
+            parameters,
             slot_attention.gradient,
             slot_attention.solver,
         )

@@ -55,8 +55,9 @@ class Probe(Checked, Callback):
         if not trainer.is_global_zero:
             return
         self._batch = trainer.datamodule.probe(self.num_images)
-        if self._slots_init is None:
-            self._slots_init = self._sample_slots(module.model)
+        slots_init = self._sample_slots(module.model)
+        if self._slots_init is None or self._slots_init.shape != slots_init.shape:  # resumed with other settings
+            self._slots_init = slots_init
         if trainer.global_step == 0:
             self._measure(trainer, module)
 

@@ -24,6 +24,9 @@ DEFAULT = "implicit_slate.training.SLATEModule"
 ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint", "compile")
 """Settings that a trained model does not need; the weights of the other checkpoint are in this one."""
 
+ENCODER = "encoder"
+"""The key of the settings of the model that `encoder_checkpoint` named; its file may be elsewhere by now."""
+
 
 class Foreign(UserError):
     """A checkpoint holds more than data, which may be code that somebody has put there."""
@@ -64,6 +67,8 @@ class Trained(NamedTuple):
     """In evaluation mode, on the CPU."""
     step: int | None
     """Gradient steps of its training; None where the checkpoint does not say."""
+    settings: dict[str, Any] | None = None
+    """Of the module that trained it, with its class; None where there was none."""
 
 
 def load_trained(path: str | Path) -> Trained:
@@ -75,7 +80,8 @@ def load_trained(path: str | Path) -> Trained:
     checkpoint = read_checkpoint(path)
     module = _initialised(checkpoint, path)
     load_weights(module, checkpoint["state_dict"], path)
-    return Trained(module.model.eval().requires_grad_(False), checkpoint.get("global_step"))
+    model = module.model.eval().requires_grad_(False)
+    return Trained(model, checkpoint.get("global_step"), checkpoint["hyper_parameters"])
 
 
 def load_untrained(path: str | Path, seed: int) -> SlotModel:
@@ -98,4 +104,8 @@ def _initialised(checkpoint: dict[str, Any], path: str | Path) -> SlotModule:
     if not (isinstance(kind, type) and issubclass(kind, SlotModule)):
         raise UserError(f"{path}: a checkpoint of {name}, which has no slots")
     settings = {key: value for key, value in settings.items() if key[0] != "_" and key not in ONLY_FOR_TRAINING}
-    return build(kind, settings, path)
+    if ENCODER not in checkpoint:
+        return build(kind, settings, path)
+    module = build(kind, settings | {"encoder_checkpoint": None}, path)
+    module.use_encoder(_initialised({"hyper_parameters": checkpoint[ENCODER]}, path).model)
+    return module

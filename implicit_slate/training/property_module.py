@@ -1,12 +1,14 @@
 """The training of set prediction: properties of objects from slots, its own or those of a model trained before."""
 
+from typing import Any
+
 from torch import Tensor
 
 from implicit_slate.allowed import NonNegativeFloat
 from implicit_slate.errors import UserError
 from implicit_slate.metrics.set_prediction import PropertyAveragePrecision
-from implicit_slate.models import PropertyPredictor, PropertyReadout
-from implicit_slate.training.checkpoints import load_trained
+from implicit_slate.models import PropertyPredictor, PropertyReadout, SlotModel
+from implicit_slate.training.checkpoints import ENCODER, load_trained
 from implicit_slate.training.optimization import Optimization
 from implicit_slate.training.slot_module import SlotModule
 
@@ -37,13 +39,25 @@ class PropertyModule(SlotModule):
     ):
         super().__init__(optimization, jacobian_weight)
         self.save_hyperparameters()
+        self._encoder_settings: dict[str, Any] | None = None
         if encoder_checkpoint is None:
             self.model = PropertyPredictor(**property_predictor)
         elif jacobian_weight:
             raise UserError(f"jacobian_weight={jacobian_weight}: the slots of an encoder_checkpoint are not trained")
         else:
-            self.model = PropertyReadout(load_trained(encoder_checkpoint).model)
+            encoder = load_trained(encoder_checkpoint)
+            self.use_encoder(encoder.model)
+            self._encoder_settings = encoder.settings
         self.split_metric = PropertyAveragePrecision()
+
+    def use_encoder(self, encoder: SlotModel) -> None:
+        """Read the properties from the slots of `encoder`, which stays as it is."""
+        self.model = PropertyReadout(encoder)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self._encoder_settings is not None:
+            checkpoint[ENCODER] = self._encoder_settings
 
     def training_step(self, batch, batch_idx) -> Tensor:
         losses = self.model.losses(batch["image"], _properties(batch))

@@ -158,6 +158,15 @@ def test_it_measures_at_its_cadence_with_the_same_slots_after_a_restart(probe, t
     assert not torch.equal(second._slots_init, second._sample_slots(model.model))
 
 
+@pytest.mark.parametrize("probe", [SlotJacobian, SlotUsage])
+def test_a_run_that_goes_on_with_other_slots_or_images_measures_those(probe, tmp_path):
+    fit(module(), probe(num_images=2), save=tmp_path / "last.ckpt")
+    for num_slots, num_images in ((4, 2), (3, 5)):
+        model, callback = module(num_slots=num_slots), probe(num_images=num_images)
+        fit(model, callback, max_steps=3, resume=tmp_path / "last.ckpt")
+        assert callback._slots_init.shape == (num_images, num_slots, model.model.slot_attention.slot_size)
+
+
 RADIUS = ("jacobian/spectral_radius", "jacobian/spectral_radius_image_max")
 
 

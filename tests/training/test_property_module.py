@@ -57,6 +57,7 @@ def test_a_trained_model_comes_out_of_a_checkpoint_of_fit(tmp_path, source):
     options += ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path / 'run'}"]
     cli = ExperimentCLI(args=["fit", f"--model=implicit_slate.training.{kind.__name__}", *options])
     path = next((tmp_path / "run").rglob("*.ckpt"))
+    (tmp_path / "slate.ckpt").unlink(missing_ok=True)  # all that a trained model needs is in its own checkpoint
     trained = load_trained(path).model
     assert_same_weights(cli.model.model, trained)
     if kind is SpatialBroadcastModule:
@@ -75,6 +76,13 @@ def test_reading_out_trains_the_head_alone(tmp_path):
     head = {name for name, _ in made.named_parameters() if name.startswith("model.head.")}
     assert moved_by(made, run, Squares()) == head
     assert made.model.image_size == 16 and run.callback_metrics["train/loss"].isfinite()
+
+
+def test_the_gradient_of_frozen_slots_cannot_be_measured(tmp_path):
+    path = checkpoint(tmp_path / "slate.ckpt", module(SLATEModule))
+    made = PropertyModule(encoder_checkpoint=str(path), optimization=STEADY)
+    with pytest.raises(UserError, match="measures: 'gradient_cosine' needs a slot attention that is trained"):
+        fit(made, FixedPointDiagnostics(["gradient_cosine"], num_images=2), data=Squares())
 
 
 def test_bad_encoder_checkpoints_are_one_line(tmp_path):
