@@ -5,9 +5,10 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from implicit_slate import host
+from implicit_slate.errors import TrainingError
 
 
-class Diverged(RuntimeError):
+class Diverged(TrainingError):
     """What is `not_finite` was not so at `step` (gradient steps done before it)."""
 
     def __init__(self, step: int, not_finite: str = "the gradient"):

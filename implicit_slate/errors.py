@@ -1,4 +1,4 @@
-"""Mistakes in the user's input, as distinct from faults of the program."""
+"""Mistakes in the user's input, and trainings that fail, as distinct from faults of the program."""
 
 import argparse
 import difflib
@@ -12,6 +12,10 @@ LARGEST_SEED = 2**32 - 1
 
 class UserError(ValueError):
     """Bad usage or input. The message is one line that names the file, key or value; the command exits with 2."""
+
+
+class TrainingError(RuntimeError):
+    """A training that came to nothing, with sound input. The message is one line; the command exits with 1."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

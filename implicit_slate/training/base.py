@@ -92,18 +92,23 @@ class TrainingModule(Checked, L.LightningModule):
         if self.split_metric is not None:
             self.log_dict(self._tags(self.split_metric.compute()))
             self.split_metric.reset()
+        # Here, and not in `on_validation_end`, before which callbacks save checkpoints.
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.watch_validation(self.trainer.callback_metrics)
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def on_validation_end(self) -> None:
-        if not self.trainer.sanity_checking and "val/loss" in self.trainer.callback_metrics:
-            self.plateau.update(float(self.trainer.callback_metrics["val/loss"]))
+    def watch_validation(self, metrics: dict[str, Tensor]) -> None:
+        """What a validation in training found, before anything is saved."""
+        if "val/loss" in metrics:
+            self.plateau.update(float(metrics["val/loss"]))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["plateau"] = vars(self.plateau).copy()
+        checkpoint["plateau"] = self.plateau.state()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        vars(self.plateau).update(checkpoint.get("plateau", {}))
+        if "plateau" in checkpoint:
+            self.plateau.restore(checkpoint["plateau"])
 
     def _tags(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         split = "test" if self.trainer.testing else "val"

@@ -24,9 +24,9 @@ EXAMPLES = {
 implicit-slate fit --config experiments/demo_joint.yaml --model.gradient unrolled --model.num_slots 5
 implicit-slate fit --config experiments/demo_joint.yaml --model.optimization.clip_norm null
 implicit-slate fit --config experiments/sprites.yaml --trainer.devices 2 --trainer.strategy ddp
-implicit-slate fit --config experiments/sprites.yaml --ckpt_path last.ckpt""",
-    "validate": "implicit-slate validate --config experiments/sprites.yaml --ckpt_path last.ckpt",
-    "test": "implicit-slate test --config experiments/sprites.yaml --ckpt_path last.ckpt",
+implicit-slate fit --config experiments/sprites.yaml --ckpt_path CKPT""",
+    "validate": "implicit-slate validate --config experiments/sprites.yaml --ckpt_path CKPT",
+    "test": "implicit-slate test --config experiments/sprites.yaml --ckpt_path CKPT",
 }
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from implicit_slate.allowed import NonNegativeInt, PositiveFloat, PositiveInt
+from implicit_slate.errors import TrainingError, UserError
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models.dvae import DiscreteVAE, gumbel_softmax, squared_error
 from implicit_slate.models.portable import SUFFIX, load_pretrained, load_weights
@@ -35,6 +36,10 @@ class DVAEModule(TrainingModule):
         warm_start_steps: first steps, in which the encoder learns k-means labels of the 4×4 patches and the decoder
             their reconstruction; a short training without them ends with a handful of codes.
         min_codes: fail at the end of training if fewer codes are in use on the validation set.
+
+    Raises:
+        UserError: more codes are asked for than there are.
+        TrainingError: at the end of training, fewer than `min_codes` are in use.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class DVAEModule(TrainingModule):
         min_codes: NonNegativeInt = 2,
     ):
         super().__init__(optimization)
+        if min_codes > vocab_size:
+            raise UserError(f"min_codes={min_codes}: there are only vocab_size={vocab_size} codes")
         self.save_hyperparameters()
         self.tau_start, self.tau_final, self.tau_steps = tau_start, tau_final, tau_steps
         self.warm_start_steps, self.min_codes = warm_start_steps, min_codes
@@ -79,7 +86,8 @@ class DVAEModule(TrainingModule):
         image = batch["image"]
         logits = self.dvae.logits(image)
         if self.global_step < self.warm_start_steps:
-            labels = torch.cdist(colourful_patches(image), self.centroids.expand(len(image), -1, -1)).argmin(-1)
+            patches, centroids = colourful_patches(image).float(), self.centroids.float()
+            labels = torch.cdist(patches, centroids.expand(len(image), -1, -1)).argmin(-1)
             cross_entropy = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / len(image)
             mse = squared_error(self.dvae.decode_tokens(labels), image)
             loss = cross_entropy + mse
@@ -98,9 +106,9 @@ class DVAEModule(TrainingModule):
         mse = squared_error(self.dvae.decode_tokens(tokens), image)
         return {"mse": mse, "loss": mse}
 
-    def on_validation_end(self) -> None:
-        super().on_validation_end()
-        self._codes_in_use = float(self.trainer.callback_metrics.get("val/codes_in_use", self._codes_in_use))
+    def watch_validation(self, metrics):
+        super().watch_validation(metrics)
+        self._codes_in_use = float(metrics.get("val/codes_in_use", self._codes_in_use))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -112,7 +120,7 @@ class DVAEModule(TrainingModule):
 
     def on_fit_end(self) -> None:
         if self._codes_in_use < self.min_codes:
-            raise RuntimeError(
+            raise TrainingError(
                 f"the dVAE collapsed: {int(self._codes_in_use)} of {len(self.centroids)} codes in use on the "
                 f"validation set, fewer than min_codes={self.min_codes}"
             )

@@ -13,14 +13,16 @@ from typing import Any
 import lightning as L
 from jsonargparse import ActionConfigFile, ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import data_modules
 from callbacks.divergence import Diverged, FirstEvaluation
 from implicit_slate.allowed import Seed
-from implicit_slate.errors import UserError
+from implicit_slate.errors import TrainingError, UserError
 from implicit_slate.fixed_point import NotFinite
 from implicit_slate.models.portable import load_weights
+from implicit_slate.training.base import TrainingModule
 from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.command import experiment_files
 from implicit_slate.training.config_parser import BadKey, ConfigParser, explain
@@ -121,16 +123,33 @@ class ExperimentCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """`UserError` if the checkpoint that `--ckpt_path` names is not there, or damaged."""
         self._checkpoint = self._settings.get("ckpt_path")
-        self._weights = read_checkpoint(self._checkpoint)["state_dict"] if self._checkpoint is not None else None
+        self._trained = read_checkpoint(self._checkpoint) if self._checkpoint is not None else None
+
+    def before_validate(self) -> None:
+        """`UserError` if that checkpoint is of another model."""
+        if self._trained is not None:
+            load_weights(self.model, self._trained["state_dict"], self._checkpoint)
+
+    before_test = before_validate
 
     def before_fit(self) -> None:
-        """`UserError` if that checkpoint is of another model."""
-        if self._weights is not None:
-            load_weights(self.model, self._weights, self._checkpoint)
-
-    before_validate = before_test = before_fit
+        """`UserError` as well if what that checkpoint goes on training are other parameters than the model's."""
+        self.before_validate()
+        if self._trained is None or not isinstance(self.model, TrainingModule):
+            return
+        here = {name: len(parameters) for name, parameters in self.model.parameter_groups().items()}
+        for optimizer in self._trained.get("optimizer_states", ()):
+            there = {group["name"]: len(group["params"]) for group in optimizer["param_groups"]}
+            if there != here:
+                raise UserError(
+                    f"{self._checkpoint}: a training of {_count(there)}; here are {_count(here)}, "
+                    "so the gradient mode or the dvae_checkpoint is not the same"
+                )
 
     def fit(self, **options) -> None:
+        if self._trained is not None and "optimizer_states" not in self._trained:
+            rank_zero_info(f"{self._checkpoint}: weights only; training begins with them, at step 0")
+            options["ckpt_path"] = None
         self._run(self.trainer.fit, options)
 
     def validate(self, **options) -> None:
@@ -156,6 +175,10 @@ class ExperimentCLI(LightningCLI):
             raise explain(error) if isinstance(error, MisconfigurationException) else error from error
 
 
+def _count(groups: dict[str, int]) -> str:
+    return " and ".join(f"{count} tensors of {name!r}" for name, count in groups.items())
+
+
 def _nulls_as_mappings(args: list[str]) -> list[str]:
     """`--model.optimization.clip_norm null` as `--model.optimization={"clip_norm": null}`.
 
@@ -173,7 +196,7 @@ def run(command: str, argv: list[str]) -> int:
         load_yaml(file)  # for its errors, which name file and line
     try:
         ExperimentCLI(args=[command, *argv])
-    except Diverged as error:
+    except TrainingError as error:
         print(f"implicit-slate: {error}", file=sys.stderr)
         return 1
     return 0

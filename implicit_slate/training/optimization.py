@@ -44,6 +44,9 @@ class Optimization:
 class Plateau:
     """Halves a factor each time `patience` validations in a row bring no better loss."""
 
+    KEPT = ("best", "stagnant", "factor")
+    """What a checkpoint keeps of it: not the patience, which is a setting."""
+
     def __init__(self, patience: int):
         self.patience, self.best, self.stagnant, self.factor = patience, math.inf, 0, 1.0
 
@@ -54,6 +57,12 @@ class Plateau:
         self.stagnant += 1
         if self.stagnant >= self.patience:
             self.factor, self.stagnant = self.factor / 2, 0
+
+    def state(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in self.KEPT}
+
+    def restore(self, state: dict[str, float]) -> None:
+        vars(self).update({name: state[name] for name in self.KEPT})
 
 
 def cosine(step: int, start: float, final: float, num_steps: int) -> float:

@@ -73,6 +73,7 @@ class SLATEModule(SlotModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         self._kept.clear()  # the data may be other than last time
+        self._train_tokens = None
 
     def on_fit_start(self) -> None:
         on_gpu = self.device.type == "cuda"
@@ -103,7 +104,8 @@ class SLATEModule(SlotModule):
         images = data.splits.train if self.dvae_is_frozen and isinstance(data, ImageDataModule) else ()
         if 0 < len(images) <= TOKENIZED_AT_ONCE:
             chunks = torch.arange(len(images)).split(CHUNK)
-            tokens = [self.model.tokenize(images[chunk.tolist()]["image"].to(self.device)).int() for chunk in chunks]
+            like = next(self.parameters())
+            tokens = [self.model.tokenize(images[chunk.tolist()]["image"].to(like)).int() for chunk in chunks]
             self._train_tokens = torch.cat(tokens)
 
     def _tokenize(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

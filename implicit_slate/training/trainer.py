@@ -19,8 +19,7 @@ from implicit_slate.allowed import (
 from implicit_slate.errors import UserError
 
 PRECISIONS = (
-    "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "transformer-engine",
-    "transformer-engine-float16", "32", "16", "bf16", "64",
+    "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64",
 )  # fmt: skip
 
 
@@ -81,6 +80,12 @@ class Trainer(Checked, L.Trainer):
     ):
         if (clip := options.get("gradient_clip_val")) is not None:
             raise UserError(f"trainer.gradient_clip_val={clip}: has no effect here; give model.optimization.clip_norm")
+        counts = isinstance(val_check_interval, int) and isinstance(limit_train_batches, int)
+        if counts and check_val_every_n_epoch is not None and val_check_interval > limit_train_batches:
+            raise UserError(
+                f"val_check_interval={val_check_interval}: more than limit_train_batches={limit_train_batches}; "
+                "check_val_every_n_epoch=null counts the batches of all epochs"
+            )
         kinds = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
         if accelerator != "auto" and not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
             raise UserError(f"trainer.accelerator={accelerator}: this machine has none")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from implicit_slate.errors import UserError
+from implicit_slate.errors import TrainingError, UserError
 from implicit_slate.training import DVAEModule, Optimization, SLATEModule
 from implicit_slate.training.dvae_module import load_dvae
 from tests.tiny import TinyImages
@@ -25,14 +25,19 @@ def test_a_warm_start_fills_the_vocabulary(tmp_path):
 
 
 def test_a_collapsed_dvae_fails_loudly(tmp_path):
-    with pytest.raises(RuntimeError, match="collapsed.* of 12 codes"):
-        dvae_checkpoint(tmp_path, min_codes=13)
+    with pytest.raises(TrainingError, match="collapsed.* of 12 codes"):
+        dvae_checkpoint(tmp_path, min_codes=12)
+
+
+def test_more_codes_than_there_are_cannot_be_asked_for():
+    with pytest.raises(UserError, match="min_codes=13: there are only vocab_size=12 codes"):
+        DVAEModule(vocab_size=12, min_codes=13)
 
 
 def test_a_collapsed_dvae_fails_again_when_it_is_continued_at_its_end(tmp_path):
     dvae_checkpoint(tmp_path)
-    made = DVAEModule(vocab_size=12, min_codes=13)
-    with pytest.raises(RuntimeError, match="collapsed.* of 12 codes"):
+    made = DVAEModule(vocab_size=12, min_codes=12)
+    with pytest.raises(TrainingError, match="collapsed.* of 12 codes"):
         trainer(60).fit(made, TinyImages(batch_size=8), ckpt_path=str(tmp_path / "dvae.ckpt"), weights_only=True)
 
 
@@ -48,6 +53,24 @@ def test_a_frozen_dvae_stays_and_one_of_another_size_is_refused(tmp_path):
     (tmp_path / "junk.ckpt").write_bytes(b"PK junk")
     with pytest.raises(UserError, match="junk.ckpt: not a checkpoint"):
         load_dvae(made.model.dvae, str(tmp_path / "junk.ckpt"))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_dvae_warms_up_and_stays_frozen_in_every_precision(tmp_path, precision):
+    made = DVAEModule(vocab_size=12, warm_start_steps=1)
+    run = trainer(2, precision=precision)
+    run.fit(made, TinyImages())
+    run.save_checkpoint(tmp_path / "dvae.ckpt")
+    trainer(1, precision=precision).fit(module(SLATEModule, dvae_checkpoint=str(tmp_path / "dvae.ckpt")), Squares())
+
+
+def test_other_images_have_other_tokens(tmp_path):
+    dvae_checkpoint(tmp_path)
+    made = module(SLATEModule, dvae_checkpoint=str(tmp_path / "dvae.ckpt"))
+    trainer(1).fit(made, Squares())  # few images, whose tokens are kept
+    trainer(1).fit(made, TinyImages())
+    batch = TinyImages().probe(2) | {"index": torch.tensor([0, 1])}
+    assert torch.equal(made._tokenize(batch), made.model.tokenize(batch["image"]))
 
 
 def test_the_tokens_of_a_frozen_dvae_are_computed_once_and_training_is_the_same(tmp_path, monkeypatch):

@@ -113,6 +113,8 @@ def test_a_checkpoint_goes_on_and_one_of_another_model_is_refused(tmp_path):
     ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}", "--trainer.max_steps=2"))
     with pytest.raises(UserError, match="of another model: .* expected"):
         ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}", "--model.d_model=32"))
+    with pytest.raises(UserError, match="tensors of 'main'; here are .* the gradient mode or"):
+        ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}", "--model.gradient=unrolled"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
     with pytest.raises(UserError, match="not a checkpoint, or a damaged one"):
         ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}"))
@@ -120,6 +122,16 @@ def test_a_checkpoint_goes_on_and_one_of_another_model_is_refused(tmp_path):
         ExperimentCLI(args=tiny_run(tmp_path, "--ckpt_path=/nowhere.ckpt"))
     with pytest.raises(UserError, match="weights_only"):  # never read otherwise, so there is no such option
         ExperimentCLI(args=tiny_run(tmp_path, "--weights_only=false"))
+
+
+def test_weights_alone_are_where_a_training_begins(tmp_path):
+    weights = ExperimentCLI(args=tiny_run(tmp_path, "--seed_everything=1")).model.state_dict()
+    torch.save({"state_dict": weights, "hyper_parameters": SLATE_SIZES}, tmp_path / "weights.ckpt")
+    options = ["--model.optimization.learning_rate=1e-9", "--model.optimization.dvae_learning_rate=1e-9"]
+    cli = ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={tmp_path / 'weights.ckpt'}", *options))
+    assert cli.trainer.global_step == 1
+    for name, weight in cli.model.state_dict().items():
+        assert torch.allclose(weight, weights[name], atol=1e-6), name
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
@@ -140,6 +152,11 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
         ("--trainer.gradient_clip_val=1.5", "trainer.gradient_clip_val=1.5: has no effect here"),
         ("--trainer.val_check_interval=0.5", "val_check_interval"),
         ("--model.slot_init=queries", "basins"),
+        ("--trainer.precision=transformer-engine", "trainer.precision: unknown precision 'transformer-engine'"),
+        (
+            "--trainer={limit_train_batches: 2, val_check_interval: 3, check_val_every_n_epoch: 1}",
+            "trainer.val_check_interval=3: more than limit_train_batches=2",
+        ),
         ("--model.image_channels=1", "model.image_channels=1: the images of Sprites have 3"),
         ("--model.num_heads=5", "model.d_model=16 is not divisible by num_heads=5"),
         (

@@ -5,10 +5,12 @@ from dataclasses import replace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks import SlotJacobian
 from implicit_slate.errors import UserError
 from implicit_slate.training import SLATEModule
+from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.optimization import Optimization, Plateau, cosine
 from tests.tiny import Memory
 from tests.training.setting import STEADY, Squares, module, trainer
@@ -94,6 +96,23 @@ def test_plateau_halving_reaches_both_groups():
     tricks = Optimization(learning_rate=1e-3, warmup_steps=None, decay="plateau", patience=1)
     recorded = record(4, tricks, best=-1.0, val_check_interval=2)  # no validation will be better
     assert recorded.rates[-1] == pytest.approx({"main": 0.5e-3, "dvae": 1.5e-4})
+
+
+def test_what_is_resumed_from_a_validation_s_checkpoint_knows_what_that_validation_found(tmp_path):
+    made = module(SLATEModule, optimization=Optimization(decay="plateau", patience=2))
+    made.plateau.best = -1.0  # no validation will be better
+    saving = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1)
+    trainer(4, [saving], val_check_interval=1, enable_checkpointing=True).fit(made, Squares())
+    found = [read_checkpoint(tmp_path / f"step={step}.ckpt")["plateau"] for step in (1, 2, 3)]
+    assert [(state["stagnant"], state["factor"]) for state in found] == [(1, 1.0), (0, 0.5), (1, 0.5)]
+    patient = module(SLATEModule, optimization=Optimization(decay="plateau", patience=100))
+    trainer(3).fit(patient, Squares(), ckpt_path=tmp_path / "step=3.ckpt", weights_only=True)
+    assert vars(patient.plateau) == {"best": -1.0, "stagnant": 1, "factor": 0.5, "patience": 100}
+
+
+def test_an_epoch_that_is_cut_short_is_followed_by_other_images():
+    cut, whole = record(5, STEADY, limit_train_batches=2), record(5, STEADY)
+    assert all(torch.equal(a, b) for a, b in zip(cut.images, whole.images, strict=True))
 
 
 def test_lightning_s_own_clipping_is_refused_for_ours():
