@@ -22,8 +22,8 @@ Files: <split>.json, .md (rows of a table), .csv (every image), .png (panels) an
 The report of a grid is rebuilt with the new numbers."""
 
 EXAMPLES = """implicit-slate evaluate runs/demo
-implicit-slate evaluate last.ckpt --data.root DIR --images 200 --draws 1
-implicit-slate evaluate last.ckpt --metrics reconstruction,segmentation --json numbers.json"""
+implicit-slate evaluate CKPT --data.root DIR --images 200 --draws 1
+implicit-slate evaluate CKPT --metrics reconstruction,segmentation --json numbers.json"""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from implicit_slate.errors import ArgumentParser, positive, seed
 
 MODEL = "a checkpoint, a file of `implicit-slate export`, or the name of a model that comes with the project"
 GENERATE = "Image files through the slots of a model, and the slots' masks."
-GENERATE_EXAMPLES = """implicit-slate generate last.ckpt photos/ --out generated
+GENERATE_EXAMPLES = """implicit-slate generate CKPT photos/ --out generated
 implicit-slate generate sprites-implicit photo.png --out generated --temperature 1 --top-p 0.9"""
 FIXED_POINTS = """Are trained slots fixed points, and how near is each gradient mode to the exact one?
 
@@ -16,7 +16,7 @@ A mode's gradient after the n iterations of training mixes two things: what the 
 are no fixed point, where the exact gradient itself means nothing. So everything is measured twice: after n iterations,
 and after 64, on those images only that have converged by then."""
 FIXED_POINTS_EXAMPLES = """implicit-slate fixed-points runs/demo
-implicit-slate fixed-points last.ckpt --images 64 --data experiments/sprites.yaml"""
+implicit-slate fixed-points CKPT --images 64 --data experiments/sprites.yaml"""
 
 
 def generate(argv: Sequence[str]) -> int:
