@@ -1,14 +1,15 @@
 """Decoded, resized images kept once beside their source, as arrays of bytes that processes map into memory.
 
 An entry is a folder, `<split>-<size>-<what>-<files>/`, with `images.npy`, uint8 (N, 3, size, size), where there are
-masks `masks.npy`, uint8 (N, size, size), and, where a source counts something, `counts.npy`. Its name holds a hash of
-all that it was made of: names, sizes and times of the files, and how they are cropped and resized. So an entry is
-never changed: it is made in a folder of another name, and renamed when it is whole. An entry that is damaged
-nevertheless is made again.
+masks `masks.npy`, uint8 (N, size, size), where a source counts something `counts.npy`, and `entry.json`, which says
+which of these there are, of what shape and type. Its name holds a hash of all that it was made of: names, sizes and
+times of the files, and how they are cropped and resized. So an entry is never changed: it is made in a folder of
+another name, and renamed when it is whole. An entry that is damaged nevertheless is made again.
 """
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -27,8 +28,10 @@ from data_modules.processes import in_threads, num_cores
 from data_modules.progress import meter
 from data_modules.sources import Source
 from implicit_slate.errors import UserError
+from implicit_slate.files import write_atomically
 
-VERSION = 1  # of how images are decoded and kept; another one makes every entry anew
+VERSION = 2  # of how images are decoded and kept; another one makes every entry anew
+CONTENTS = "entry.json"
 
 
 class CachedImages(ArrayImages):
@@ -87,11 +90,11 @@ def open_cache(source: Source, split: str, root: Path, folder: Path, selection: 
     name = f"{made_of}-{_hash(_listing(source, root))[:16]}"
     entry = folder / name
     try:
-        if (kept := _kept(entry, source.size)) is not None:
+        if (kept := _kept(entry)) is not None:
             return kept
         folder.mkdir(parents=True, exist_ok=True)
         with _alone_in(folder):
-            if (kept := _kept(entry, source.size)) is not None:
+            if (kept := _kept(entry)) is not None:
                 return kept
             _build(source, split, entry)
             for outdated in folder.glob(f"{made_of}-*"):
@@ -113,21 +116,25 @@ def _alone_in(folder: Path) -> AbstractContextManager:
         return lock.acquire()
 
 
-def _kept(entry: Path, size: int) -> CachedImages | None:
+def _kept(entry: Path) -> CachedImages | None:
     """What the entry holds; None if it is not there, or damaged."""
     if not entry.is_dir():
         return None
     try:
-        images, shapes = CachedImages(entry), {"image": (3, size, size), "mask": (size, size)}
-        lengths = {len(array) for array in (*images.arrays.values(), images.counts) if array is not None}
-        whole = len(lengths) == 1 and all(
-            array.dtype == torch.uint8 and array.shape[1:] == shapes[name] for name, array in images.arrays.items()
-        )
-    except (ValueError, TypeError, SyntaxError, EOFError, FileNotFoundError):  # what numpy raises
-        whole = False
-    if not whole:
+        images = CachedImages(entry) if json.loads((entry / CONTENTS).read_text()) == _contents(entry) else None
+    except PermissionError:
+        raise
+    except Exception:  # numpy's readers raise many kinds
+        images = None
+    if images is None:
         rank_zero_info(f"{entry}: is damaged; its images are decoded anew")
-    return images if whole else None
+    return images
+
+
+def _contents(entry: Path) -> dict[str, list]:
+    """The arrays that an entry has: file name, and shape and type."""
+    arrays = {path.name: np.load(path, mmap_mode="r") for path in entry.glob("*.npy")}
+    return {name: [[*array.shape], str(array.dtype)] for name, array in arrays.items()}
 
 
 def _build(source: Source, split: str, entry: Path) -> None:
@@ -162,6 +169,7 @@ def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:
             advance(len(piece.images))
     if counts:
         np.save(folder / "counts.npy", counts)
+    write_atomically(folder / CONTENTS, json.dumps(_contents(folder)))
     return converted
 
 

@@ -146,11 +146,14 @@ def test_what_a_killed_process_left_is_removed(folder):
     assert not left.exists() and len(entries(folder)) == 3
 
 
+UNCLOSED = b"\x93NUMPY\x01\x00\x10\x00{'descr': ('|u1',"  # a header for which numpy raises tokenize.TokenError
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("images.npy", None),
-        *((name, content) for name in ("images.npy", "masks.npy") for content in (b"", b"x", "half")),
+        *((name, content) for name in ("images.npy", "masks.npy") for content in (None, b"", b"x", "half", UNCLOSED)),
+        *(("entry.json", content) for content in (None, b"", b"[]", b"{}")),
     ],
 )
 def test_a_damaged_entry_is_made_anew(folder, decoded, caplog, name, content):

@@ -83,6 +83,15 @@ def test_values_of_many_bytes(tmp_path):
     assert numbers(data) == [[1], [1], [1]] and data.splits.val[[0]]["mask"].max() == 3
 
 
+@pytest.mark.parametrize("counts", [None, np.zeros((12, 2), int), np.array(["four"] * 12)], ids=["none", "2-D", "text"])
+def test_kept_counts_that_are_damaged_are_made_anew(made_once, tmp_path, counts):
+    path = Path(shutil.copy(made_once["h5"], tmp_path))
+    module(path)
+    (kept,) = tmp_path.glob(".decoded/*/counts.npy")
+    kept.unlink() if counts is None else np.save(kept, counts)
+    assert numbers(module(path, max_objects=3)) == [[0, 1, 3, 4], [9, 10], [6, 7]]
+
+
 def test_objects_are_counted_where_nothing_says_how_many(made_once, tmp_path):
     path = shutil.copy(made_once["h5"], tmp_path)
     with h5py.File(path, "a") as file:
