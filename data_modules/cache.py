@@ -1,10 +1,10 @@
 """Decoded, resized images kept once beside their source, as arrays of bytes that processes map into memory.
 
-An entry is a folder, `<split>-<size>-<what>-<files>/`, with `images.npy`, uint8 (N, 3, size, size), where there are
-masks `masks.npy`, uint8 (N, size, size), where a source counts something `counts.npy`, and `entry.json`, which says
-which of these there are, of what shape and type. Its name holds a hash of all that it was made of: names, sizes and
-times of the files, and how they are cropped and resized. So an entry is never changed: it is made in a folder of
-another name, and renamed when it is whole. An entry that is damaged nevertheless is made again.
+An entry is a folder, `<split>-<size>-<what>-v<version>-<files>/`, with `images.npy`, uint8 (N, 3, size, size), where
+there are masks `masks.npy`, uint8 (N, size, size), where a source counts something `counts.npy`, and `entry.json`,
+which says which of these there are, of what shape and type. Its name holds a hash of all that it was made of: names,
+sizes and times of the files, and how they are cropped and resized. So an entry is never changed: it is made in a folder
+of another name, and renamed when it is whole. An entry that is damaged nevertheless is made again.
 """
 
 import errno
@@ -79,16 +79,20 @@ def open_cache(source: Source, split: str, root: Path, folder: Path, selection: 
 
     Args:
         split: names the entry.
-        root: files are known by their names below it, so that a data set may move with its cache.
-        selection: what part of the data set is used. An entry replaces older ones of the same selection only.
+        root: the data set's folder, or its file. It is known by its place as seen from `folder`, and files by their
+            names below it, so that a data set may move with its cache.
+        selection: what part of the data set is used. An entry replaces older ones of the same data set and selection.
 
     Raises:
         UserError: a source file is missing or cannot be decoded; `folder` cannot be written, or its disk is full.
             Nothing is left behind then.
     """
-    made_of = f"{split}-{source.size}-{_hash([VERSION, source, selection])[:8]}"
-    name = f"{made_of}-{_hash(_listing(source, root))[:16]}"
-    entry = folder / name
+    root = root.parent if root.is_file() else root
+    place = os.path.relpath(root, folder)
+    elsewhere = [place] if place != os.pardir else []
+    # The 1 and no place within `root` make the names that version 1 gave, whose entries are then replaced, too.
+    made_of = f"{split}-{source.size}-{_hash([1, source, selection, *elsewhere])[:8]}"
+    entry = folder / f"{made_of}-v{VERSION}-{_hash(_listing(source, root))[:16]}"
     try:
         if (kept := _kept(entry)) is not None:
             return kept

@@ -118,7 +118,7 @@ class Scenes(Source):
     size: int
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.size}, {CROP}, counts=objects)"
+        return f"{type(self).__name__}({self.path.name!r}, {self.size}, {CROP}, counts=objects)"
 
     def scene(self, number: int, stored: Any) -> Scene:
         """The image, uint8 (240, 320, 3); the layers, uint8 (K, 240, 320), 0 where the entity is not seen, with the

@@ -91,7 +91,23 @@ def test_sizes_are_kept_beside_one_another_until_the_format_changes(folder, deco
     assert len(entries(folder)) == 6 and len(decoded) == 40
     monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     module(folder)
-    assert len(decoded) == 60
+    assert len(decoded) == 60 and len(entries(folder)) == 6  # those of the older version were replaced
+
+
+def test_entries_of_the_first_version_are_replaced(folder, decoded):
+    source = CLEVRMirror(folder, 16).sources()["val"]
+    old = folder / ".decoded" / f"val-16-{cache._hash([1, source, None])[:8]}-0123456789abcdef"
+    old.mkdir(parents=True)
+    module(folder)
+    assert not old.exists()
+
+
+def test_two_data_sets_keep_their_images_in_one_folder(tmp_path, decoded):
+    one, other = clevr_mirror(tmp_path / "one"), clevr_mirror(tmp_path / "other")
+    save(other / "images" / "CLEVR_new_0000000000.png", grey(77, 32, 32))
+    for _ in range(2):
+        assert [first_grey(module(root, cache_dir=tmp_path / "cache")) for root in (one, other)] == [0, 77]
+    assert len(decoded) == 40
 
 
 def test_kept_elsewhere(folder, tmp_path, decoded):

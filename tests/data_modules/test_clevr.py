@@ -60,9 +60,18 @@ def test_the_crop_of_images_and_masks(file):
 def test_a_folder_that_holds_the_file(file):
     data = module(file.parent)
     assert numbers(data)[0] == [0, 1, 2, 3, 4, 5] and (file.parent / ".decoded").is_dir()
-    assert len(list((file.parent / ".decoded").iterdir())) == 2
-    module(file)  # the same cache
-    assert len(list((file.parent / ".decoded").iterdir())) == 2
+    (entry,) = (file.parent / ".decoded").glob("scenes-*")
+    made = entry.stat().st_ctime_ns
+    moved = file.parent.rename(file.parent.with_name(f"{file.parent.name}-moved"))
+    module(moved / file.name)  # the same cache
+    assert (moved / ".decoded" / entry.name).stat().st_ctime_ns == made
+
+
+def test_two_files_of_a_folder_share_no_entry(file):
+    other = shutil.copy(file, file.with_stem("other"))
+    for path in (file, other, file):
+        assert numbers(module(path))[1] == [8, 9]
+    assert len(list(file.parent.glob(".decoded/scenes-*"))) == 2
 
 
 def test_both_formats_and_no_compression_give_the_same(made_once, tmp_path):
