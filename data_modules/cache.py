@@ -171,6 +171,8 @@ def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:
             counts += piece.counts or ()
             converted += piece.converted
             advance(len(piece.images))
+    if not images.shape:
+        raise UserError(f"{next(iter(source.files()))}: expected images, found none")
     if counts:
         np.save(folder / "counts.npy", counts)
     write_atomically(folder / CONTENTS, json.dumps(_contents(folder)))

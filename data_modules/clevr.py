@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from PIL import Image
 
@@ -53,7 +54,7 @@ class CLEVR(CachedDataModule):
     ):
         super().__init__(root, image_size, **options)
         self.max_objects, self.num_train, self.num_eval = max_objects, num_train, num_eval
-        if self.root.suffix in SUFFIXES and not options.get("cache_dir"):
+        if self.root.is_file() and options.get("cache_dir") is None:
             self.cache_dir = self.root.parent / self.cache_dir.name
 
     unit = "scenes"
@@ -98,15 +99,16 @@ class CLEVR(CachedDataModule):
         return Splits(train, val, test)
 
     def _file(self) -> Path:
-        if self.root.is_file():
+        kinds = ", ".join(SUFFIXES)
+        if self.root.is_file() and self.root.suffix in SUFFIXES:
             return self.root
         if not self.root.is_dir():
-            kinds = ", ".join(SUFFIXES)
-            raise UserError(f"{self.root}: expected CLEVR with masks, a file ({kinds}) or its folder; found nothing")
+            other = "another file" if self.root.exists() else "nothing"
+            raise UserError(f"{self.root}: expected CLEVR with masks, a file ({kinds}) or its folder; found {other}")
         found = sorted(path for path in self.root.iterdir() if path.suffix in SUFFIXES)
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
-            raise UserError(f"{self.root}: expected one file ({', '.join(SUFFIXES)}), found {names}; root may name it")
+            raise UserError(f"{self.root}: expected one file ({kinds}), found {names}; root may name it")
         return found[0]
 
 
@@ -128,11 +130,23 @@ class Scenes(Source):
     def decode(self, piece: tuple[int, Any]) -> Decoded:
         """Counts the objects of the whole scene; the crop may hide some."""
         pixels, layers, visibility = self.scene(*piece)
+        self._check(piece[0], len(layers), visibility)
         image = CROP.apply(Image.fromarray(pixels), self.path)
         mask = CROP.apply(Image.fromarray(layers.argmax(0).astype(np.uint8)), self.path)
         there = layers.any((1, 2))[1:].sum() if visibility is None else visibility.sum() - 1
         images, masks = resize_image(image, self.size)[None], resize_mask(mask, self.size)[None]
         return Decoded(images, masks, [round(float(there))])
+
+    def _check(self, number: int, num_masks: int, visibility: np.ndarray | None) -> None:
+        scene = f"{self.path}: scene {number}"
+        if not num_masks:
+            raise UserError(f"{scene}: expected a mask of the background at least, found none")
+        if visibility is None:
+            return
+        if len(visibility) != num_masks or not ((visibility >= 0) & (visibility <= 1)).all():
+            raise UserError(
+                f"{scene}: expected `visibility` to be {num_masks} numbers from 0 to 1, found {visibility.tolist()}"
+            )
 
 
 class TFRecordScenes(Scenes):
@@ -178,4 +192,11 @@ class HDF5Scenes(Scenes):
         with open_hdf5(self.path) as file:
             images = bytes_dataset(file, self.path, "image", (None, SIZE[1], SIZE[0], 3))
             masks = bytes_dataset(file, self.path, "mask", (len(images), None, SIZE[1], SIZE[0], 1))
-            yield images, masks, file.get("visibility")
+            yield images, masks, self._visibility(file, masks.shape[:2])
+
+    def _visibility(self, file: h5py.File, shape: tuple[int, int]) -> h5py.Dataset | None:
+        found = file.get("visibility")
+        if found is None or (getattr(found, "shape", None) == shape and found.dtype.kind in "biuf"):
+            return found
+        what = f"{found.dtype} {found.shape}" if isinstance(found, h5py.Dataset) else "a group"
+        raise UserError(f"{self.path}: expected `visibility` to be numbers {shape}, found {what}")

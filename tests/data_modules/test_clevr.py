@@ -151,6 +151,60 @@ def test_hdf5_of_another_layout(made_once, tmp_path, name, shape, message):
     fails(path, f"{path}: {message}")
 
 
+@pytest.mark.parametrize(
+    ("visibility", "found"),
+    [
+        (np.ones((9, 5), np.float32), "float32 (9, 5)"),
+        (np.ones((12, 8), np.float32), "float32 (12, 8)"),
+        (np.float32(1), "float32 ()"),
+        ("words", "object ()"),
+        (None, "a group"),
+    ],
+    ids=["short", "of other masks", "scalar", "text", "group"],
+)
+def test_hdf5_with_another_visibility(made_once, tmp_path, blames, visibility, found):
+    path = Path(shutil.copy(made_once["h5"], tmp_path))
+    with h5py.File(path, "a") as file:
+        del file["visibility"]
+        file.create_group("visibility") if visibility is None else file.create_dataset("visibility", data=visibility)
+    message = f"{path}: expected `visibility` to be numbers (12, 5), found {found}"
+    fails(path, message)
+    blames("clevr", path, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"visibility": np.array([1, 1, np.nan, 0, 0])}, "expected `visibility` to be 5 numbers from 0 to 1, found"),
+        ({"visibility": np.ones(8)}, "expected `visibility` to be 5 numbers from 0 to 1, found"),
+        ({"mask": np.zeros((0, 240, 320, 1), np.uint8)}, "expected a mask of the background at least, found none"),
+    ],
+    ids=["not a number", "of other masks", "no masks"],
+)  # fmt: skip
+def test_a_scene_with_a_fault_is_named_and_the_check_goes_on(tmp_path, blames, change, message):
+    scenes = [made.clevr_scene(1), made.clevr_scene(2) | change, made.clevr_scene(4)]
+    (path := tmp_path / "a.tfrecords").write_bytes(b"".join(made.framed(made.example(scene)) for scene in scenes))
+    fails(path, f"{path}: scene 1: {message}")
+    assert blames("clevr", path, f"{path}: scene 1: {message}")[-1].endswith("1 of 3 scenes are bad")
+
+
+@pytest.mark.parametrize("name", ["a.tfrecords", "a.h5"])
+def test_a_file_without_scenes(tmp_path, name):
+    (path := tmp_path / name).touch()
+    if name == "a.h5":
+        with h5py.File(path, "w") as file:
+            file["image"] = np.zeros((0, 240, 320, 3), np.uint8)
+            file["mask"] = np.zeros((0, 5, 240, 320, 1), np.uint8)
+    fails(path, f"{path}: expected images, found none")
+    assert not list(tmp_path.glob(".decoded/scenes-*"))
+
+
+def test_a_file_of_another_kind(made_once, tmp_path):
+    for name in ("a.tfrecords.gz", "a"):
+        path = Path(shutil.copy(made_once["h5"], tmp_path / name))
+        fails(path, f"{path}: expected CLEVR with masks, a file (.tfrecords, .tfrecord, .h5, .hdf5) or ")
+
+
 SCENE = made.clevr_scene(0)
 RECORD = made.framed(made.example(SCENE))
 NOT_ONE = "expected a TFRecord file; record 0 does not begin like one"
