@@ -226,7 +226,7 @@ def _listing(source: Source, root: Path) -> Iterator[str]:
 def _hash(parts) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(f"{part}\n".encode())
+        digest.update(f"{part}\n".encode(errors="surrogateescape"))  # file names need not be UTF-8
     return digest.hexdigest()
 
 

@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     bad = [sample for sample in samples if sample.examined.problems]
     problems = list(dict.fromkeys([*problems, *(problem for sample in bad for problem in sample.examined.problems)]))
     for line in (*_counts(samples, module.unit), *problems):
-        print(line)
+        print(line.encode(errors="backslashreplace").decode())  # file names need not be UTF-8
     if problems:
         print(f"wrong: {len(problems)} (above); {len(bad)} of {len(samples)} {module.unit} are bad")
     else:

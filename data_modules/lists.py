@@ -12,20 +12,21 @@ def read_list(
 
     Args:
         known: the names that there are; None: any.
-        wrong: is told what must not be: no file, no text, no names, a name that is not known.
+        wrong: is told what must not be: no file, no names, a name that is not known.
         suspect: is told what may be: a name that is there again.
     """
     names: list[str] = []
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text("utf-8-sig", errors="surrogateescape").split("\n")  # as file names are read
     except FileNotFoundError:
         wrong(f"{file}: expected a list there, one name per line, found nothing")
         return names
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         wrong(f"{file}: expected a list, one name per line; it cannot be read ({error})")
         return names
     seen = set()
-    for number, name in enumerate(map(str.strip, lines), 1):
+    for number, line in enumerate(lines, 1):
+        name = line if known is not None and line in known else line.strip()  # a name may begin with a blank
         if name and known is not None and name not in known:
             wrong(f"{file}, line {number}: expected a name that is there, found nothing at {name}")
         elif name:

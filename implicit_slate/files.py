@@ -24,7 +24,8 @@ def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool =
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
+                # file names in a text need not be UTF-8
+                file.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
             os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
             if durable:
                 replace_durably(Path(temporary), path)

@@ -1,5 +1,6 @@
 """Any folder of images."""
 
+import os
 from functools import partial
 
 import numpy as np
@@ -71,6 +72,24 @@ def test_a_list_of_good_images(folder, tmp_path):
     good = tmp_path / "good.txt"
     good.write_text("".join(f"{i:02d}.png\n" for i in reversed(range(20)) if i != 7))
     assert greys(module(folder, lists=good)) == [[i for i in range(14) if i != 7], [14, 15, 16], [17, 18, 19]]
+
+
+def test_names_that_are_not_utf8_or_begin_with_a_blank(folder, tmp_path, check):
+    (folder / "00.png").rename(folder / " 00.png")
+    (folder / "01.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    (folder / "02.png").rename(folder / os.fsdecode(b"\xe9.png"))
+    (folder / os.fsdecode(b"\xe9.png")).write_text("words")
+    (folder / "masks").rename(tmp_path / "masks")
+    good = tmp_path / "good.txt"
+    status, lines = check("folder", folder, "--fix-list", good)
+    assert status == 1 and sum("\\udce9.png: expected an image file that can be decoded" in line for line in lines) == 1
+    assert good.read_bytes().splitlines()[::18] == [b" 00.png", b"caf\xe9.png"]
+    assert greys(module(folder, lists=good))[2] == [18, 19, 1]
+
+
+def test_a_list_with_a_byte_order_mark_and_blanks_after_names(folder, tmp_path):
+    (tmp_path / "good.txt").write_text("".join(f"{i:02d}.png \r\n" for i in range(7)), "utf-8-sig")
+    assert greys(module(folder, lists=tmp_path / "good.txt")) == [[0, 1, 2, 3], [4], [5, 6]]
 
 
 @pytest.mark.parametrize(
