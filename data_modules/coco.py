@@ -219,7 +219,7 @@ class AnnotatedImages(Source):
         for thing in piece.instances:
             try:
                 detection = thing.to_detection(piece.size, load_segmentation=True)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except Exception as error:  # pycocotools has no errors of its own
                 what = f"annotation {thing.id} of {piece.image.name}"
                 raise UserError(f"{self.annotations}: {what}: FiftyOne cannot read it ({error!r})") from None
             if detection is not None and detection.mask is not None:

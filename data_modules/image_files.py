@@ -1,7 +1,7 @@
 """Images and masks in files: decoded, checked, cropped and resized; errors say which file and what was expected."""
 
 import io
-import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from implicit_slate.errors import UserError
 
+warnings.filterwarnings("ignore", module="PIL")  # what they tell of a file does not name it
 File = Path | zipfile.Path
 Size = tuple[int, int]
 """Width and height in pixels, as Pillow has them."""
@@ -137,6 +138,6 @@ def decode(file: File, upright: bool = False) -> Image.Image:
         return ImageOps.exif_transpose(image) if upright else image
     except UnidentifiedImageError:
         reason = "it is of no known format"
-    except (OSError, SyntaxError, ValueError, struct.error, zipfile.BadZipFile, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except Exception as error:  # Pillow's readers of formats and of EXIF data raise many kinds
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     raise UserError(f"{file}: expected an image file that can be decoded ({reason})")

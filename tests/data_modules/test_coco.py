@@ -225,6 +225,11 @@ def test_a_fault_is_named_by_the_check_and_what_cannot_be_loaded_by_the_loader(t
     blames("coco", tmp_path, f"{tmp_path}/{expected}")
 
 
+def test_a_segmentation_that_pycocotools_refuses_is_named(tmp_path):
+    edit(made.coco_plain(tmp_path), segmentation([[1, 2, 3]]))
+    fails(tmp_path, f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: FiftyOne cannot read it (Exception(")
+
+
 def test_a_check_of_a_plain_copy(tmp_path, check):
     status, lines = check("coco", made.coco_plain(tmp_path), "--fix-list", tmp_path / "good.txt")
     assert status == 0 and lines[:-1] == [

@@ -1,6 +1,8 @@
 """Any folder of images."""
 
 import os
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -53,6 +55,29 @@ def test_a_photograph_is_turned_as_its_exif_data_say(folder):
     batch = module(folder).splits.train[[0]]
     assert batch["image"][:, :, :, :8].eq(0).all() and batch["image"][:, :, :, 8:].eq(1).all()
     assert batch["mask"][:, :, :8].eq(1).all()
+
+
+def with_damaged_exif_data(path, place, value):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = 6, "maker", 72.0
+    Image.new("RGB", (8, 8)).save(path, exif=exif)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"Exif") + place] = value
+    path.write_bytes(content)
+    return path
+
+
+def test_an_image_with_damaged_exif_data_is_named(folder, blames):
+    path = with_damaged_exif_data(folder / "00.jpg", 41, 16)  # the type of a tag
+    (folder / "00.png").unlink()
+    fails(folder, f"{path}: expected an image file that can be decoded (")
+    blames("folder", folder, f"{path}: expected an image file that can be decoded (")
+
+
+def test_pillow_does_not_warn_of_files_that_it_does_not_name(tmp_path):
+    path = with_damaged_exif_data(tmp_path / "a.jpg", 20, 1)  # the length of a tag
+    code = f"from data_modules.image_files import decode; from pathlib import Path; decode(Path({str(path)!r}), True)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr == b""
 
 
 def test_masks_elsewhere(folder, tmp_path):
