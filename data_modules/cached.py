@@ -1,5 +1,6 @@
 """What the data modules of data sets on disk share: a cache of decoded images, and how a check reads what they read."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +21,13 @@ CACHE = ".decoded"
 """The folder of the cache in the folder of the data."""
 
 T = TypeVar("T")
+
+
+def to_path(name: str, value: str | Path) -> Path:
+    """The option `name` as an absolute path; `~` is the home folder. UserError if it can name no file."""
+    if not str(value) or "\0" in str(value):
+        raise UserError(f"{name}={str(value)!r}: a path is needed")
+    return Path(os.path.expanduser(value)).absolute()
 
 
 class Examined(NamedTuple):
@@ -71,8 +79,8 @@ class CachedDataModule(ImageDataModule):
         on_device: bool = False,
     ):
         super().__init__(image_size, batch_size, num_workers, seed)
-        self.root, self.on_device = Path(root).absolute(), on_device
-        self.cache_dir = Path(cache_dir).absolute() if cache_dir else self.root / CACHE
+        self.root, self.on_device = to_path("root", root), on_device
+        self.cache_dir = self.root / CACHE if cache_dir is None else to_path("cache_dir", cache_dir)
 
     def list_items(self) -> dict[str, list[Item]]:
         """The files of `train`, `val` and `test`, which need not exist. All items of a split have a mask, or none has.

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from data_modules.cached import CachedDataModule
+from data_modules.cached import CachedDataModule, to_path
 from data_modules.image_files import PHOTOGRAPH, Item
 from data_modules.lists import compare_lists, read_list
 from data_modules.sources import Source
@@ -38,8 +38,8 @@ class ImageFolder(CachedDataModule):
         **options,
     ):
         super().__init__(root, image_size, **options)
-        self.masks = Path(masks).absolute() if masks else None
-        self.lists = Path(lists).absolute() if lists else None
+        self.masks = None if masks is None else to_path("masks", masks)
+        self.lists = None if lists is None else to_path("lists", lists)
         self.selection = (self.masks, self.lists)
 
     def list_items(self) -> dict[str, list[Item]]:

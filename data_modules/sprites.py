@@ -93,7 +93,11 @@ class Sprites(ImageDataModule):
         self.num_images, self.data_seed = tuple(num_images), data_seed
 
     def load(self) -> Splits:
-        return Splits(*(self._draw(split, number) for split, number in enumerate(self.num_images)))
+        try:
+            return Splits(*(self._draw(split, number) for split, number in enumerate(self.num_images)))
+        except (MemoryError, ValueError) as error:  # the latter where no machine could address so many bytes
+            wanted = f"num_images={[*self.num_images]}, image_size={self.image_size}"
+            raise UserError(f"{wanted}: so many pixels do not fit into memory ({error})") from None
 
     def _draw(self, split: int, number: int) -> ArrayImages:
         allowed = np.ones(len(COMBINATIONS), bool)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from data_modules import ImageFolder
+from implicit_slate.errors import UserError
 from tests.data_modules import made
 from tests.data_modules.made import grey, save
 
@@ -85,6 +86,21 @@ def test_masks_elsewhere(folder, tmp_path):
     assert set(module(folder).splits.val[[0]]) == {"image", "index"}
     assert module(folder, masks=tmp_path / "labels").splits.val[[0]]["mask"].max() == 1
     fails(folder, f"{tmp_path}/no: expected the folder of masks, found none", masks=tmp_path / "no")
+
+
+@pytest.mark.parametrize("name", ["root", "masks", "lists", "cache_dir"])
+@pytest.mark.parametrize("value", ["", "a\0"])
+def test_an_option_that_is_no_path_is_refused(folder, name, value):
+    with pytest.raises(UserError) as error:
+        ImageFolder(**{"root": folder} | {name: value})
+    assert str(error.value) == f"{name}={value!r}: a path is needed"
+
+
+def test_a_tilde_is_the_home_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = ImageFolder("~/pictures", masks="~/labels", lists="~/good.txt", cache_dir="~/cache")
+    assert (data.root, data.masks) == (tmp_path / "pictures", tmp_path / "labels")
+    assert (data.lists, data.cache_dir) == (tmp_path / "good.txt", tmp_path / "cache")
 
 
 def test_lists_of_three_splits(folder, tmp_path):

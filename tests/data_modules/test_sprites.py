@@ -114,6 +114,19 @@ def test_held_out_combinations():
 
 
 @pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"num_images": (10**9, 1, 1)}, "Unable to allocate 1.23 TiB"),
+        ({"image_size": 2 * 10**6, "num_images": (1000, 1, 1)}, "Unable to allocate"),
+        ({"num_images": (10**18, 1, 1)}, "array is too big"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_said_in_a_line(options, reason):
+    with pytest.raises(UserError, match=f"image_size=.*: so many pixels do not fit into memory .{reason}"):
+        load(**options)
+
+
+@pytest.mark.parametrize(
     ("options", "key"),
     [
         ({"num_objects": (0, 3)}, "num_objects"),
