@@ -94,7 +94,7 @@ class CLEVR(CachedDataModule):
             few = f" of at most {self.max_objects} objects" if self.max_objects else ""
             self.wrong(
                 f"{self._file()}: expected {self.num_train} scenes and {2 * self.num_eval}{few} after them, "
-                f"found {len(rows)} scenes, {len(train)}{few} and {len(rest)} after them"
+                f"found {len(rows)} scenes, {len(train)}{few} and {len(rest)} after them; num_train, num_eval set this"
             )
         return Splits(train, val, test)
 

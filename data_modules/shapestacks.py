@@ -115,6 +115,8 @@ class ShapeStacks(CachedDataModule):
         for image in images:
             if maps and _camera(image.name) not in maps:
                 self.wrong(f"{image}: expected a segmentation of {_camera(image.name)}, too, found none")
+        for camera in sorted(maps.keys() - {_camera(image.name) for image in images}):
+            self.suspect(f"{maps[camera]}: expected an image of {camera}, too, found none")
         return [Item(image, maps.get(_camera(image.name))) for image in images]
 
     def _segmentations(self, scenario: str, names: list[str]) -> dict[str, Path]:

@@ -110,6 +110,7 @@ def test_objects_are_counted_where_nothing_says_how_many(made_once, tmp_path):
 
 def test_too_few_scenes(file, blames):
     message = f"{file}: expected 70000 scenes and 640 after them, found 12 scenes, 12 and 0 after them"
+    message += "; num_train, num_eval set this"
     fails(file, message, num_train=70_000, num_eval=320)
     blames("clevr", file.parent, message)
 

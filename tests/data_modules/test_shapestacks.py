@@ -114,6 +114,10 @@ SUSPICIONS = {
         ),
         f"recordings/{TRAIN[1]}/{ISEG}: expected at most 6 shapes, found 7",
     ),
+    "a segmentation without its image": (
+        lambda d: remove(d, "rgb-*cam_2*"),
+        f"recordings/{TRAIN[1]}/{ISEG}: expected an image of cam_2, too, found none",
+    ),
     "another name": (
         lambda d: [
             (d / "recordings" / TRAIN[1]).rename(d / "recordings" / "mine"),
