@@ -34,7 +34,7 @@ def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> 
     checkpoints = find_checkpoints(arguments.target)
     with meter("fixed points", len(checkpoints), unit="models") as advance:
         for checkpoint in checkpoints:
-            model, _ = load_image_model(checkpoint)
+            model = load_image_model(checkpoint).model
             data = describe_data(checkpoint, arguments.data, data_options)
             images = load_images(data, "test")
             check_size(model, checkpoint, images, data)

@@ -59,7 +59,7 @@ class Evaluator:
             UserError: something that is asked for is not possible; nothing is left behind then.
         """
         begin = time.monotonic()
-        model, step = load_image_model(checkpoint)
+        model, step, _ = load_image_model(checkpoint)
         images, place = load_images(data, self.split), describe_split(data, self.split)
         first = images[list(range(min(PANEL_ROWS, len(images))))]
         check_size(model, checkpoint, images, data)
