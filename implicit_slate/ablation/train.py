@@ -83,7 +83,7 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
         "trainer.devices": cell["devices"],
     }
     if cell["devices"] > 1:
-        settings["trainer.strategy"] = "ddp"
+        settings["trainer.strategy"] = (config.get("trainer") or {}).get("strategy", "ddp")
     if cell["checkpoint"] is not None:
         settings[cell["checkpoint"]] = str(folder.parent.parent / "pretrain" / LAST)
     return override(config, settings)

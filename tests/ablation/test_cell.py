@@ -268,3 +268,9 @@ def test_a_cell_of_another_configuration_is_refused(tmp_path):
     with pytest.raises(UserError, match="another configuration"):
         prepared(folder, OFTEN, **{"model.pause": 0.5})
     prepared(folder, OFTEN)
+
+
+@pytest.mark.parametrize(("trainer", "strategy"), [({}, "ddp"), ({"strategy": "fsdp"}, "fsdp")])
+def test_several_processes_share_a_cell_by_ddp_unless_the_experiment_says_otherwise(tmp_path, trainer, strategy):
+    facts = {"config": {"model": "M", "trainer": trainer}, "devices": 2, "checkpoint": None}
+    assert train.configuration(tmp_path, facts, done=None)["trainer"]["strategy"] == strategy
