@@ -17,7 +17,7 @@ from filelock import AcquireReturnProxy, FileLock
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.locks import is_locked
-from implicit_slate.measures import COLUMNS
+from implicit_slate.measures import COLUMNS, EVALUATED
 
 DONE = ("complete", "diverged")
 """A cell with such a result is not run again; one that failed is, when the grid is started again."""
@@ -28,7 +28,10 @@ FINISHED = (*DONE, "failed")
 ABOUT = ("seconds", "steps_per_second", "git", "versions")
 """What a row of the results tells beside axes and measures."""
 
-TAKEN = {"cell", "status", "seed", "step", *COLUMNS, *ABOUT, "method", "setting"}
+TAKEN = {
+    *("cell", "status", "seed", "step", "error", "method", "setting", "images", "image_size"),
+    *COLUMNS, *ABOUT, *EVALUATED,
+}  # fmt: skip
 """Names of columns of the results and of the report's frames, which no axis but that of seeds may have."""
 
 LAST = Path("checkpoints", "last.ckpt")

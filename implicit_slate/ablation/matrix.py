@@ -23,6 +23,7 @@ An expression under `cells` is a list of choices, a choice being a mapping from 
 """
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -208,6 +209,9 @@ def _checked_axes(axes: Any, path: Path) -> dict[str, dict]:
         if not _mapping(values, where):
             raise UserError(f"{where}: no values")
         for value, overrides in values.items():
+            is_number = isinstance(value, int | float) and math.isfinite(value)  # so is a bool
+            if not (is_number or value is None or isinstance(value, str)):
+                raise UserError(f"{where}, value {value}: neither text nor a finite number; write it in quotes")
             _checked_overrides(overrides, f"{where}, value {value!r}")
     return axes
 

@@ -9,9 +9,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_modules.processes import num_cores
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive, seed
 from implicit_slate.evaluation import BY_DEFAULT, METRICS
-from implicit_slate.files import read_json, write_atomically
+from implicit_slate.files import check_writable, read_json, write_atomically
 from implicit_slate.processes import end_with_parent, expect_children
 from implicit_slate.run_folder import LAST, RunFolder
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
         _check_replaceable(arguments.out / f"{arguments.split}.json", *others)
     if arguments.json:
         _check_replaceable(arguments.json)
+        check_writable(arguments.json.parent)
     end_with_parent()
     import torch
     from lightning import Trainer
@@ -56,8 +58,9 @@ def main(argv: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gpus = torch.cuda.device_count()
-    if gpus and arguments.devices and arguments.devices > gpus:
-        raise UserError(f"--devices {arguments.devices}: there are {gpus} GPUs")
+    room, what = (gpus, "GPUs") if gpus else (num_cores(), "cores")
+    if arguments.devices and arguments.devices > room:
+        raise UserError(f"--devices {arguments.devices}: this machine has {room} {what}")
     devices = arguments.devices or max(gpus, 1)
     if devices > 1:  # Lightning starts this command again for each of the other processes
         expect_children()
@@ -148,14 +151,21 @@ def _metrics(text: str) -> tuple[str, ...]:
 
 
 def find_checkpoints(target: Path) -> list[Path]:
-    """The last checkpoint of every complete cell of a grid's folder, `UserError` if there is none; else the target."""
+    """The last checkpoint of every complete cell of a grid's folder, `UserError` if there is none; else the target.
+
+    A complete cell whose checkpoint has gone is left out, and a line on stderr says so.
+    """
     if not target.is_dir():
         return [target]
     if files := sorted((target / "checkpoints").glob("*.ckpt")):
         raise UserError(f"{target}: not the folder of a grid; name a checkpoint in it, such as {files[-1]}")
     run = RunFolder(target)
     complete = [run.cell(cell) / LAST for cell in run.cells if run.status(cell) == "complete"]
-    if not (found := [checkpoint for checkpoint in complete if checkpoint.exists()]):
+    found = [checkpoint for checkpoint in complete if checkpoint.exists()]
+    for checkpoint in complete:
+        if checkpoint not in found:
+            print(f"implicit-slate: {checkpoint}: not there; its cell is left out", file=sys.stderr)
+    if not found:
         raise UserError(f"{target}: expected a grid with cells that are complete; found none")
     return found
 

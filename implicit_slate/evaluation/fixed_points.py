@@ -14,7 +14,7 @@ from implicit_slate.evaluation.command import find_checkpoints
 from implicit_slate.evaluation.data import check_size, describe_data, load_images
 from implicit_slate.evaluation.module import draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import title
-from implicit_slate.files import write_atomically
+from implicit_slate.files import check_writable, write_atomically
 from implicit_slate.fixed_point import Solver, gradient_cosines, picard, spectral_radius
 from implicit_slate.models import SlotModel
 
@@ -32,6 +32,8 @@ def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> 
     """The command, with what its parser found; the exit status."""
     rows = {}
     checkpoints = find_checkpoints(arguments.target)
+    if arguments.target.is_dir():
+        check_writable(arguments.target)
     with meter("fixed points", len(checkpoints), unit="models") as advance:
         for checkpoint in checkpoints:
             model = load_image_model(checkpoint).model

@@ -207,6 +207,7 @@ def load_run(path: str | Path) -> Run:
         cell = row["cell"]
         with damage_named(folder.cell(cell) / "result.json"):
             row |= {key: np.nan if row[key] is None else float(row[key]) for key in numbers}
+        row |= {axis: "null" for axis, value in folder.cells[cell].items() if value is None}  # pandas would make it NaN
         cells.append(row | {"error": (folder.result(cell) or {}).get("error")})
         curves.append(_read_curves(folder.cell(cell)).assign(cell=cell))
         evaluations += [{"cell": cell, **found} for found in _read_evaluations(folder.cell(cell))]

@@ -82,6 +82,7 @@ def paired_differences(run: Run, split: str | None) -> pd.DataFrame:
     magnitude, these are ratios.
     """
     cells = run.cells[run.cells["status"] == "complete"]
+    cells = cells.assign(seed=cells.get("seed", 0))  # trials of a search have none
     columns = [run.loss, "slots/fg_ari_final", "grad_norm_max", "jacobian/spectral_norm_max"]
     if split:
         found = run.evaluated(split)
@@ -184,9 +185,9 @@ def paper_table(run: Run, split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _paper_name(data: str) -> str | None:
+def _paper_name(data: object) -> str | None:
     """The paper's name of a data set, from the class of its data module or from an axis."""
-    plain = data.rpartition(".")[2].lower().replace("_", "")
+    plain = str(data).rpartition(".")[2].lower().replace("_", "")
     return next((name for name in TABLE["data"] if name.lower().replace("-", "") == plain), None)
 
 

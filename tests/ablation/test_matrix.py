@@ -138,10 +138,19 @@ def test_a_wrong_grid_is_named(tmp_path, grid, message):
     assert str(file) in str(error.value) and message in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["status", "step", "method", "evaluations", "val/cross_entropy", "seed"])
+@pytest.mark.parametrize(
+    "name", ["status", "step", "method", "evaluations", "val/cross_entropy", "seed", "error", "fid"]
+)
 def test_an_axis_may_not_have_the_name_of_a_column_of_the_results(tmp_path, name):
     (tmp_path / "ablations.yaml").write_text(f"axes: {{{name}: {{on: {{}}}}}}\ngrids: {{}}\n")
     with pytest.raises(UserError, match=f"axis '{name}': this name is taken or no plain word"):
+        load_grid(tmp_path / "ablations.yaml", "g")
+
+
+@pytest.mark.parametrize("value", ["2024-01-01", ".nan"])
+def test_an_axis_value_that_results_cannot_hold_is_refused(tmp_path, value):
+    (tmp_path / "ablations.yaml").write_text(f"axes: {{snapshot: {{{value}: {{}}}}}}\ngrids: {{}}\n")
+    with pytest.raises(UserError, match="axis 'snapshot', value .*: neither text nor a finite number"):
         load_grid(tmp_path / "ablations.yaml", "g")
 
 

@@ -69,6 +69,8 @@ EVALUATE, GENERATE = f"evaluate {CHECKPOINT}", f"generate {CHECKPOINT} --out {{}
         (f"{GENERATE} {{}}/pipe", "/pipe: expected an image file there, found something else"),
         (f"{EVALUATE} --seed -1", "--seed: expected a whole number from 0 to"),
         (f"{EVALUATE} --json {{}}/theirs/test.json", "test.json: exists already, and no evaluation has made it"),
+        (f"{EVALUATE} --json {{}}/a.png/test.json", "cannot be written"),
+        (f"{EVALUATE} --metrics segmentation --devices 999", "--devices 999: this machine has"),
         (f"{EVALUATE} --out {{}}/theirs", "test.json: exists already, and no evaluation has made it"),
         (f"{EVALUATE} --out {{}}/theirs --split val", "val.png: exists already, and no evaluation has made it"),
     ],

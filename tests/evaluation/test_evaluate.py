@@ -256,6 +256,9 @@ def test_every_complete_cell_of_a_grid(tmp_path, root, weights, capsys):
     assert made.ColourFeatures.images == (1 + 2 + 2) * made.NUM_TEST  # truth once; dVAE and a draw of each cell
     assert len({result["metrics"]["fid"]["mean"] for result in results}) == 2
     assert "Evaluation" in (grid / "report" / "report.md").read_text()
+    (grid / "cells" / "cell2" / "checkpoints" / "last.ckpt").unlink()
+    assert main(["evaluate", str(grid), "--draws", "1", *weights]) == 0
+    assert "cell2/checkpoints/last.ckpt: not there; its cell is left out" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_lightning_wrote(tmp_path, root, evaluate, monkeypatch):

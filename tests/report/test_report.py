@@ -332,3 +332,19 @@ def test_spans_name_diverged_cells():
 
 def test_text_of_users_is_no_markup():
     assert plain("a*b* <c>\n[d](e) | `f`") == r"a\*b\* \<c\> \[d\](e) \| \`f\`"
+
+
+def test_an_axis_may_have_the_value_null_beside_numbers(grid):
+    for clip_norm, seed in itertools.product((None, 0.05, 0.1), range(2)):
+        for gradient in ("unrolled", "implicit"):
+            grid.cell(gradient, seed, clip_norm=clip_norm)
+    assert "12 complete" in grid.report()
+    assert set(load_run(grid.path).cells["clip_norm"]) == {"null", 0.05, 0.1}
+
+
+def test_a_search_has_a_report_though_its_trials_have_no_seeds(grid):
+    for trial in range(3):
+        grid.cell("implicit", trial, trial=trial)
+    for cell in grid.cells:
+        del cell["axes"]["seed"]
+    assert "trial" in grid.report()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from implicit_slate.ablation.cell import preparation, prepare
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
+from implicit_slate.files import check_writable
 from implicit_slate.processes import stop_as_by_ctrl_c
 from implicit_slate.run_folder import RunFolder
 from implicit_slate.yaml_files import leaves, load_yaml, override
@@ -108,7 +109,7 @@ def _run(target: Target, folder: Path, arguments) -> int:
         max_steps = (next(iter(target.configs.values())).get("trainer") or {}).get("max_steps", 0)
         search = Search(folder, target.configs, target.checkpoint, max_steps, arguments.devices, _say)
         storage = open_storage(arguments.storage) if arguments.storage else None
-        (folder / "cells").mkdir(parents=True, exist_ok=True)
+        check_writable(folder / "cells")
         storage = storage or open_storage(f"sqlite:///{(folder / 'tune.db').absolute()}")
         if target.pretrain is not None:
             with run.lock():
