@@ -104,11 +104,11 @@ class TrainingModule(Checked, L.LightningModule):
             self.plateau.update(float(metrics["val/loss"]))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["plateau"] = self.plateau.state()
+        checkpoint["plateau"] = self.plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         if "plateau" in checkpoint:
-            self.plateau.restore(checkpoint["plateau"])
+            self.plateau.load_state_dict(checkpoint["plateau"])
 
     def _tags(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         split = "test" if self.trainer.testing else "val"

@@ -160,6 +160,7 @@ class ExperimentCLI(LightningCLI):
 
     def _run(self, work: Callable, options: dict[str, Any]) -> None:
         """Do the work. If the input turns out to be bad before the first step, nothing of it is left behind."""
+        self._trained = None  # Lightning reads the checkpoint again, and training needs the memory
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:

@@ -58,10 +58,10 @@ class Plateau:
         if self.stagnant >= self.patience:
             self.factor, self.stagnant = self.factor / 2, 0
 
-    def state(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in self.KEPT}
 
-    def restore(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, float]) -> None:
         vars(self).update({name: state[name] for name in self.KEPT})
 
 
