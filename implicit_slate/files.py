@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from implicit_slate.errors import UserError
 
@@ -61,6 +62,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return content if isinstance(content, dict) else None
+
+
+def sqlite_url(path: Path) -> str:
+    """Of the SQLite database in a file, whatever characters its path has, as SQLAlchemy and Optuna read it."""
+    return f"sqlite:///{quote(str(path.absolute()))}"
 
 
 def sweep(folder: Path, below: bool = True) -> None:

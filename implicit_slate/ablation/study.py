@@ -10,6 +10,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
+from implicit_slate.files import sqlite_url
 from implicit_slate.measures import final_loss
 from implicit_slate.run_folder import DONE, Axes, RunFolder
 
@@ -20,7 +21,7 @@ def add_trials(folder: RunFolder) -> None:
     file = folder.path / "study.db"
     try:
         with folder.lock():
-            storage, name = f"sqlite:///{file.absolute()}", folder.path.resolve().name
+            storage, name = sqlite_url(file), folder.path.resolve().name
             if name in optuna.get_all_study_names(storage):  # a run may grow, but not the values of a parameter
                 optuna.delete_study(study_name=name, storage=storage)
             study = optuna.create_study(storage=storage, study_name=name)

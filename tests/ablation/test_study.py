@@ -3,6 +3,7 @@
 import optuna
 
 from implicit_slate.ablation.study import add_trials
+from implicit_slate.files import sqlite_url
 from implicit_slate.run_folder import RunFolder
 from tests.ablation.conftest import finish
 
@@ -10,12 +11,12 @@ CELLS = {f"gradient={g},seed={s}": {"gradient": g, "seed": s} for g in ("unrolle
 
 
 def trials(folder):
-    study = optuna.load_study(storage=f"sqlite:///{folder.path}/study.db", study_name="demo")
+    study = optuna.load_study(storage=sqlite_url(folder.path / "study.db"), study_name="demo")
     return {trial.user_attrs["cell"]: trial for trial in study.trials}
 
 
 def test_every_finished_cell_is_a_trial_once_and_the_study_may_be_deleted(tmp_path):
-    folder = RunFolder(tmp_path / "demo", CELLS)
+    folder = RunFolder(tmp_path / "50%?" / "demo", CELLS)
     first, second, third, waiting = CELLS
     finish(folder, first, "complete", **{"val/cross_entropy": 3.0, "grad_norm_max": None})
     finish(folder, second, "diverged")
@@ -26,7 +27,7 @@ def test_every_finished_cell_is_a_trial_once_and_the_study_may_be_deleted(tmp_pa
     assert list(found) == [first, second]
     assert found[first].value == 3.0 and found[first].params == CELLS[first]
     assert found[second].state == optuna.trial.TrialState.PRUNED
-    (folder.path / "study.db").unlink()
+    (folder.path / "study.db").unlink()  # it is in that folder, whatever its name
     add_trials(folder)
     assert len(trials(folder)) == 2
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from implicit_slate.ablation.cell import preparation, prepare
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
-from implicit_slate.files import check_writable
+from implicit_slate.files import check_writable, sqlite_url
 from implicit_slate.processes import stop_as_by_ctrl_c
 from implicit_slate.run_folder import RunFolder
 from implicit_slate.yaml_files import leaves, load_yaml, override
@@ -110,7 +110,7 @@ def _run(target: Target, folder: Path, arguments) -> int:
         search = Search(folder, target.configs, target.checkpoint, max_steps, arguments.devices, _say)
         storage = open_storage(arguments.storage) if arguments.storage else None
         check_writable(folder / "cells")
-        storage = storage or open_storage(f"sqlite:///{(folder / 'tune.db').absolute()}")
+        storage = storage or open_storage(sqlite_url(folder / "tune.db"))
         if target.pretrain is not None:
             with run.lock():
                 prepare(run.pretrain, preparation("pretrain", {}, target.pretrain, arguments.devices, None))
@@ -121,7 +121,8 @@ def _run(target: Target, folder: Path, arguments) -> int:
                 return 1
 
         def work() -> None:
-            search.open(storage)
+            # A folder's own database knows no other search, so the folder may be renamed.
+            search.open(storage, f"{folder.resolve().name} " if arguments.storage else "")
             search.run(arguments.trials, resources)
             _say(f"report: {write_results(search)}")
 

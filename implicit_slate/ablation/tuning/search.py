@@ -93,11 +93,12 @@ class Search:
         self.studies: dict[str, Study] = {}
         self._failures, self._asking = 0, threading.Lock()
 
-    def open(self, storage: BaseStorage) -> None:
-        """Begin or join the studies; `UserError` if one of such a name is of another configuration."""
+    def open(self, storage: BaseStorage, prefix: str) -> None:
+        """Begin or join the studies, each called `prefix` and its mode; `UserError` if one of such a name is of another
+        configuration."""
         self._storage, self.heard = storage, time.monotonic()
         for mode, config in self.configs.items():
-            name = f"{self.folder.resolve().name} {mode}"
+            name = prefix + mode
             study = optuna.create_study(storage=storage, study_name=name, pruner=self.pruner, load_if_exists=True)
             wanted = preparation(name, {}, config, self.devices, self.checkpoint)
             found = study.user_attrs.get("preparation")
