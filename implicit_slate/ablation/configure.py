@@ -7,6 +7,9 @@ from typing import Any
 from implicit_slate.errors import UserError
 from implicit_slate.training.config_parser import explain
 from implicit_slate.training.experiment_cli import ExperimentCLI
+from implicit_slate.yaml_files import override
+
+RESUME_POINT = "implicit_slate.ablation.resume.ResumePoint"
 
 
 class Parser(ExperimentCLI):
@@ -14,6 +17,15 @@ class Parser(ExperimentCLI):
 
     def instantiate_classes(self) -> None:
         pass
+
+
+def with_resume_point(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the callback that every cell has, after those that are given: one, several, or it among them."""
+    given = (config.get("trainer") or {}).get("callbacks") or []
+    given = given if isinstance(given, list) else [given]
+    kinds = [entry.get("class_path") if isinstance(entry, Mapping) else entry for entry in given]
+    ours = [{"class_path": RESUME_POINT}] * (RESUME_POINT not in kinds)
+    return override(config, {"trainer.callbacks": [*given, *ours]})
 
 
 def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str, Any]]) -> tuple[int, int]:
@@ -28,10 +40,10 @@ def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str
         UserError: at the first unknown key, bad value or missing file.
     """
     for origin, config in to_parse.items():
-        build(config, origin, Parser)
+        build(with_resume_point(config), origin, Parser)
     trainers, seen = [], []
     for origin, config in configs.items():
-        cli = build(config, origin)
+        cli = build(with_resume_point(config), origin)
         trainers.append(cli.trainer)
         if config.get("data") not in seen and cli.datamodule is not None:
             seen.append(config.get("data"))

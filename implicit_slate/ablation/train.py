@@ -14,7 +14,7 @@ import implicit_slate.training  # noqa: F401
 from callbacks import Diverged
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.cell import make_result, write_result
-from implicit_slate.ablation.configure import build
+from implicit_slate.ablation.configure import build, with_resume_point
 from implicit_slate.ablation.resume import Curves, ResumePoint, write_curves
 from implicit_slate.ablation.tensorboard import flush_events, log_configuration, log_hparams
 from implicit_slate.errors import UserError
@@ -24,8 +24,6 @@ from implicit_slate.processes import expect_children
 from implicit_slate.run_folder import LAST
 from implicit_slate.training.checkpoints import Foreign, read_checkpoint
 from implicit_slate.yaml_files import override
-
-RESUME_POINT = "implicit_slate.ablation.resume.ResumePoint"
 
 
 def train(folder: Path) -> str:
@@ -66,17 +64,12 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
     `done` are the steps of the checkpoint that it resumes from: TensorBoard forgets what came after.
     """
     config = cell["config"]
-    there = (config.get("trainer") or {}).get("callbacks") or []
-    there = there if isinstance(there, list) else [there]
-    kinds = {entry if isinstance(entry, str) else entry["class_path"] for entry in there}
-    ours = [{"class_path": RESUME_POINT}] * (RESUME_POINT not in kinds)
     logger = {"save_dir": str(folder), "name": "", "version": "", "default_hp_metric": False}
     if done is not None:
         logger["purge_step"] = done + 1
     settings = {
         "trainer.default_root_dir": str(folder),
         "trainer.logger": {"class_path": "implicit_slate.ablation.resume.CurveLogger", "init_args": logger},
-        "trainer.callbacks": [*there, *ours],
         "trainer.enable_progress_bar": False,
         "trainer.enable_model_summary": False,
         "trainer.enable_autolog_hparams": False,  # the axes are our hyperparameters, written at the end
@@ -86,7 +79,7 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
         settings["trainer.strategy"] = (config.get("trainer") or {}).get("strategy", "ddp")
     if cell["checkpoint"] is not None:
         settings[cell["checkpoint"]] = str(folder.parent.parent / "pretrain" / LAST)
-    return override(config, settings)
+    return override(with_resume_point(config), settings)
 
 
 def _resume_point(folder: Path) -> tuple[int | None, Curves]:

@@ -10,7 +10,7 @@ import torch
 from callbacks import Diverged
 from implicit_slate import host
 from implicit_slate.ablation import cell, train
-from implicit_slate.ablation.train import RESUME_POINT
+from implicit_slate.ablation.configure import RESUME_POINT
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.locks import try_lock

@@ -49,6 +49,8 @@ def test_overrides_reach_through_init_args_make_what_is_missing_and_leave_the_co
         ({"model.class_path": "tiny.TinyModul"}, "module 'tiny' has no attribute 'TinyModul'"),
         ({"trainer.accelerator": "abacus"}, "abacus"),
         ({"data.root": "nowhere"}, "nowhere"),
+        ({"trainer.enable_checkpointing": False}, "enable_checkpointing"),  # a cell keeps a point to resume from
+        ({"trainer.callbacks": [{"init_args": {"every_n_steps": 5}}]}, "trainer.callbacks"),
     ],
 )
 def test_a_mistake_is_one_line(overrides, message):

@@ -19,8 +19,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from implicit_slate.ablation.configure import RESUME_POINT
 from implicit_slate.ablation.tensorboard import THROUGHPUT
-from implicit_slate.ablation.train import RESUME_POINT
 from implicit_slate.run_folder import DONE, RunFolder
 from implicit_slate.training.checkpoints import read_checkpoint
 from tests.faults.disk import Disk
