@@ -1,5 +1,7 @@
 """Causal scaled dot-product attention with dropout on its weights (Vaswani et al. 2017), for a CPU in few passes.
 
+A GPU has kernels of its own for it, in `attention_gpu`.
+
 torch's fused CPU kernel has no dropout; without one, attention with dropout takes a dozen passes over matrices of
 (heads, N, N) for each image, most of them through main memory. Here the work is done in pieces that stay in the cache,
 what lies above the diagonal is not computed, and dropped weights are touched one by one: at N = 576 and a rate of 0.1
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from implicit_slate.models import attention_gpu
 from implicit_slate.models.layers import draw_dropped
 
 ROWS = 64
@@ -30,6 +33,8 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float = 0.0) -> 
     """
     if 0 < rate < 1 and queries.device.type == "cpu" and not torch.compiler.is_compiling():
         return _DroppedAttention.apply(queries, keys, values, rate)
+    if 0 < rate < 1 and attention_gpu.goes(queries):
+        return attention_gpu.attend(queries, keys, values, rate)
     return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=True)
 
 

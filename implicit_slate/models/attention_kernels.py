@@ -1,0 +1,226 @@
+"""Causal attention with dropout on its weights as Triton kernels: flash attention (Dao 2023) for short heads.
+
+Query i keeps its weight of key j if rᵢcⱼ mod 2³² is at least rate·2³², with odd random numbers rᵢ and cⱼ of 32 bits. So
+it takes a multiplication to know it, forward and backward, and nothing of size N × N is kept. A product with an odd
+number is a bijection of odd numbers, so every weight is dropped with the same probability, and any two independently.
+
+Torch's kernels take twice as long with heads of 24 numbers: cuDNN's computes with 64 of them, this one with 32.
+"""
+
+import triton
+import triton.language as tl
+
+# A tile is a block of tokens of one head, (tokens, WIDTH), in memory `STEP` numbers apart. Sizes and strides are
+# constants, from which Triton knows that a head of 24 numbers can be read 16 bytes at a time.
+
+
+@triton.jit
+def _tile(
+    start, tokens, STEP: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr
+):
+    """Numbers of the head at `start`; zeros beyond its D numbers and the N tokens."""
+    column = tl.arange(0, WIDTH)
+    inside = column[None, :] < D
+    if not WHOLE:
+        inside = inside & (tokens[:, None] < N)
+    return tl.load(start + tokens[:, None] * STEP + column[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def _write(
+    start, tile, tokens, STEP: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr
+):
+    column = tl.arange(0, WIDTH)
+    inside = (tokens[:, None] < N) & (column[None, :] < D)
+    tl.store(start + tokens[:, None] * STEP + column[None, :], tile.to(start.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _of(start, tokens, beyond, N: tl.constexpr, WHOLE: tl.constexpr):
+    """One number for each token, and `beyond` for those beyond the N."""
+    if WHOLE:
+        return tl.load(start + tokens)
+    return tl.load(start + tokens, mask=tokens < N, other=beyond)
+
+
+@triton.jit
+def _bits(start, tokens, N: tl.constexpr, WHOLE: tl.constexpr):
+    """The random numbers of tokens, as unsigned ones."""
+    return _of(start, tokens, 1, N, WHOLE).to(tl.uint32, bitcast=True)
+
+
+@triton.jit
+def _attend_to(
+    mixed, total, largest, query, row, keys, values, columns, zero, first, queries,
+    KEY_STEP: tl.constexpr, VALUE_STEP: tl.constexpr,
+    N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    SCALE: tl.constexpr, CUT: tl.constexpr, DIAGONAL: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The running sums of a block of queries, after the block of keys that begins at `first`."""
+    seen = first + tl.arange(0, KEYS)
+    logits = tl.dot(query, tl.trans(_tile(keys, seen, KEY_STEP, N, D, WIDTH, WHOLE)))
+    if DIAGONAL:
+        logits = tl.where(queries[:, None] >= seen[None, :], logits, float("-inf"))
+    new = tl.maximum(largest, tl.max(logits, 1) * SCALE)
+    weights = tl.exp2(logits * SCALE - new[:, None])
+    shrink = tl.exp2(largest - new)
+    total = total * shrink + tl.sum(weights, 1)
+    # A zero that the compiler knew would make it choose after rounding, which takes three times the instructions.
+    weights = tl.where(row[:, None] * _bits(columns, seen, N, WHOLE)[None, :] >= CUT, weights, zero)
+    value = _tile(values, seen, VALUE_STEP, N, D, WIDTH, WHOLE)
+    return tl.dot(weights.to(value.dtype), value, mixed * shrink[:, None]), total, new
+
+
+@triton.jit
+def forward_kernel(
+    queries, keys, values, rows, columns, zero, mixed, logsumexp,
+    QUERY_BATCH: tl.constexpr, QUERY_STEP: tl.constexpr, QUERY_HEAD: tl.constexpr,
+    KEY_BATCH: tl.constexpr, KEY_STEP: tl.constexpr, KEY_HEAD: tl.constexpr,
+    VALUE_BATCH: tl.constexpr, VALUE_STEP: tl.constexpr, VALUE_HEAD: tl.constexpr,
+    H: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    SCALE: tl.constexpr, CUT: tl.constexpr, KEPT: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """A block of queries of one head: softmax(QKᵀ/√d) dropped, times V, and the logarithms of the softmax's sums, both
+    to the base 2, of which exponentials are quicker."""
+    head, batch = tl.program_id(0) % H, (tl.program_id(0) // H).to(tl.int64)
+    begin = (tl.num_programs(1) - 1 - tl.program_id(1)) * QUERIES  # the blocks that see most come first
+    tokens = begin + tl.arange(0, QUERIES)
+    keys += batch * KEY_BATCH + head * KEY_HEAD
+    values += batch * VALUE_BATCH + head * VALUE_HEAD
+    query = _tile(queries + batch * QUERY_BATCH + head * QUERY_HEAD, tokens, QUERY_STEP, N, D, WIDTH, WHOLE)
+    row = _bits(rows + tl.program_id(0) * N, tokens, N, WHOLE)
+    sums = tl.zeros([QUERIES, WIDTH], tl.float32)
+    total, largest = tl.zeros([QUERIES], tl.float32), tl.full([QUERIES], float("-inf"), tl.float32)
+    for first in tl.range(0, begin, KEYS):
+        sums, total, largest = _attend_to(
+            sums, total, largest, query, row, keys, values, columns, zero, first, tokens,
+            KEY_STEP, VALUE_STEP, N, D, WIDTH, WHOLE, SCALE, CUT, False, KEYS,
+        )  # fmt: skip
+    for first in tl.range(begin, tl.minimum(begin + QUERIES, N), KEYS, num_stages=1):
+        sums, total, largest = _attend_to(
+            sums, total, largest, query, row, keys, values, columns, zero, first, tokens,
+            KEY_STEP, VALUE_STEP, N, D, WIDTH, WHOLE, SCALE, CUT, True, KEYS,
+        )  # fmt: skip
+    tl.store(logsumexp + tl.program_id(0) * N + tokens, largest + tl.log2(total), mask=tokens < N)
+    sums = sums / (total * KEPT)[:, None]
+    _write(mixed + batch * N * H * D + head * D, sums, tokens, H * D, N, D, WIDTH, WHOLE)
+
+
+# The gradient of the logits is P∘(mask∘(dO Vᵀ)/kept - (dO∘O)1), with the share that is kept; that share is divided by
+# at the end, so the second term, `inner`, holds it as a factor.
+
+
+@triton.jit
+def _to_queries(
+    gradient, query, to_mixed, logsumexp, inner, row, keys, values, columns, first, queries,
+    KEY_STEP: tl.constexpr, VALUE_STEP: tl.constexpr,
+    N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    SCALE: tl.constexpr, CUT: tl.constexpr, DIAGONAL: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a block of queries, with what comes of the block of keys that begins at `first`."""
+    seen = first + tl.arange(0, KEYS)
+    key = _tile(keys, seen, KEY_STEP, N, D, WIDTH, WHOLE)
+    to_weights = tl.dot(to_mixed, tl.trans(_tile(values, seen, VALUE_STEP, N, D, WIDTH, WHOLE)))
+    weights = tl.exp2(tl.dot(query, tl.trans(key)) * SCALE - logsumexp[:, None])
+    if DIAGONAL:
+        weights = tl.where(queries[:, None] >= seen[None, :], weights, 0.0)
+    kept = tl.where(row[:, None] * _bits(columns, seen, N, WHOLE)[None, :] >= CUT, weights, 0.0)
+    to_logits = kept * to_weights - weights * inner[:, None]
+    return tl.dot(to_logits.to(key.dtype), key, gradient)
+
+
+@triton.jit
+def to_queries_kernel(
+    queries, keys, values, rows, columns, mixed, logsumexp, to_mixed, inners, to_queries,
+    QUERY_BATCH: tl.constexpr, QUERY_STEP: tl.constexpr, QUERY_HEAD: tl.constexpr,
+    KEY_BATCH: tl.constexpr, KEY_STEP: tl.constexpr, KEY_HEAD: tl.constexpr,
+    VALUE_BATCH: tl.constexpr, VALUE_STEP: tl.constexpr, VALUE_HEAD: tl.constexpr,
+    H: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    SCALE: tl.constexpr, CUT: tl.constexpr, KEPT: tl.constexpr, FACTOR: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a block of queries of one head, times FACTOR; and `inners` (B, H, N), for the keys."""
+    head, batch = tl.program_id(0) % H, (tl.program_id(0) // H).to(tl.int64)
+    begin = (tl.num_programs(1) - 1 - tl.program_id(1)) * QUERIES
+    tokens = begin + tl.arange(0, QUERIES)
+    here = batch * N * H * D + head * D
+    keys += batch * KEY_BATCH + head * KEY_HEAD
+    values += batch * VALUE_BATCH + head * VALUE_HEAD
+    query = _tile(queries + batch * QUERY_BATCH + head * QUERY_HEAD, tokens, QUERY_STEP, N, D, WIDTH, WHOLE)
+    to_out = _tile(to_mixed + here, tokens, H * D, N, D, WIDTH, WHOLE)
+    out = _tile(mixed + here, tokens, H * D, N, D, WIDTH, WHOLE)
+    inner = tl.sum(to_out.to(tl.float32) * out.to(tl.float32), 1) * KEPT
+    tl.store(inners + tl.program_id(0) * N + tokens, inner, mask=tokens < N)
+    logs = _of(logsumexp + tl.program_id(0) * N, tokens, float("inf"), N, WHOLE)
+    row = _bits(rows + tl.program_id(0) * N, tokens, N, WHOLE)
+    gradient = tl.zeros([QUERIES, WIDTH], tl.float32)
+    for first in tl.range(0, begin, KEYS):
+        gradient = _to_queries(
+            gradient, query, to_out, logs, inner, row, keys, values, columns, first, tokens,
+            KEY_STEP, VALUE_STEP, N, D, WIDTH, WHOLE, SCALE, CUT, False, KEYS,
+        )  # fmt: skip
+    for first in tl.range(begin, tl.minimum(begin + QUERIES, N), KEYS, num_stages=1):
+        gradient = _to_queries(
+            gradient, query, to_out, logs, inner, row, keys, values, columns, first, tokens,
+            KEY_STEP, VALUE_STEP, N, D, WIDTH, WHOLE, SCALE, CUT, True, KEYS,
+        )  # fmt: skip
+    _write(to_queries + here, gradient * FACTOR, tokens, H * D, N, D, WIDTH, WHOLE)
+
+
+@triton.jit
+def _to_keys(
+    to_key, to_value, key, value, column, queries, to_mixed, logsumexp, inners, rows, first, keys,
+    QUERY_STEP: tl.constexpr, H: tl.constexpr,
+    N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    SCALE: tl.constexpr, CUT: tl.constexpr, DIAGONAL: tl.constexpr, QUERIES: tl.constexpr,
+):  # fmt: skip
+    """The gradients of a block of keys and values, with what comes of the block of queries that begins at `first`."""
+    tokens = first + tl.arange(0, QUERIES)
+    query = _tile(queries, tokens, QUERY_STEP, N, D, WIDTH, WHOLE)
+    to_out = _tile(to_mixed, tokens, H * D, N, D, WIDTH, WHOLE)
+    logs = _of(logsumexp, tokens, float("inf"), N, WHOLE)
+    inner = _of(inners, tokens, 0.0, N, WHOLE)
+    weights = tl.exp2(tl.dot(key, tl.trans(query)) * SCALE - logs[None, :])
+    if DIAGONAL:
+        weights = tl.where(tokens[None, :] >= keys[:, None], weights, 0.0)
+    kept = tl.where(column[:, None] * _bits(rows, tokens, N, WHOLE)[None, :] >= CUT, weights, 0.0)
+    to_logits = kept * tl.dot(value, tl.trans(to_out)) - weights * inner[None, :]
+    to_value = tl.dot(kept.to(to_out.dtype), to_out, to_value)
+    return tl.dot(to_logits.to(query.dtype), query, to_key), to_value
+
+
+@triton.jit
+def to_keys_kernel(
+    queries, keys, values, rows, columns, logsumexp, to_mixed, inners, to_keys, to_values,
+    QUERY_BATCH: tl.constexpr, QUERY_STEP: tl.constexpr, QUERY_HEAD: tl.constexpr,
+    KEY_BATCH: tl.constexpr, KEY_STEP: tl.constexpr, KEY_HEAD: tl.constexpr,
+    VALUE_BATCH: tl.constexpr, VALUE_STEP: tl.constexpr, VALUE_HEAD: tl.constexpr,
+    H: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    SCALE: tl.constexpr, CUT: tl.constexpr, KEPT: tl.constexpr, FACTOR: tl.constexpr,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The gradients of a block of keys, times FACTOR, and of values of one head."""
+    head, batch = tl.program_id(0) % H, (tl.program_id(0) // H).to(tl.int64)
+    begin = tl.program_id(1) * KEYS
+    tokens = begin + tl.arange(0, KEYS)
+    here = batch * N * H * D + head * D
+    queries += batch * QUERY_BATCH + head * QUERY_HEAD
+    logsumexp += tl.program_id(0) * N
+    inners += tl.program_id(0) * N
+    rows += tl.program_id(0) * N
+    key = _tile(keys + batch * KEY_BATCH + head * KEY_HEAD, tokens, KEY_STEP, N, D, WIDTH, WHOLE)
+    value = _tile(values + batch * VALUE_BATCH + head * VALUE_HEAD, tokens, VALUE_STEP, N, D, WIDTH, WHOLE)
+    column = _bits(columns, tokens, N, WHOLE)
+    to_key, to_value = tl.zeros([KEYS, WIDTH], tl.float32), tl.zeros([KEYS, WIDTH], tl.float32)
+    for first in tl.range(begin, tl.minimum(begin + KEYS, N), QUERIES, num_stages=1):
+        to_key, to_value = _to_keys(
+            to_key, to_value, key, value, column, queries, to_mixed + here, logsumexp, inners, rows, first, tokens,
+            QUERY_STEP, H, N, D, WIDTH, WHOLE, SCALE, CUT, True, QUERIES,
+        )  # fmt: skip
+    for first in tl.range(begin + KEYS, N, QUERIES):
+        to_key, to_value = _to_keys(
+            to_key, to_value, key, value, column, queries, to_mixed + here, logsumexp, inners, rows, first, tokens,
+            QUERY_STEP, H, N, D, WIDTH, WHOLE, SCALE, CUT, False, QUERIES,
+        )  # fmt: skip
+    _write(to_keys + here, to_key * FACTOR, tokens, H * D, N, D, WIDTH, WHOLE)
+    _write(to_values + here, to_value / KEPT, tokens, H * D, N, D, WIDTH, WHOLE)
