@@ -118,7 +118,7 @@ def gumbel_noise(like: Tensor) -> Tensor:
     slower.
     """
     if like.device.type == "cuda":
-        return exponential_like(like).log_().neg_()
+        return exponential_like(like.detach()).log_().neg_()
     return uniform_like(like).log_().neg_().log_().neg_()
 
 
