@@ -72,12 +72,12 @@ class Divergence(Watch):
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            tensors = parameters
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            largest = module.largest_gradient()
         else:
-            tensors = [p.grad for p in parameters if p.grad is not None]
-        self.note(trainer, torch.isfinite(torch.nn.utils.get_total_norm(tensors, float("inf"))))
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            largest = torch.nn.utils.get_total_norm(parameters, float("inf"))
+        self.note(trainer, torch.isfinite(largest))
 
 
 class FirstEvaluation(Watch):
