@@ -4,6 +4,7 @@ A GPU works through a queue of operations. To read a value (`float(x)`, `if x:`)
 and then the GPU waits for the CPU. So a training step reads nothing: what must be known is looked at now and then.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,16 @@ def is_logged(trainer: "Trainer") -> bool:
     """Whether Lightning logs the step that is being made; with `log_every_n_steps` 0 it logs none."""
     interval: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # the trainer's connector sets it
     return interval > 0 and (trainer.global_step + 1) % interval == 0
+
+
+def leave_threads(device: torch.device) -> None:
+    """Where the device is no CPU, have torch's operations on the CPU take one thread, unless OMP_NUM_THREADS says else.
+
+    Making a batch is all that they do in a step. With 16 threads these spin between two batches, and wait for one
+    another as soon as anything else runs on the machine: a step of 16 ms took up to 60.
+    """
+    if device.type != "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 class FirstBadStep:

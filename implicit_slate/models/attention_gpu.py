@@ -19,8 +19,10 @@ on an H200."""
 
 
 def goes(queries: Tensor) -> bool:
-    """Whether `attend` takes such queries."""
-    return HAS_TRITON and queries.device.type == "cuda" and queries.dtype in (torch.bfloat16, torch.float16)
+    """Whether `attend` takes such queries: of 16 bits, where the step is compiled. By itself each call keeps the CPU
+    longer than the GPU, and a step at the paper's size took 54 ms instead of 33."""
+    is_possible = HAS_TRITON and queries.device.type == "cuda" and queries.dtype in (torch.bfloat16, torch.float16)
+    return is_possible and torch.compiler.is_compiling()
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:

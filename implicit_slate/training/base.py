@@ -54,6 +54,7 @@ class TrainingModule(Checked, L.LightningModule):
 
     def setup(self, stage: str) -> None:
         keep_freed_memory()
+        host.leave_threads(self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if (clip := self.trainer.gradient_clip_val) is not None:

@@ -38,23 +38,23 @@ def test_a_cpu_is_shared_by_threads(eight_cores, workers, devices, expected):
 
 
 @pytest.mark.parametrize(
-    "visible, workers, devices, accelerators, cells_per_device, expected, threads",
+    "visible, workers, devices, accelerators, cells_per_device, expected",
     [
-        (None, None, 2, 4, None, ["0,1", "2,3"], 2),
-        (None, None, 1, 2, 2, ["0", "1", "0", "1"], 2),
-        (None, None, 2, 5, 2, ["0,1", "2,3", "0,1", "2,3"], 1),
-        (None, 3, 1, 2, 4, ["0", "1", "0"], 2),
-        ("5,7", None, 1, 2, None, ["5", "7"], 4),
+        (None, None, 2, 4, None, ["0,1", "2,3"]),
+        (None, None, 1, 2, 2, ["0", "1", "0", "1"]),
+        (None, None, 2, 5, 2, ["0,1", "2,3", "0,1", "2,3"]),
+        (None, 3, 1, 2, 4, ["0", "1", "0"]),
+        ("5,7", None, 1, 2, None, ["5", "7"]),
     ],
 )
 def test_every_worker_has_its_own_gpus_or_a_part_of_them(
-    eight_cores, monkeypatch, visible, workers, devices, accelerators, cells_per_device, expected, threads
+    eight_cores, monkeypatch, visible, workers, devices, accelerators, cells_per_device, expected
 ):
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     shared = Resources.share_out(workers, devices, accelerators, cells_per_device)
     found = [shared.environment(worker)["CUDA_VISIBLE_DEVICES"] for worker in range(shared.workers)]
-    assert found == expected and shared.threads == threads
+    assert found == expected and shared.environment(0)["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.mark.parametrize(

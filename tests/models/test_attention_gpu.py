@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from implicit_slate.models import attention, attention_gpu
+from implicit_slate.models import attention
 from implicit_slate.models.attention_gpu import attend_dropped
 from tests.models.test_attention import spelled_out
 
@@ -65,13 +65,11 @@ def test_a_gpu_does_what_is_spelled_out(shape, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_gpu_drops_at_the_rate_with_other_numbers_every_time(compiled):
+def test_a_gpu_drops_at_the_rate_with_other_numbers_every_time():
     torch._dynamo.reset()
-    attend = torch.compile(attention.attend, fullgraph=True, mode="reduce-overhead") if compiled else attention.attend
+    attend = torch.compile(attention.attend, fullgraph=True, mode="reduce-overhead")
     queries = torch.zeros(50, 8, 96, 16, device="cuda", dtype=torch.bfloat16)
     values = torch.ones_like(queries)
-    assert attention_gpu.goes(queries)
     found = [attend(queries, queries, values, 0.1).float().clone() for _ in range(5)]
     for mixed in found:  # the last query attends to 96 keys alike
         assert abs(float(mixed[:, :, -1].mean()) - 1) < 5 * (0.1 / 0.9 / (400 * 96)) ** 0.5 + 2e-3

@@ -160,3 +160,17 @@ def test_whoever_can_wait_gets_the_error_at_once(as_on_a_gpu):
         made.model.slot_attention.project_q.weight.fill_(torch.nan)
     with pytest.raises(NotFinite, match="first evaluation"):
         made.model.encode(TinyImages().probe(1)["image"])
+
+
+@pytest.mark.parametrize(("device", "given", "expected"), [("cpu", None, 2), ("cuda", None, 1), ("cuda", "2", 2)])
+def test_beside_a_gpu_the_cpu_computes_with_one_thread(monkeypatch, device, given, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        host.leave_threads(torch.device(device))
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

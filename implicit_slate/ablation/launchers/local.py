@@ -71,8 +71,8 @@ class Resources:
 
     @property
     def threads(self) -> int:
-        """CPU threads of each process."""
-        return max(1, self.cores // (self.workers * self.devices))
+        """CPU threads of each process; beside a GPU there is nothing to share, see `host.leave_threads`."""
+        return 1 if self.accelerators else max(1, self.cores // (self.workers * self.devices))
 
     def environment(self, worker: int) -> dict[str, str]:
         """The environment variables that give a worker its share."""
