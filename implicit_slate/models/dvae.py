@@ -114,27 +114,9 @@ def gumbel_softmax(logits: Tensor, tau: float | Tensor, hard: bool = False, nois
 def gumbel_noise(like: Tensor) -> Tensor:
     """Standard Gumbel noise -log(-log U) in the shape of `like`, in float32 whatever the precision of training.
 
-    It is computed in place from uniform numbers: on a CPU torch draws exponential numbers one by one, which is far
-    slower.
+    It is computed in place from uniform numbers: torch draws exponential numbers one by one, which is far slower.
     """
-    if like.device.type == "cuda":
-        return exponential_like(like.detach()).log_().neg_()
     return uniform_like(like).log_().neg_().log_().neg_()
-
-
-@torch.library.custom_op("implicit_slate::exponential_like", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def exponential_like(x: Tensor) -> Tensor:
-    """Exponential random numbers with mean 1 in the shape of `x`, in float32.
-
-    It is an operation of its own so that torch's kernel draws them, four at a time, also where the rest is compiled:
-    Inductor would draw them one by one in the softmax's kernel.
-    """
-    return torch.empty_like(x, dtype=torch.float32).exponential_()
-
-
-@exponential_like.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x, dtype=torch.float32)
 
 
 @torch.no_grad()
