@@ -33,7 +33,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float = 0.0) -> 
     """
     if 0 < rate < 1 and queries.device.type == "cpu" and not torch.compiler.is_compiling():
         return _DroppedAttention.apply(queries, keys, values, rate)
-    if 0 < rate < 1 and attention_gpu.goes(queries):
+    if 0 < rate < 1 and attention_gpu.takes(queries):
         return attention_gpu.attend(queries, keys, values, rate)
     return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=True)
 

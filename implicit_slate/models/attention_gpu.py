@@ -12,17 +12,19 @@ from torch import Tensor
 from torch.library import custom_op
 
 HAS_TRITON = find_spec("triton") is not None
+LONGEST = 32
+"""Numbers in a head. With more, cuDNN's kernel computes nothing in vain."""
 OF_QUERIES = {"QUERIES": 64, "KEYS": 32, "num_warps": 4}
 OF_KEYS = {"QUERIES": 32, "KEYS": 64, "num_warps": 4, "num_stages": 2}
 """Tiles of the kernels that hold queries and of the one that holds keys: of nine that were tried the quickest
 on an H200."""
 
 
-def goes(queries: Tensor) -> bool:
-    """Whether `attend` takes such queries: of 16 bits, where the step is compiled. By itself each call keeps the CPU
-    longer than the GPU, and a step at the paper's size took 54 ms instead of 33."""
-    is_possible = HAS_TRITON and queries.device.type == "cuda" and queries.dtype in (torch.bfloat16, torch.float16)
-    return is_possible and torch.compiler.is_compiling()
+def takes(queries: Tensor) -> bool:
+    """Whether `attend` is for such queries: of 16 bits, of short heads, on a GPU, where the step is compiled. Op by op,
+    a call keeps the CPU longer than the GPU, and a step at the paper's size took 54 ms instead of 33."""
+    is_small = queries.dtype in (torch.bfloat16, torch.float16) and queries.shape[-1] <= LONGEST
+    return HAS_TRITON and queries.device.type == "cuda" and is_small and torch.compiler.is_compiling()
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:

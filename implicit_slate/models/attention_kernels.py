@@ -27,9 +27,7 @@ def _tile(
 
 
 @triton.jit
-def _write(
-    start, tile, tokens, STEP: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr
-):
+def _write(start, tile, tokens, STEP: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr):
     column = tl.arange(0, WIDTH)
     inside = (tokens[:, None] < N) & (column[None, :] < D)
     tl.store(start + tokens[:, None] * STEP + column[None, :], tile.to(start.dtype.element_ty), mask=inside)
@@ -103,7 +101,7 @@ def forward_kernel(
         )  # fmt: skip
     tl.store(logsumexp + tl.program_id(0) * N + tokens, largest + tl.log2(total), mask=tokens < N)
     sums = sums / (total * KEPT)[:, None]
-    _write(mixed + batch * N * H * D + head * D, sums, tokens, H * D, N, D, WIDTH, WHOLE)
+    _write(mixed + batch * N * H * D + head * D, sums, tokens, H * D, N, D, WIDTH)
 
 
 # The gradient of the logits is P∘(mask∘(dO Vᵀ)/kept - (dO∘O)1), with the share that is kept; that share is divided by
@@ -164,7 +162,7 @@ def to_queries_kernel(
             gradient, query, to_out, logs, inner, row, keys, values, columns, first, tokens,
             KEY_STEP, VALUE_STEP, N, D, WIDTH, WHOLE, SCALE, CUT, True, KEYS,
         )  # fmt: skip
-    _write(to_queries + here, gradient * FACTOR, tokens, H * D, N, D, WIDTH, WHOLE)
+    _write(to_queries + here, gradient * FACTOR, tokens, H * D, N, D, WIDTH)
 
 
 @triton.jit
@@ -222,5 +220,5 @@ def to_keys_kernel(
             to_key, to_value, key, value, column, queries, to_mixed + here, logsumexp, inners, rows, first, tokens,
             QUERY_STEP, H, N, D, WIDTH, WHOLE, SCALE, CUT, False, QUERIES,
         )  # fmt: skip
-    _write(to_keys + here, to_key * FACTOR, tokens, H * D, N, D, WIDTH, WHOLE)
-    _write(to_values + here, to_value / KEPT, tokens, H * D, N, D, WIDTH, WHOLE)
+    _write(to_keys + here, to_key * FACTOR, tokens, H * D, N, D, WIDTH)
+    _write(to_values + here, to_value / KEPT, tokens, H * D, N, D, WIDTH)
