@@ -171,7 +171,7 @@ def log_hparams(folder: Path, result: Mapping[str, Any]) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     # As a number, a seed would be shown as 0.0000 and filtered by an interval. TensorBoard has no null.
-    axes = {axis: str(v) if axis == "seed" or v is None else v for axis, v in result["axes"].items()}
+    axes = {axis: str(v) if axis == "seed" else "null" if v is None else v for axis, v in result["axes"].items()}
     measures = headline_columns()
     boxes = ("on", "off")  # to tick, as a filter; without such a domain it is a text field or an interval
     columns = [HParam(k, Discrete(boxes if v in boxes else (), dtype=type(v))) for k, v in axes.items()]
