@@ -95,6 +95,9 @@ class ImageDataModule(Checked, LightningDataModule):
         seed: of the order of training examples; None: the run's own (`seed_everything`).
     """
 
+    on_device = False
+    """Whether all images of a split, which are `ArrayImages`, are kept in the memory of the trainer's device."""
+
     def __init__(
         self,
         image_size: MultipleOf4,
@@ -140,6 +143,9 @@ class ImageDataModule(Checked, LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, images: Images, sampler: StepBatchSampler | SequentialShard) -> DataLoader:
+        if self.on_device:
+            self._move(images)
+            return DataLoader(images, batch_size=None, sampler=sampler)
         # batch_size=None: the sampler gives whole batches of indices, and the images are read a batch at a time.
         return DataLoader(
             images,
@@ -149,3 +155,12 @@ class ImageDataModule(Checked, LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _move(self, images: ArrayImages) -> None:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        try:
+            images.move_to(device)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"on_device: {len(images)} images, {images.nbytes / 1e9:.1f} GB, do not fit into the memory of {device}"
+            ) from None

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
 from data_modules.base import ArrayImages, ImageDataModule, Splits, split_70_15_15
 from data_modules.cache import open_cache
 from data_modules.image_files import SQUARE, Crop, Item, Size, open_image, open_mask
-from data_modules.sampling import SequentialShard, StepBatchSampler
 from data_modules.sources import FileSource, Source
 from implicit_slate.allowed import MultipleOf4, NonNegativeInt, PositiveInt
 from implicit_slate.errors import UserError
@@ -156,15 +153,3 @@ class CachedDataModule(ImageDataModule):
         if isinstance(source, FileSource) and not source.items:
             return ArrayImages(np.empty((0, self.image_size, self.image_size, 3), np.uint8))
         return open_cache(source, split, self.root, self.cache_dir, self.selection)
-
-    def _loader(self, images: ArrayImages, sampler: StepBatchSampler | SequentialShard) -> DataLoader:
-        if not self.on_device:
-            return super()._loader(images, sampler)
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        try:
-            images.move_to(device)
-        except torch.OutOfMemoryError:
-            raise UserError(
-                f"on_device: {len(images)} images, {images.nbytes / 1e9:.1f} GB, do not fit into the memory of {device}"
-            ) from None
-        return DataLoader(images, batch_size=None, sampler=sampler)
