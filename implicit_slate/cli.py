@@ -32,7 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "whether trained slots are fixed points, and how near each gradient mode is to the exact one",
     ),
     "data render": ("data_modules.rendering.generate:main", "make scenes like CLEVR-Mirror's, with instance masks"),
-    "data check": ("data_modules.checking:main", "list what is wrong with a data set's folder"),
+    "data check": ("implicit_slate.evaluation.check_data:main", "list what is wrong with a data set's folder"),
     "data download": ("data_modules.downloading.command:main", "fetch the data sets that have a stable public address"),
     "data write": ("implicit_slate.evaluation.write_data:main", "write an experiment's images and masks as a folder"),
     "export": ("implicit_slate.training.export:main", "a checkpoint's model as a file that `load_pretrained` reads"),

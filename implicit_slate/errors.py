@@ -19,8 +19,10 @@ class TrainingError(RuntimeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean X?"` for the known name closest to `name`, else the list of all known names."""
+    """`"; did you mean X?"` for the known name closest to `name`, else the list of all known names; "" without any."""
     known = [str(k) for k in known]
+    if not known:
+        return ""
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 

@@ -154,7 +154,7 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys, by_lightning):
                 sys.exit(1)
             raise
 
-    monkeypatch.setattr("data_modules.checking.main", interrupted)
+    monkeypatch.setattr("implicit_slate.evaluation.check_data.main", interrupted)
     assert main(["data", "check", "folder", "."]) == 130
     assert capsys.readouterr().err == "stopped: data check\n"
 

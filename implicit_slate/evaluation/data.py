@@ -43,10 +43,24 @@ def describe_data(checkpoint: Path, given: str | None, options: Sequence[str]) -
         if not isinstance(content.get("data"), dict):
             raise UserError(f"{base}: expected a section 'data' with a class_path, found none")
         arguments = [f"--data={json.dumps(content['data'])}", *arguments]
+    return parse_data(arguments)
+
+
+def parse_data(arguments: Sequence[str]) -> DataConfig:
+    """What options say, `--data CLASS` and `--data.KEY VALUE` each. `UserError` for one that is unknown or wrong."""
     try:
-        return _parser().parse_args(arguments).data.as_dict()
+        return _parser().parse_args(list(arguments)).data.as_dict()
     except ArgumentError as error:
         raise explain(error) from None
+
+
+def make_module(data: DataConfig) -> ImageDataModule:
+    """The data module, before anything is read. `UserError` for what its constructor does not take."""
+    parser = _parser()
+    try:
+        return parser.instantiate(parser.parse_args([f"--data={json.dumps(data)}"])).data
+    except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
+        raise UserError(f"data: {explain(error)}") from None
 
 
 def load_splits(data: DataConfig) -> Splits:
@@ -80,11 +94,7 @@ def describe_split(data: DataConfig, split: str) -> str:
 
 @lru_cache(maxsize=1)
 def _load(config: str) -> Splits:
-    parser = _parser()
-    try:
-        module: ImageDataModule = parser.instantiate(parser.parse_args([f"--data={config}"])).data
-    except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
-        raise UserError(f"data: {explain(error)}") from None
+    module = make_module(json.loads(config))
     module.prepare_data()
     module.setup("test")
     return module.splits

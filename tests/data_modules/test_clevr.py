@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import data_modules
 from data_modules import CLEVR
 from tests.data_modules import made
 
@@ -115,9 +114,9 @@ def test_too_few_scenes(file, blames):
     blames("clevr", file.parent, message)
 
 
-def test_a_check(file, check, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_modules, "CLEVR", functools.partial(CLEVR, num_train=8, num_eval=2))
-    status, lines = check("clevr", file.parent, "--fix-list", tmp_path / "list" / "good.txt")
+def test_a_check_of_a_part(file, check, tmp_path):
+    part = ("--data.num_train", 8, "--data.num_eval", 2)
+    status, lines = check("clevr", file.parent, *part, "--fix-list", tmp_path / "list" / "good.txt")
     assert status == 1 and lines == [
         "scenes 12 scenes",
         "12 of 320 × 240 pixels",

@@ -1,10 +1,12 @@
 """`implicit-slate data check KIND DIR`: compares a folder with the format of its data set.
 
-All that the data module would read is read and decoded. What is wrong is printed line by line: path, what was expected,
-what was found. Exit status: 0 all is well, 1 something is wrong in the data, 2 bad usage, such as a folder that is not
-there.
+All that the data module would read is read and decoded; --data.KEY VALUE gives it a setting. What is wrong is printed
+line by line: path, what was expected, what was found. Exit status: 0 all is well, 1 something is wrong in the data,
+2 bad usage, such as a folder that is not there.
 """
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -22,6 +24,7 @@ if TYPE_CHECKING:  # these import PyTorch, which `--help` does not need
     from data_modules.sources import Source
 
 EXAMPLES = """implicit-slate data check clevr-mirror data/clevr_mirror
+implicit-slate data check clevr part.hdf5 --data.num_train 900 --data.num_eval 50
 implicit-slate data check folder photos --fix-list photos/good.txt"""
 
 
@@ -98,10 +101,11 @@ def _counts(samples: list[Sample], unit: str) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args, options = parser().parse_with_data_options(sys.argv[1:] if argv is None else argv)
     if args.kind not in data_modules.KINDS:
         raise UserError(f"data check: unknown kind {args.kind!r}{nearest(args.kind, data_modules.KINDS)}")
-    kind = getattr(data_modules, data_modules.KINDS[args.kind])
+    name = data_modules.KINDS[args.kind]
+    kind = getattr(data_modules, name)
     if not args.folder.is_dir() and not (kind.may_be_a_file and args.folder.is_file()):
         raise UserError(f"{args.folder}: expected the folder of a data set, found none")
     if args.fix_list is not None:
@@ -109,7 +113,10 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--fix-list {args.fix_list}: exists already")
         check_writable(args.fix_list.parent)
 
-    module = kind(args.folder)
+    from implicit_slate.evaluation.data import make_module, parse_data  # this imports PyTorch
+
+    root = f"--data.root={os.path.join(os.curdir, args.folder)}"  # a folder may be called null
+    module = make_module(parse_data([f"--data=data_modules.{name}", *options, root]))
     samples, problems = check(module, args.workers)
     bad = [sample for sample in samples if sample.examined.problems]
     problems = list(dict.fromkeys([*problems, *(problem for sample in bad for problem in sample.examined.problems)]))
