@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from implicit_slate import load_pretrained
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
-from implicit_slate.models import SLATE, DiscreteVAE
+from implicit_slate.models import DiscreteVAE, SlotModel
 from implicit_slate.models.portable import FOLDER, KEY
 from implicit_slate.training import SLATEModule, SpatialBroadcastModule
 from implicit_slate.training.checkpoints import load_trained
@@ -106,6 +106,6 @@ def test_a_training_takes_its_dvae_from_a_file_or_by_name(file):
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_a_shipped_model_loads_and_has_its_section_in_the_card(path):
-    assert isinstance(load_pretrained(path.stem), SLATE | DiscreteVAE)
+    assert isinstance(load_pretrained(path.stem), SlotModel | DiscreteVAE)
     assert f"\n## {path.stem}\n" in (FOLDER / "README.md").read_text()
     assert path.stat().st_size < 3_000_000
