@@ -72,11 +72,14 @@ class Divergence(Watch):
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            largest = torch.nn.utils.get_total_norm(parameters, float("inf"))
+        elif hasattr(module, "largest_gradient"):  # ours, which need it for clipping, too
             largest = module.largest_gradient()
         else:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            largest = torch.nn.utils.get_total_norm(parameters, float("inf"))
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
         self.note(trainer, torch.isfinite(largest))
 
 
