@@ -14,6 +14,10 @@ if TYPE_CHECKING:  # the fixed points use this module, and need no Lightning
     from lightning import Trainer
 
 
+THREADS_ARE_GIVEN = "OMP_NUM_THREADS" in os.environ
+"""By the user: Lightning sets the variable as well, later."""
+
+
 def is_free_to_read(value: Tensor) -> bool:
     """Whether reading a value costs nothing: it is on the CPU, and not part of a graph that `torch.compile` traces."""
     return value.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -31,7 +35,7 @@ def leave_threads(device: torch.device) -> None:
     Making a batch is all that they do in a step. Several threads wait for one another, and for long if anything else
     runs on the machine: on an H200 with 16 cores a step of 16 ms took up to 63.
     """
-    if device.type != "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    if device.type != "cpu" and not THREADS_ARE_GIVEN:
         torch.set_num_threads(1)
 
 

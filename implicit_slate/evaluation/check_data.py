@@ -5,7 +5,6 @@ line by line: path, what was expected, what was found. Exit status: 0 all is wel
 2 bad usage, such as a folder that is not there.
 """
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -113,10 +112,13 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"--fix-list {args.fix_list}: exists already")
         check_writable(args.fix_list.parent)
 
-    from implicit_slate.evaluation.data import make_module, parse_data  # this imports PyTorch
+    from implicit_slate.evaluation.data import parse_data  # this imports PyTorch
 
-    root = f"--data.root={os.path.join(os.curdir, args.folder)}"  # a folder may be called null
-    module = make_module(parse_data([f"--data=data_modules.{name}", *options, root]))
+    if any(option.partition("=")[0] == "--data.root" for option in options):
+        raise UserError("data check: the folder is DIR, not --data.root")
+    # Not by way of the options: a folder may have a name that YAML reads as something else.
+    settings = parse_data([f"--data=data_modules.{name}", *options, "--data.root=."])["init_args"]
+    module = kind(**settings | {"root": args.folder})
     samples, problems = check(module, args.workers)
     bad = [sample for sample in samples if sample.examined.problems]
     problems = list(dict.fromkeys([*problems, *(problem for sample in bad for problem in sample.examined.problems)]))

@@ -79,7 +79,7 @@ class TrainingModule(Checked, L.LightningModule):
         """(), the infinity norm of the gradient of all trained parameters in this step, before clipping.
 
         It is taken when it is first asked for, from `on_before_optimizer_step` on: clipping and `Divergence` want it,
-        and on a GPU the CPU's part of it is a millisecond.
+        and on a GPU the CPU's part of it is a millisecond. Nothing may change the gradient after that.
         """
         if self._largest_gradient is None:
             gradients = [p.grad for p in self._trained() if p.grad is not None]

@@ -162,11 +162,9 @@ def test_whoever_can_wait_gets_the_error_at_once(as_on_a_gpu):
         made.model.encode(TinyImages().probe(1)["image"])
 
 
-@pytest.mark.parametrize(("device", "given", "expected"), [("cpu", None, 2), ("cuda", None, 1), ("cuda", "2", 2)])
+@pytest.mark.parametrize(("device", "given", "expected"), [("cpu", False, 2), ("cuda", False, 1), ("cuda", True, 2)])
 def test_beside_a_gpu_the_cpu_computes_with_one_thread(monkeypatch, device, given, expected):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(host, "THREADS_ARE_GIVEN", given)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
