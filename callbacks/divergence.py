@@ -72,14 +72,13 @@ class Divergence(Watch):
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            largest = torch.nn.utils.get_total_norm(parameters, float("inf"))
-        elif hasattr(module, "largest_gradient"):  # ours, which need it for clipping, too
+        is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if not is_scaled and hasattr(module, "largest_gradient"):  # of ours, which need it for clipping, too
             largest = module.largest_gradient()
         else:
-            gradients = [p.grad for p in parameters if p.grad is not None]
-            largest = torch.nn.utils.get_total_norm(gradients, float("inf"))
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            tensors = parameters if is_scaled else [p.grad for p in parameters if p.grad is not None]
+            largest = torch.nn.utils.get_total_norm(tensors, float("inf"))
         self.note(trainer, torch.isfinite(largest))
 
 

@@ -54,15 +54,6 @@ def parse_data(arguments: Sequence[str]) -> DataConfig:
         raise explain(error) from None
 
 
-def make_module(data: DataConfig) -> ImageDataModule:
-    """The data module, before anything is read. `UserError` for what its constructor does not take."""
-    parser = _parser()
-    try:
-        return parser.instantiate(parser.parse_args([f"--data={json.dumps(data)}"])).data
-    except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
-        raise UserError(f"data: {explain(error)}") from None
-
-
 def load_splits(data: DataConfig) -> Splits:
     """The last data is kept, since the cells of a grid mostly have the same.
 
@@ -94,7 +85,11 @@ def describe_split(data: DataConfig, split: str) -> str:
 
 @lru_cache(maxsize=1)
 def _load(config: str) -> Splits:
-    module = make_module(json.loads(config))
+    parser = _parser()
+    try:
+        module: ImageDataModule = parser.instantiate(parser.parse_args([f"--data={config}"])).data
+    except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
+        raise UserError(f"data: {explain(error)}") from None
     module.prepare_data()
     module.setup("test")
     return module.splits
