@@ -5,7 +5,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from implicit_slate.models import gumbel_gpu
 from implicit_slate.models.layers import uniform_like, xavier_uniform_
 
 WIDTH = 64
@@ -16,16 +18,53 @@ class Conv2d(nn.Conv2d):
     """`nn.Conv2d`; of 1×1 kernels on channels-last images the matrix product that it is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kernel_size == (1, 1) and x.is_contiguous(memory_format=torch.channels_last):
+        # A GPU convolves float32 numbers with TF32 factors, which is torch's default, and multiplies them without.
+        is_slower = x.device.type == "cuda" and not torch.is_autocast_enabled("cuda")
+        if self.kernel_size == (1, 1) and x.is_contiguous(memory_format=torch.channels_last) and not is_slower:
             return F.linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
         return super().forward(x)
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm` of one group, in operations that keep the layout where they are compiled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return _ImageNorm.apply(x, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
+class _ImageNorm(torch.autograd.Function):
+    """Images (B, C, H, W), whatever their precision, with mean 0 and variance 1, times weight (C,), plus bias (C,).
+
+    Inductor computes torch's group norm in another layout than the channels-last one of the convolutions beside it, with
+    copies between, and its own gradient of these lines in three times as many kernels.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        precise = x.to(weight.dtype)
+        variance, mean = torch.var_mean(precise, (1, 2, 3), correction=0, keepdim=True)
+        scale = (variance + eps).rsqrt()
+        ctx.save_for_backward(x, weight, mean, scale)
+        return (precise - mean) * scale * weight[:, None, None] + bias[:, None, None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        x, weight, mean, scale = ctx.saved_tensors
+        normed = (x.to(weight.dtype) - mean) * scale
+        to_bias, to_weight = gradient.sum((2, 3)), (gradient * normed).sum((2, 3))  # of each image
+        along_mean, along_normed = ((each * weight).sum(1)[:, None, None, None] for each in (to_bias, to_weight))
+        to_x = scale * (gradient * weight[:, None, None] - (along_mean + normed * along_normed) / x[0].numel())
+        return to_x.to(x.dtype), to_weight.sum(0), to_bias.sum(0), None
 
 
 def conv_block(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
     """Convolution without bias, GroupNorm with one group, ReLU."""
     conv = Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
     nn.init.kaiming_uniform_(conv.weight, nonlinearity="relu")
-    return nn.Sequential(conv, nn.GroupNorm(1, out_channels), nn.ReLU())
+    return nn.Sequential(conv, GroupNorm(1, out_channels), nn.ReLU())
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Module:
@@ -102,6 +141,8 @@ def gumbel_softmax(logits: Tensor, tau: float | Tensor, hard: bool = False, nois
         hard: one-hot values, with the gradient of the soft ones (straight-through).
         noise: the standard Gumbel noise to use; drawn if it is not given.
     """
+    if noise is None and not hard and gumbel_gpu.takes(logits):
+        return gumbel_gpu.sample(logits, tau)
     if noise is None:
         noise = gumbel_noise(logits)
     soft = (logits + noise).div_(tau).softmax(-1).to(logits.dtype)

@@ -29,7 +29,8 @@ def test_losses_and_gradients_are_the_same_and_all_temperatures_share_two_graphs
     compiled = torch.compile(model.losses, fullgraph=True, backend=backend)
     for tau in (1.0, 0.9, 0.8, 0.7):
         expected = losses_and_gradients(model, model.losses, tau)
-        torch.testing.assert_close(losses_and_gradients(model, compiled, tau), expected, rtol=1e-4, atol=1e-5)
+        for name, value in losses_and_gradients(model, compiled, tau).items():
+            assert (value - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-6, name
     assert backend.frame_count <= 2  # one for a number, one for any
 
 

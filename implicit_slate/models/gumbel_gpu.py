@@ -1,0 +1,52 @@
+"""`dvae.gumbel_softmax` for a GPU, as an operation that `torch.compile` and CUDA graphs take as it is."""
+
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+from implicit_slate.models.attention_gpu import HAS_TRITON
+
+
+def takes(logits: Tensor) -> bool:
+    """Whether `sample` is for such logits: in float32, on a GPU, where the step is compiled."""
+    on_gpu = logits.device.type == "cuda" and logits.dtype == torch.float32
+    return HAS_TRITON and on_gpu and torch.compiler.is_compiling()
+
+
+def sample(logits: Tensor, tau: float | Tensor) -> Tensor:
+    """As `dvae.gumbel_softmax` with noise of its own; in autocast's precision, where that is on."""
+    tau = torch.as_tensor(tau, dtype=torch.float32, device=logits.device)
+    seed = torch.randint(2**63 - 1, (1,), device=logits.device)
+    device = logits.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else logits.dtype
+    return gumbel_softmax(logits.contiguous(), tau, seed, dtype)
+
+
+@custom_op("implicit_slate::gumbel_softmax", mutates_args=())
+def gumbel_softmax(logits: Tensor, tau: Tensor, seed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Contiguous logits (…, V), tau () and a seed (1,) of 64 bits -> a sample of that type in the shape of `logits`."""
+    from implicit_slate.models.gumbel_kernel import gumbel_softmax_kernel
+
+    soft, size = torch.empty_like(logits, dtype=dtype), logits.shape[-1]
+    sizes = {"V": size, "QUARTER": 1 << (-(-size // 4) - 1).bit_length(), "FAST": logits.device.type == "cuda"}
+    gumbel_softmax_kernel[(logits.numel() // size,)](logits, tau, seed, soft, **sizes, num_warps=8)
+    return soft
+
+
+@gumbel_softmax.register_fake
+def _(logits, tau, seed, dtype):
+    return torch.empty_like(logits, dtype=dtype)
+
+
+def _keep(ctx, inputs, output) -> None:
+    ctx.dtype = inputs[0].dtype
+    ctx.save_for_backward(inputs[1], output)
+
+
+def _backward(ctx, gradient: Tensor):
+    tau, soft = ctx.saved_tensors
+    soft, gradient = soft.to(ctx.dtype), gradient.to(ctx.dtype)
+    return soft * (gradient - (soft * gradient).sum(-1, keepdim=True)) / tau, None, None, None
+
+
+gumbel_softmax.register_autograd(_backward, setup_context=_keep)

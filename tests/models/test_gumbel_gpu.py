@@ -1,0 +1,79 @@
+"""The Gumbel-softmax of a GPU: its distribution and its gradient; without one, its kernel as Triton interprets it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scipy import stats
+
+from implicit_slate.models.dvae import gumbel_softmax
+from implicit_slate.models.gumbel_gpu import gumbel_softmax as operation
+
+TAU = 0.7
+
+
+def draw(vocab_size, device="cpu", dtype=torch.float32):
+    """A sample, its logits, and their gradient for one of the sample, which comes last."""
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(20, 30, vocab_size, device=device)
+    logits.requires_grad_()
+    seed = torch.randint(2**63 - 1, (1,), device=device)
+    soft = operation(logits, torch.tensor(TAU, device=device), seed, dtype)
+    up = torch.randn(soft.shape, device=device).to(dtype)
+    return soft.detach(), logits.detach(), torch.autograd.grad(soft, logits, up)[0], up
+
+
+def check_distribution_and_gradient(vocab_size, device="cpu"):
+    soft, logits, gradient, up = draw(vocab_size, device)
+    assert torch.allclose(soft.sum(-1), torch.ones(soft.shape[:-1], device=device))
+    # log soft is (logits + noise) / tau up to a constant, and a difference of two Gumbel numbers is a logistic one.
+    noise = TAU * soft.double().log() - logits
+    differences = (noise[..., 0:-1:2] - noise[..., 1::2]).flatten()
+    differences = differences[differences.isfinite()].cpu().numpy()  # some weights are too small for float32
+    assert len(differences) > 0.9 * noise.numel() / 2
+    assert stats.kstest(differences, stats.logistic.cdf).pvalue > 1e-3
+    assert stats.kstest(1.5 * differences, stats.logistic.cdf).pvalue < 1e-3
+    assert abs(stats.pearsonr(differences[:-1], differences[1:]).statistic) < 5 * len(differences) ** -0.5
+    noise = noise.nan_to_num(neginf=-1e3).float()
+    leaf = logits.clone().requires_grad_()
+    again = gumbel_softmax(leaf, TAU, noise=noise)
+    torch.testing.assert_close(again.detach(), soft, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(gradient, torch.autograd.grad(again, leaf, up)[0], rtol=1e-3, atol=1e-5)
+
+
+def test_the_kernel_in_triton_s_interpreter():
+    """In a process of its own, because what interprets is chosen when Triton is imported."""
+    pytest.importorskip("triton")
+    command = [sys.executable, "-m", "tests.models.test_gumbel_gpu"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("vocab_size", [4, 70, 512, 4096])
+def test_a_gpu_samples_the_distribution(vocab_size):
+    check_distribution_and_gradient(vocab_size, "cuda")
+
+
+@pytest.mark.gpu
+def test_a_gpu_compiles_it_and_draws_other_numbers_every_time():
+    torch._dynamo.reset()
+    sample = torch.compile(gumbel_softmax, fullgraph=True, mode="reduce-overhead")
+    logits = torch.randn(4, 9, 64, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        found = [sample(logits, torch.full((), TAU, device="cuda")).clone() for _ in range(5)]
+    assert all(soft.dtype == torch.bfloat16 for soft in found)
+    assert not any(torch.equal(a, b) for a, b in zip(found, found[1:]))
+
+
+if __name__ == "__main__":
+    small = torch.randn(2, 3, 30, requires_grad=True), torch.tensor(TAU), torch.zeros(1, dtype=torch.int64)
+    torch.library.opcheck(operation, (*small, torch.float32))
+    for vocab_size in (4, 70, 512):
+        check_distribution_and_gradient(vocab_size)
