@@ -37,8 +37,8 @@ class GroupNorm(nn.GroupNorm):
 class _ImageNorm(torch.autograd.Function):
     """Images (B, C, H, W), whatever their precision, with mean 0 and variance 1, times weight (C,), plus bias (C,).
 
-    Inductor computes torch's group norm in another layout than the channels-last one of the convolutions beside it, with
-    copies between, and its own gradient of these lines in three times as many kernels.
+    Inductor computes torch's group norm in another layout than the channels-last one of the convolutions beside it,
+    with copies between, and its own gradient of these lines in three times as many kernels.
     """
 
     @staticmethod
