@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from benchmarks.common import DEVICE, synchronize
-from benchmarks.gpu_sections import CUDA_GRAPHS, Parts, Variant, hours, seconds_of
+from benchmarks.gpu_sections import Parts, Variant, hours, seconds_of
 from benchmarks.gpu_worker import Row, Scale
 from benchmarks.slot_jacobian import CADENCE
 from benchmarks.training_step import GRADIENTS
@@ -86,8 +86,7 @@ def fit(scale: Scale) -> Parts:
         return clock.seconds / scale.fit_steps
 
     def measure(gradient: str) -> Row:
-        mode = CUDA_GRAPHS if DEVICE == "cuda" else None  # as `fit` has it by default
-        step = Variant(bfloat16=precision != "32-true", mode=mode).make(scale, gradient)
+        step = Variant(bfloat16=precision != "32-true", compiled=DEVICE == "cuda").make(scale, gradient)  # as in `fit`
         for _ in range(3):
             step()
         bare_seconds = seconds_of(step, scale, scale.steps)

@@ -22,10 +22,9 @@ from benchmarks.plain_slate import PlainSLATE
 from benchmarks.training_step import GRADIENTS, loss_of, make_step
 from implicit_slate import SLATE
 from implicit_slate.models.generation import capture
+from implicit_slate.training.slate_module import inductor_options
 
 ROOT = Path(__file__).parents[1]
-CUDA_GRAPHS = "reduce-overhead"
-"""The mode of torch.compile in which kernels are started together, as a CUDA graph."""
 TRAINING_STEPS = 250_000
 """Of the paper."""
 
@@ -95,8 +94,9 @@ class Variant:
     model: str = "ours"
     bfloat16: bool = False
     tf32: bool = False
-    mode: str | None = None
-    """Of torch.compile."""
+    compiled: bool = False
+    graphs: bool = True
+    """Whether what is compiled starts its kernels together, as a CUDA graph."""
 
     def make(self, scale: Scale, gradient: str, capturable: bool = False) -> Step:
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
@@ -105,9 +105,9 @@ class Variant:
         model = kind(**scale.sizes, gradient=gradient).to(DEVICE)
         image = torch.rand(scale.batch_size, 3, model.image_size, model.image_size, device=DEVICE)
         compute = loss_of
-        if self.mode:
+        if self.compiled:
             torch.compiler.reset()  # of the variants before
-            how = {"mode": self.mode} if DEVICE == "cuda" else {"backend": "aot_eager"}
+            how = {"options": inductor_options(self.graphs)} if DEVICE == "cuda" else {"backend": "aot_eager"}
             # The graph that `SLATEModule` compiles, so that compiling it here spares that there.
             losses, tau = torch.compile(model.losses, fullgraph=True, **how), torch.full((), 0.9, device=DEVICE)
 
@@ -159,9 +159,9 @@ def compiled_steps(scale: Scale) -> Parts:
         return variant.make(scale, gradient)
 
     variants = {
-        "bfloat16": Variant(bfloat16=True, mode=CUDA_GRAPHS),
-        "float32": Variant(mode=CUDA_GRAPHS),
-        "bfloat16, kernels started one by one": Variant(bfloat16=True, mode="default"),
+        "bfloat16": Variant(bfloat16=True, compiled=True),
+        "float32": Variant(compiled=True),
+        "bfloat16, kernels started one by one": Variant(bfloat16=True, compiled=True, graphs=False),
     }
     return {
         f"{name}, {gradient}": partial(_measure, variant, partial(make, variant), scale, gradient)
@@ -188,7 +188,7 @@ def _measure(variant: Variant, make: Callable[[Scale, str], Step], scale: Scale,
     return {
         "step ms": 1e3 * seconds,
         "TFLOP/s": flops / seconds / 1e12,
-        "GB/s": None if variant.mode else traffic / seconds / 1e9,
+        "GB/s": None if variant.compiled else traffic / seconds / 1e9,
         "peak GB": peak / 1e9,
         **hours(seconds),
         "first step s": first[0],

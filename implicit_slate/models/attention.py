@@ -25,17 +25,19 @@ PIECE = 2**20
 fit a core's own cache, take 1.2 to 2 times as long on two cores: cores wait for one another after every operation."""
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float = 0.0) -> Tensor:
-    """Attention of query i to keys and values up to i, (B, heads, N, d) each -> (B, heads, N, d).
+def attend(projected: Tensor, rate: float = 0.0) -> Tensor:
+    """Attention of query i to keys and values up to i: all three (B, N, 3, heads, d) -> (B, N, heads, d).
 
     Args:
         rate: with which attention weights are dropped; the others are scaled by 1 / (1 - rate).
     """
+    if 0 < rate < 1 and attention_gpu.takes(projected):
+        return attention_gpu.attend(projected, rate)
+    queries, keys, values = (part.transpose(1, 2) for part in projected.unbind(2))
     if 0 < rate < 1 and queries.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _DroppedAttention.apply(queries, keys, values, rate)
-    if 0 < rate < 1 and attention_gpu.takes(queries):
-        return attention_gpu.attend(queries, keys, values, rate)
-    return F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=True)
+        return _DroppedAttention.apply(queries, keys, values, rate).transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(queries, keys, values, dropout_p=rate, is_causal=True)
+    return mixed.transpose(1, 2)
 
 
 class _DroppedAttention(torch.autograd.Function):

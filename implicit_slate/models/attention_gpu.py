@@ -20,67 +20,63 @@ OF_KEYS = {"QUERIES": 32, "KEYS": 64, "num_warps": 4, "num_stages": 2}
 on an H200."""
 
 
-def takes(queries: Tensor) -> bool:
-    """Whether `attend` is for such queries: of 16 bits, of short heads, on a GPU, where the step is compiled. Op by op,
-    a call keeps the CPU longer than the GPU, and a step at the paper's size took 54 ms instead of 33."""
-    is_small = queries.dtype in (torch.bfloat16, torch.float16) and queries.shape[-1] <= LONGEST
-    return HAS_TRITON and queries.device.type == "cuda" and is_small and torch.compiler.is_compiling()
+def takes(projected: Tensor) -> bool:
+    """Whether `attend` is for such queries, keys and values: of 16 bits, of short heads, on a GPU, where the step is
+    compiled. Op by op, a call keeps the CPU longer than the GPU, and a step at the paper's size took 54 ms instead of
+    33."""
+    is_small = projected.dtype in (torch.bfloat16, torch.float16) and projected.shape[-1] <= LONGEST
+    return HAS_TRITON and projected.device.type == "cuda" and is_small and torch.compiler.is_compiling()
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
-    """As `attention.attend`, (B, heads, N, d) each -> (B, heads, N, d), in 16 bits."""
-    batch, heads, length, _ = queries.shape
-    numbers = torch.randint(2**31, (batch * heads + 1, length), device=queries.device)
+def attend(projected: Tensor, rate: float) -> Tensor:
+    """As `attention.attend`, (B, N, 3, heads, d) -> (B, N, heads, d), in 16 bits."""
+    batch, length, _, heads, _ = projected.shape
+    numbers = torch.randint(2**31, (batch * heads + 1, length), device=projected.device)
     odd = (2 * numbers + 1).to(torch.int32)  # of 32 bits, whose sign is one of them
-    last_heads = (x.transpose(1, 2) for x in (queries, keys, values))
-    return attend_dropped(*last_heads, odd[:-1], odd[-1], rate)[0].transpose(1, 2)
+    return attend_dropped(projected.contiguous(), odd[:-1], odd[-1], rate)[0]
 
 
 @custom_op("implicit_slate::attend_dropped", mutates_args=())
-def attend_dropped(
-    queries: Tensor, keys: Tensor, values: Tensor, rows: Tensor, columns: Tensor, rate: float
-) -> tuple[Tensor, Tensor]:
-    """(B, N, H, d) each, rows (B·H, N) and columns (N,) odd numbers -> the mixture of values (B, N, H, d), contiguous,
-    and the logarithms of the softmax's sums (B, H, N), to the base 2; see `attention_kernels`."""
+def attend_dropped(projected: Tensor, rows: Tensor, columns: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    """Queries, keys and values (B, N, 3, H, d), odd numbers for rows (B·H, N) and columns (N,), contiguous -> the
+    mixture of values (B, N, H, d) and the logarithms of the softmax's sums (B, H, N), to the base 2; see
+    `attention_kernels`."""
     from implicit_slate.models.attention_kernels import forward_kernel
 
-    mixed, logsumexp = _outputs(queries)
-    arguments = _arguments(queries, keys, values, rate)
-    forward_kernel[_blocks(queries, OF_QUERIES["QUERIES"])](
-        queries, keys, values, rows, columns, 0.0, mixed, logsumexp, **arguments, **OF_QUERIES
+    mixed, logsumexp = _outputs(projected)
+    forward_kernel[_blocks(projected, OF_QUERIES["QUERIES"])](
+        projected, rows, columns, 0.0, mixed, logsumexp, **_sizes(projected, rate), **OF_QUERIES
     )
     return mixed, logsumexp
 
 
 @custom_op("implicit_slate::attend_dropped_backward", mutates_args=())
 def attend_dropped_backward(
-    queries: Tensor, keys: Tensor, values: Tensor, rows: Tensor, columns: Tensor, mixed: Tensor, logsumexp: Tensor,
-    to_mixed: Tensor, rate: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of queries, keys and values, contiguous, from `to_mixed`, that of their mixture, contiguous."""
+    projected: Tensor, rows: Tensor, columns: Tensor, mixed: Tensor, logsumexp: Tensor, to_mixed: Tensor, rate: float
+) -> Tensor:
+    """The gradient of `projected` from `to_mixed`, that of the mixture, contiguous."""
     from implicit_slate.models.attention_kernels import to_keys_kernel, to_queries_kernel
 
-    to_queries, to_keys, to_values = (_outputs(queries)[0] for _ in range(3))
-    inners, given = torch.empty_like(logsumexp), (queries, keys, values, rows, columns)
-    arguments = _arguments(queries, keys, values, rate)
-    arguments["FACTOR"] = queries.shape[-1] ** -0.5 / arguments["KEPT"]
-    to_queries_kernel[_blocks(queries, OF_QUERIES["QUERIES"])](
-        *given, mixed, logsumexp, to_mixed, inners, to_queries, **arguments, **OF_QUERIES
+    to_projected, inners = torch.empty_like(projected), torch.empty_like(logsumexp)
+    sizes = _sizes(projected, rate)
+    sizes["FACTOR"] = projected.shape[-1] ** -0.5 / sizes["KEPT"]
+    to_queries_kernel[_blocks(projected, OF_QUERIES["QUERIES"])](
+        projected, rows, columns, mixed, logsumexp, to_mixed, inners, to_projected, **sizes, **OF_QUERIES
     )
-    to_keys_kernel[_blocks(queries, OF_KEYS["KEYS"])](
-        *given, logsumexp, to_mixed, inners, to_keys, to_values, **arguments, **OF_KEYS
+    to_keys_kernel[_blocks(projected, OF_KEYS["KEYS"])](
+        projected, rows, columns, logsumexp, to_mixed, inners, to_projected, **sizes, **OF_KEYS
     )
-    return to_queries, to_keys, to_values
+    return to_projected
 
 
 @attend_dropped.register_fake
-def _(queries, keys, values, rows, columns, rate):
-    return _outputs(queries)
+def _(projected, rows, columns, rate):
+    return _outputs(projected)
 
 
 @attend_dropped_backward.register_fake
-def _(queries, keys, values, rows, columns, mixed, logsumexp, to_mixed, rate):
-    return tuple(_outputs(queries)[0] for _ in range(3))
+def _(projected, rows, columns, mixed, logsumexp, to_mixed, rate):
+    return torch.empty_like(projected)
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -89,33 +85,27 @@ def _keep(ctx, inputs, output) -> None:
 
 
 def _backward(ctx, to_mixed: Tensor, _):
-    return *attend_dropped_backward(*ctx.saved_tensors, to_mixed.contiguous(), ctx.rate), None, None, None
+    return attend_dropped_backward(*ctx.saved_tensors, to_mixed.contiguous(), ctx.rate), None, None, None
 
 
 attend_dropped.register_autograd(_backward, setup_context=_keep)
 
 
-def _outputs(queries: Tensor) -> tuple[Tensor, Tensor]:
-    batch, length, heads, _ = queries.shape
-    mixed = torch.empty(queries.shape, dtype=queries.dtype, device=queries.device)
-    return mixed, torch.empty(batch, heads, length, dtype=torch.float32, device=queries.device)
+def _outputs(projected: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length, _, heads, _ = projected.shape
+    return torch.empty_like(projected[:, :, 0]), projected.new_empty(batch, heads, length, dtype=torch.float32)
 
 
-def _arguments(queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> dict[str, float]:
-    _, length, heads, size = queries.shape
+def _sizes(projected: Tensor, rate: float) -> dict[str, float]:
+    _, length, _, heads, size = projected.shape
     cut = min(round(rate * 2**32), 2**32 - 1)
-    found = {
+    return {
         "H": heads, "N": length, "D": size, "WIDTH": max(16, 1 << (size - 1).bit_length()),
         "WHOLE": length % 64 == 0,
         "SCALE": size**-0.5 * math.log2(math.e), "CUT": cut, "KEPT": 1 - cut / 2**32,
     }  # fmt: skip
-    for name, x in {"QUERY": queries, "KEY": keys, "VALUE": values}.items():
-        if x.stride(-1) != 1:
-            raise ValueError(f"{name.lower()} numbers of a head must lie side by side")
-        found |= {f"{name}_{what}": x.stride(i) for i, what in enumerate(("BATCH", "STEP", "HEAD"))}
-    return found
 
 
-def _blocks(queries: Tensor, size: int) -> tuple[int, int]:
-    batch, length, heads, _ = queries.shape
+def _blocks(projected: Tensor, size: int) -> tuple[int, int]:
+    batch, length, _, heads, _ = projected.shape
     return batch * heads, -(-length // size)

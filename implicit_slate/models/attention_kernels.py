@@ -10,8 +10,9 @@ Torch's kernels take twice as long with heads of 24 numbers: cuDNN's computes wi
 import triton
 import triton.language as tl
 
-# A tile is a block of tokens of one head, (tokens, WIDTH), in memory `STEP` numbers apart. Sizes and strides are
-# constants, from which Triton knows that a head of 24 numbers can be read 16 bytes at a time.
+# `projected` are queries, keys and values, (B, N, 3, H, D), and so is their gradient; `mixed` is (B, N, H, D). A tile
+# is a block of tokens of one head, (tokens, WIDTH), in memory STEP numbers apart. Sizes are constants, from which
+# Triton knows that a head of 24 numbers can be read 16 bytes at a time.
 
 
 @triton.jit
@@ -50,13 +51,12 @@ def _bits(start, tokens, N: tl.constexpr, WHOLE: tl.constexpr):
 @triton.jit
 def _attend_to(
     mixed, total, largest, query, row, keys, values, columns, zero, first, queries,
-    KEY_STEP: tl.constexpr, VALUE_STEP: tl.constexpr,
-    N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    STEP: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, DIAGONAL: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """The running sums of a block of queries, after the block of keys that begins at `first`."""
     seen = first + tl.arange(0, KEYS)
-    logits = tl.dot(query, tl.trans(_tile(keys, seen, KEY_STEP, N, D, WIDTH, WHOLE)))
+    logits = tl.dot(query, tl.trans(_tile(keys, seen, STEP, N, D, WIDTH, WHOLE)))
     if DIAGONAL:
         logits = tl.where(queries[:, None] >= seen[None, :], logits, float("-inf"))
     new = tl.maximum(largest, tl.max(logits, 1) * SCALE)
@@ -65,16 +65,13 @@ def _attend_to(
     total = total * shrink + tl.sum(weights, 1)
     # A zero that the compiler knew would make it choose after rounding, which takes three times the instructions.
     weights = tl.where(row[:, None] * _bits(columns, seen, N, WHOLE)[None, :] >= CUT, weights, zero)
-    value = _tile(values, seen, VALUE_STEP, N, D, WIDTH, WHOLE)
+    value = _tile(values, seen, STEP, N, D, WIDTH, WHOLE)
     return tl.dot(weights.to(value.dtype), value, mixed * shrink[:, None]), total, new
 
 
 @triton.jit
 def forward_kernel(
-    queries, keys, values, rows, columns, zero, mixed, logsumexp,
-    QUERY_BATCH: tl.constexpr, QUERY_STEP: tl.constexpr, QUERY_HEAD: tl.constexpr,
-    KEY_BATCH: tl.constexpr, KEY_STEP: tl.constexpr, KEY_HEAD: tl.constexpr,
-    VALUE_BATCH: tl.constexpr, VALUE_STEP: tl.constexpr, VALUE_HEAD: tl.constexpr,
+    projected, rows, columns, zero, mixed, logsumexp,
     H: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, KEPT: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -83,21 +80,22 @@ def forward_kernel(
     head, batch = tl.program_id(0) % H, (tl.program_id(0) // H).to(tl.int64)
     begin = (tl.num_programs(1) - 1 - tl.program_id(1)) * QUERIES  # the blocks that see most come first
     tokens = begin + tl.arange(0, QUERIES)
-    keys += batch * KEY_BATCH + head * KEY_HEAD
-    values += batch * VALUE_BATCH + head * VALUE_HEAD
-    query = _tile(queries + batch * QUERY_BATCH + head * QUERY_HEAD, tokens, QUERY_STEP, N, D, WIDTH, WHOLE)
+    STEP: tl.constexpr = 3 * H * D
+    queries = projected + batch * N * STEP + head * D
+    keys, values = queries + H * D, queries + 2 * H * D
+    query = _tile(queries, tokens, STEP, N, D, WIDTH, WHOLE)
     row = _bits(rows + tl.program_id(0) * N, tokens, N, WHOLE)
     sums = tl.zeros([QUERIES, WIDTH], tl.float32)
     total, largest = tl.zeros([QUERIES], tl.float32), tl.full([QUERIES], float("-inf"), tl.float32)
     for first in tl.range(0, begin, KEYS):
         sums, total, largest = _attend_to(
             sums, total, largest, query, row, keys, values, columns, zero, first, tokens,
-            KEY_STEP, VALUE_STEP, N, D, WIDTH, WHOLE, SCALE, CUT, False, KEYS,
+            STEP, N, D, WIDTH, WHOLE, SCALE, CUT, False, KEYS,
         )  # fmt: skip
     for first in tl.range(begin, tl.minimum(begin + QUERIES, N), KEYS, num_stages=1):
         sums, total, largest = _attend_to(
             sums, total, largest, query, row, keys, values, columns, zero, first, tokens,
-            KEY_STEP, VALUE_STEP, N, D, WIDTH, WHOLE, SCALE, CUT, True, KEYS,
+            STEP, N, D, WIDTH, WHOLE, SCALE, CUT, True, KEYS,
         )  # fmt: skip
     tl.store(logsumexp + tl.program_id(0) * N + tokens, largest + tl.log2(total), mask=tokens < N)
     sums = sums / (total * KEPT)[:, None]
@@ -111,14 +109,13 @@ def forward_kernel(
 @triton.jit
 def _to_queries(
     gradient, query, to_mixed, logsumexp, inner, row, keys, values, columns, first, queries,
-    KEY_STEP: tl.constexpr, VALUE_STEP: tl.constexpr,
-    N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    STEP: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, DIAGONAL: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
     """The gradient of a block of queries, with what comes of the block of keys that begins at `first`."""
     seen = first + tl.arange(0, KEYS)
-    key = _tile(keys, seen, KEY_STEP, N, D, WIDTH, WHOLE)
-    to_weights = tl.dot(to_mixed, tl.trans(_tile(values, seen, VALUE_STEP, N, D, WIDTH, WHOLE)))
+    key = _tile(keys, seen, STEP, N, D, WIDTH, WHOLE)
+    to_weights = tl.dot(to_mixed, tl.trans(_tile(values, seen, STEP, N, D, WIDTH, WHOLE)))
     weights = tl.exp2(tl.dot(query, tl.trans(key)) * SCALE - logsumexp[:, None])
     if DIAGONAL:
         weights = tl.where(queries[:, None] >= seen[None, :], weights, 0.0)
@@ -129,10 +126,7 @@ def _to_queries(
 
 @triton.jit
 def to_queries_kernel(
-    queries, keys, values, rows, columns, mixed, logsumexp, to_mixed, inners, to_queries,
-    QUERY_BATCH: tl.constexpr, QUERY_STEP: tl.constexpr, QUERY_HEAD: tl.constexpr,
-    KEY_BATCH: tl.constexpr, KEY_STEP: tl.constexpr, KEY_HEAD: tl.constexpr,
-    VALUE_BATCH: tl.constexpr, VALUE_STEP: tl.constexpr, VALUE_HEAD: tl.constexpr,
+    projected, rows, columns, mixed, logsumexp, to_mixed, inners, to_projected,
     H: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, KEPT: tl.constexpr, FACTOR: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
@@ -141,10 +135,11 @@ def to_queries_kernel(
     head, batch = tl.program_id(0) % H, (tl.program_id(0) // H).to(tl.int64)
     begin = (tl.num_programs(1) - 1 - tl.program_id(1)) * QUERIES
     tokens = begin + tl.arange(0, QUERIES)
+    STEP: tl.constexpr = 3 * H * D
     here = batch * N * H * D + head * D
-    keys += batch * KEY_BATCH + head * KEY_HEAD
-    values += batch * VALUE_BATCH + head * VALUE_HEAD
-    query = _tile(queries + batch * QUERY_BATCH + head * QUERY_HEAD, tokens, QUERY_STEP, N, D, WIDTH, WHOLE)
+    there = batch * N * STEP + head * D
+    keys, values = projected + there + H * D, projected + there + 2 * H * D
+    query = _tile(projected + there, tokens, STEP, N, D, WIDTH, WHOLE)
     to_out = _tile(to_mixed + here, tokens, H * D, N, D, WIDTH, WHOLE)
     out = _tile(mixed + here, tokens, H * D, N, D, WIDTH, WHOLE)
     inner = tl.sum(to_out.to(tl.float32) * out.to(tl.float32), 1) * KEPT
@@ -155,26 +150,25 @@ def to_queries_kernel(
     for first in tl.range(0, begin, KEYS):
         gradient = _to_queries(
             gradient, query, to_out, logs, inner, row, keys, values, columns, first, tokens,
-            KEY_STEP, VALUE_STEP, N, D, WIDTH, WHOLE, SCALE, CUT, False, KEYS,
+            STEP, N, D, WIDTH, WHOLE, SCALE, CUT, False, KEYS,
         )  # fmt: skip
     for first in tl.range(begin, tl.minimum(begin + QUERIES, N), KEYS, num_stages=1):
         gradient = _to_queries(
             gradient, query, to_out, logs, inner, row, keys, values, columns, first, tokens,
-            KEY_STEP, VALUE_STEP, N, D, WIDTH, WHOLE, SCALE, CUT, True, KEYS,
+            STEP, N, D, WIDTH, WHOLE, SCALE, CUT, True, KEYS,
         )  # fmt: skip
-    _write(to_queries + here, gradient * FACTOR, tokens, H * D, N, D, WIDTH)
+    _write(to_projected + there, gradient * FACTOR, tokens, STEP, N, D, WIDTH)
 
 
 @triton.jit
 def _to_keys(
     to_key, to_value, key, value, column, queries, to_mixed, logsumexp, inners, rows, first, keys,
-    QUERY_STEP: tl.constexpr, H: tl.constexpr,
-    N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
+    STEP: tl.constexpr, H: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, DIAGONAL: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a block of keys and values, with what comes of the block of queries that begins at `first`."""
     tokens = first + tl.arange(0, QUERIES)
-    query = _tile(queries, tokens, QUERY_STEP, N, D, WIDTH, WHOLE)
+    query = _tile(queries, tokens, STEP, N, D, WIDTH, WHOLE)
     to_out = _tile(to_mixed, tokens, H * D, N, D, WIDTH, WHOLE)
     logs = _of(logsumexp, tokens, float("inf"), N, WHOLE)
     inner = _of(inners, tokens, 0.0, N, WHOLE)
@@ -189,10 +183,7 @@ def _to_keys(
 
 @triton.jit
 def to_keys_kernel(
-    queries, keys, values, rows, columns, logsumexp, to_mixed, inners, to_keys, to_values,
-    QUERY_BATCH: tl.constexpr, QUERY_STEP: tl.constexpr, QUERY_HEAD: tl.constexpr,
-    KEY_BATCH: tl.constexpr, KEY_STEP: tl.constexpr, KEY_HEAD: tl.constexpr,
-    VALUE_BATCH: tl.constexpr, VALUE_STEP: tl.constexpr, VALUE_HEAD: tl.constexpr,
+    projected, rows, columns, logsumexp, to_mixed, inners, to_projected,
     H: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, KEPT: tl.constexpr, FACTOR: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
@@ -201,24 +192,26 @@ def to_keys_kernel(
     head, batch = tl.program_id(0) % H, (tl.program_id(0) // H).to(tl.int64)
     begin = tl.program_id(1) * KEYS
     tokens = begin + tl.arange(0, KEYS)
-    here = batch * N * H * D + head * D
-    queries += batch * QUERY_BATCH + head * QUERY_HEAD
+    STEP: tl.constexpr = 3 * H * D
+    there = batch * N * STEP + head * D
+    queries = projected + there
+    to_mixed += batch * N * H * D + head * D
     logsumexp += tl.program_id(0) * N
     inners += tl.program_id(0) * N
     rows += tl.program_id(0) * N
-    key = _tile(keys + batch * KEY_BATCH + head * KEY_HEAD, tokens, KEY_STEP, N, D, WIDTH, WHOLE)
-    value = _tile(values + batch * VALUE_BATCH + head * VALUE_HEAD, tokens, VALUE_STEP, N, D, WIDTH, WHOLE)
+    key = _tile(queries + H * D, tokens, STEP, N, D, WIDTH, WHOLE)
+    value = _tile(queries + 2 * H * D, tokens, STEP, N, D, WIDTH, WHOLE)
     column = _bits(columns, tokens, N, WHOLE)
     to_key, to_value = tl.zeros([KEYS, WIDTH], tl.float32), tl.zeros([KEYS, WIDTH], tl.float32)
     for first in tl.range(begin, tl.minimum(begin + KEYS, N), QUERIES, num_stages=1):
         to_key, to_value = _to_keys(
-            to_key, to_value, key, value, column, queries, to_mixed + here, logsumexp, inners, rows, first, tokens,
-            QUERY_STEP, H, N, D, WIDTH, WHOLE, SCALE, CUT, True, QUERIES,
+            to_key, to_value, key, value, column, queries, to_mixed, logsumexp, inners, rows, first, tokens,
+            STEP, H, N, D, WIDTH, WHOLE, SCALE, CUT, True, QUERIES,
         )  # fmt: skip
     for first in tl.range(begin + KEYS, N, QUERIES):
         to_key, to_value = _to_keys(
-            to_key, to_value, key, value, column, queries, to_mixed + here, logsumexp, inners, rows, first, tokens,
-            QUERY_STEP, H, N, D, WIDTH, WHOLE, SCALE, CUT, False, QUERIES,
+            to_key, to_value, key, value, column, queries, to_mixed, logsumexp, inners, rows, first, tokens,
+            STEP, H, N, D, WIDTH, WHOLE, SCALE, CUT, False, QUERIES,
         )  # fmt: skip
-    _write(to_keys + here, to_key * FACTOR, tokens, H * D, N, D, WIDTH)
-    _write(to_values + here, to_value / KEPT, tokens, H * D, N, D, WIDTH)
+    _write(to_projected + there + H * D, to_key * FACTOR, tokens, STEP, N, D, WIDTH)
+    _write(to_projected + there + 2 * H * D, to_value / KEPT, tokens, STEP, N, D, WIDTH)

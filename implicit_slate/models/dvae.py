@@ -44,8 +44,9 @@ class _ImageNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         precise = x.to(weight.dtype)
-        variance, mean = torch.var_mean(precise, (1, 2, 3), correction=0, keepdim=True)
-        scale = (variance + eps).rsqrt()
+        count = x[0].numel()
+        mean, mean_square = (y.sum((2, 3)).sum(1)[:, None, None, None] / count for y in (precise, precise.square()))
+        scale = (mean_square - mean.square() + eps).rsqrt()  # `var_mean` reads x as often, but takes four times as long
         ctx.save_for_backward(x, weight, mean, scale)
         return (precise - mean) * scale * weight[:, None, None] + bias[:, None, None]
 

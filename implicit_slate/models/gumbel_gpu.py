@@ -29,7 +29,7 @@ def gumbel_softmax(logits: Tensor, tau: Tensor, seed: Tensor, dtype: torch.dtype
 
     soft, size = torch.empty_like(logits, dtype=dtype), logits.shape[-1]
     sizes = {"V": size, "QUARTER": 1 << (-(-size // 4) - 1).bit_length(), "FAST": logits.device.type == "cuda"}
-    gumbel_softmax_kernel[(logits.numel() // size,)](logits, tau, seed, soft, **sizes, num_warps=8)
+    gumbel_softmax_kernel[(logits.numel() // size,)](logits, tau, seed, soft, **sizes, num_warps=4)
     return soft
 
 

@@ -21,25 +21,23 @@ class Attention(nn.Module):
         self.project_v = linear(d_model, d_model, bias=False)
         self.project_out = linear(d_model, d_model, bias=False, gain=gain)
 
-    def _project(self, x: Tensor, *layers: nn.Linear) -> list[Tensor]:
-        """What the layers make of x (B, L, D), in one product, each (B, heads, L, D/heads)."""
+    def _project(self, x: Tensor, *layers: nn.Linear) -> Tensor:
+        """What the layers make of x (B, L, D), in one product: (B, L, number of layers, heads, D/heads)."""
         weight = torch.cat([layer.weight for layer in layers])
-        projected = F.linear(x, weight).unflatten(-1, (len(layers), self.num_heads, -1))
-        return [part.transpose(1, 2) for part in projected.unbind(2)]
+        return F.linear(x, weight).unflatten(-1, (len(layers), self.num_heads, -1))
 
 
 class SelfAttention(Attention):
     """Attention of every position to itself and those before it."""
 
-    def queries_keys_values(self, x: Tensor) -> list[Tensor]:
-        """(B, L, D) -> each (B, heads, L, D/heads)."""
+    def queries_keys_values(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, 3, heads, D/heads)."""
         return self._project(x, self.project_q, self.project_k, self.project_v)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)."""
-        queries, keys, values = self.queries_keys_values(x)
-        mixed = attend(queries, keys, values, self.dropout.p if self.training else 0.0)
-        return self.dropout(self.project_out(mixed.transpose(1, 2).flatten(2)))
+        mixed = attend(self.queries_keys_values(x), self.dropout.p if self.training else 0.0)
+        return self.dropout(self.project_out(mixed.flatten(2)))
 
 
 class CrossAttention(Attention):
@@ -52,7 +50,8 @@ class CrossAttention(Attention):
 
     def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Slots (B, K, D) -> keys and values (B, heads·K, D), which stand in for the projections of x and outputs."""
-        keys, values = self._project(memory, self.project_k, self.project_v)
+        projected = self._project(memory, self.project_k, self.project_v)
+        keys, values = (part.transpose(1, 2) for part in projected.unbind(2))  # (B, heads, K, D/heads)
         to_queries = self.project_q.weight.unflatten(0, (self.num_heads, -1)) * keys.shape[-1] ** -0.5
         from_heads = self.project_out.weight.unflatten(1, (self.num_heads, -1)).movedim(0, 2)
         return (keys @ to_queries).flatten(1, 2), (values @ from_heads).flatten(1, 2)

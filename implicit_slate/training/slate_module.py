@@ -19,6 +19,12 @@ CHUNK = 100
 """Images that it tokenizes together."""
 
 
+def inductor_options(graphs: bool) -> dict[str, bool]:
+    """Options of `torch.compile` for a GPU: small kernels that do not wait for one another are one, and with `graphs`
+    all are started together, as a CUDA graph. At the paper's size the first leaves 1,160 of 1,410 kernels."""
+    return {"combo_kernels": True, "triton.cudagraphs": graphs}
+
+
 class SLATEModule(SlotModule):
     """SLATE and its losses, trained with its dVAE or on a frozen one.
 
@@ -82,7 +88,7 @@ class SLATEModule(SlotModule):
         # Starting kernels one by one takes longer than running them: a step at the paper's size 28 ms instead of 18.
         # A CUDA graph keeps gradients in memory of its own, where nobody may add to them.
         graphs = on_gpu and self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
-        options = {"mode": "reduce-overhead"} if graphs else {}
+        options = {"options": inductor_options(graphs)} if on_gpu else {}
         self._losses = torch.compile(self.model.losses, fullgraph=True, **options)
         self._predict = torch.compile(self.model.predict, fullgraph=True, **options)
 

@@ -19,6 +19,11 @@ def draw(batch=3, heads=2, length=11, width=5, dtype=torch.float64):
     return [torch.randn(batch, heads, length, width, dtype=dtype, requires_grad=True) for _ in range(3)]
 
 
+def attend_to(queries, keys, values, rate=0.0):
+    """`attend` of what is (B, heads, N, d) each."""
+    return attend(torch.stack((queries, keys, values)).permute(1, 3, 0, 2, 4), rate).transpose(1, 2)
+
+
 @pytest.mark.parametrize(("rows", "piece"), [(4, 1), (4, 60), (64, 2**18)])  # rows that do not divide 11, and one piece
 def test_output_and_gradients_are_those_of_the_same_arithmetic_spelled_out(monkeypatch, rows, piece):
     monkeypatch.setattr(attention, "ROWS", rows)
@@ -38,7 +43,7 @@ def test_output_and_gradients_are_those_of_the_same_arithmetic_spelled_out(monke
     drawn = attention.draw_dropped
     monkeypatch.setattr(attention, "draw_dropped", record)
     results = []
-    for function, extra in ((attend, ()), (spelled_out, (dropped.view(3, 2, 11, 11),))):
+    for function, extra in ((attend_to, ()), (spelled_out, (dropped.view(3, 2, 11, 11),))):
         mixed = function(*tensors, 0.3, *extra)
         results.append((mixed, *torch.autograd.grad(mixed.square().sum(), tensors, retain_graph=True)))
         again = torch.autograd.grad(mixed.square().sum(), tensors)  # the graph can be walked twice
@@ -52,7 +57,7 @@ def test_weights_are_dropped_at_the_rate_in_every_place(monkeypatch):
     monkeypatch.setattr(attention, "ROWS", 4)
     torch.manual_seed(0)
     queries, values = torch.zeros(20_000, 1, 6, 6), torch.eye(6).expand(20_000, 1, 6, 6)  # so outputs are weights
-    weights = attend(queries, queries, values, 0.3)[:, 0]
+    weights = attend_to(queries, queries, values, 0.3)[:, 0]
     zero, seen = (weights == 0).float().mean(0), torch.ones(6, 6).tril().bool()
     assert (zero[seen] - 0.3).abs().max() < 5 * (0.3 * 0.7 / len(queries)) ** 0.5
     assert (zero[~seen] == 1).all()
@@ -63,12 +68,12 @@ def test_weights_are_dropped_at_the_rate_in_every_place(monkeypatch):
 def test_without_dropout_it_is_scaled_dot_product_attention():
     queries, keys, values = draw(dtype=torch.float32)
     expected = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-    assert torch.equal(attend(queries, keys, values), expected)
+    assert torch.equal(attend_to(queries, keys, values), expected)
 
 
 def test_compiled_it_is_still_attention_with_dropout():
     tensors = [x.detach() for x in draw(batch=2000, dtype=torch.float32)]
-    compiled = torch.compile(lambda *x: attend(*x, 0.3), backend="aot_eager", fullgraph=True)
-    expected = attend(*tensors)
+    compiled = torch.compile(lambda *x: attend_to(*x, 0.3), backend="aot_eager", fullgraph=True)
+    expected = attend_to(*tensors)
     samples = compiled(*(x[:1].expand_as(x) for x in tensors))
     assert ((samples.mean(0) - expected[0]).abs() < 6 * samples.std(0) / 2000**0.5 + 1e-6).all()

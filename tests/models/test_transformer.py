@@ -45,8 +45,8 @@ def test_every_position_sees_itself_and_every_slot():
 def test_projections_in_one_product_are_those_one_by_one():
     layer, x = SelfAttention(16, 4, dropout=0.0, gain=1.0), torch.randn(2, 9, 16)
     projections = layer.project_q, layer.project_k, layer.project_v
-    for part, project in zip(layer.queries_keys_values(x), projections, strict=True):
-        assert torch.allclose(part, project(x).view(2, 9, 4, 4).transpose(1, 2), atol=1e-6)
+    for part, project in zip(layer.queries_keys_values(x).unbind(2), projections, strict=True):
+        assert torch.allclose(part, project(x).view(2, 9, 4, 4), atol=1e-6)
 
 
 def test_attention_to_slots_is_that_of_projected_positions():

@@ -8,6 +8,7 @@ from callbacks import Diverged
 from implicit_slate.errors import UserError
 from implicit_slate.models import SLATE
 from implicit_slate.training import SLATEModule
+from implicit_slate.training.slate_module import inductor_options
 from tests.tiny import SLATE_SIZES, TinyImages
 from tests.training.setting import module, trainer
 
@@ -51,11 +52,16 @@ def test_a_gpu_computes_the_same_in_one_graph(gradient):
 
     expected = gradients(model.losses)
     assert sum(float(gradient.abs().sum() > 0) for gradient in expected.values()) > 50
-    compiled = torch.compile(model.losses, fullgraph=True, mode="reduce-overhead")
+    compiled = torch.compile(model.losses, fullgraph=True, options=inductor_options(graphs=True))
     for _ in range(4):  # the first runs record
         found = gradients(compiled)
     for name, gradient in expected.items():  # convolutions round to TF32, each in its own way
         assert (found[name] - gradient).norm() <= 0.02 * gradient.norm() + 1e-5, name
+
+
+def test_what_inductor_is_told_it_knows():
+    for graphs in (False, True):
+        torch.compile(torch.sin, options=inductor_options(graphs))  # an option that is not there is an error
 
 
 def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(monkeypatch):
