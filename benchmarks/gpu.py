@@ -39,10 +39,10 @@ SECTIONS = tuple(
     Section(name, f"benchmarks.{parts}", seconds)
     for name, parts, seconds in (
         ("The card", "gpu_sections:card", 20),
-        ("GPU tests", "gpu_sections:gpu_tests", 80),
-        ("Training step", "gpu_sections:steps", 50),
-        ("Training step as a CUDA graph", "gpu_sections:graph_steps", 20),
-        ("Generation", "gpu_sections:generation", 30),
+        ("GPU tests", "gpu_sections:gpu_tests", 110),
+        ("Training step", "gpu_sections:steps", 30),
+        ("Training step as a CUDA graph", "gpu_sections:graph_steps", 15),
+        ("Generation", "gpu_sections:generation", 25),
         ("Measurements", "gpu_lightning:measurements", 25),
         ("Lightning", "gpu_lightning:fit", 190),  # compiles most of the time, and so does the next
         ("Training step, compiled", "gpu_sections:compiled_steps", 30),  # last, because it takes what time is left
