@@ -54,7 +54,11 @@ class TrainingModule(Checked, L.LightningModule):
 
     def setup(self, stage: str) -> None:
         keep_freed_memory()
+        self._threads = torch.get_num_threads()
         host.leave_threads(self.trainer.strategy.root_device)
+
+    def teardown(self, stage: str) -> None:
+        torch.set_num_threads(self._threads)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if (clip := self.trainer.gradient_clip_val) is not None:

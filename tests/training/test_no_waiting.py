@@ -162,6 +162,18 @@ def test_whoever_can_wait_gets_the_error_at_once(as_on_a_gpu):
         made.model.encode(TinyImages().probe(1)["image"])
 
 
+def test_after_a_training_beside_a_gpu_threads_are_as_before(monkeypatch):
+    monkeypatch.setattr(host, "leave_threads", lambda device: torch.set_num_threads(1))
+    before, during = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        look = L.pytorch.callbacks.LambdaCallback(on_train_start=lambda *_: during.append(torch.get_num_threads()))
+        trainer(1, callbacks=[look]).fit(module(SpatialBroadcastModule), TinyImages())
+        assert during == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("device", "given", "expected"), [("cpu", False, 2), ("cuda", False, 1), ("cuda", True, 2)])
 def test_beside_a_gpu_the_cpu_computes_with_one_thread(monkeypatch, device, given, expected):
     monkeypatch.setattr(host, "THREADS_ARE_GIVEN", given)
