@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from implicit_slate.models.dvae import DiscreteVAE, gumbel_noise, gumbel_softmax, sample_tokens
+from implicit_slate.models.dvae import DiscreteVAE, GroupNorm, gumbel_noise, gumbel_softmax, sample_tokens
 
 SAMPLES = 40_000
 
@@ -75,6 +75,25 @@ def test_impossible_tokens_are_never_sampled_and_certain_ones_always():
     assert (sample_tokens(logits) % 2 == 1).all()
     logits[:, :, 77] = 200.0
     assert (sample_tokens(logits) == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)]
+)
+def test_compiled_norms_are_those_of_torch(dtype, tolerance):
+    torch.manual_seed(0)
+    norm = GroupNorm(1, 8).to(dtype)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2), norm.bias.normal_()
+    compiled = torch.compile(norm, backend="aot_eager", fullgraph=True)
+    up, found = torch.randn(3, 8, 6, 6).to(dtype), []
+    x = (1 + 3 * torch.randn(3, 8, 6, 6)).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    for function in (norm, compiled):
+        y = function(x)
+        found.append([y, *torch.autograd.grad(y, [x, *norm.parameters()], up)])
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        assert ours.dtype == theirs.dtype and (ours - theirs).norm() <= tolerance * theirs.norm()
+    assert compiled(torch.full((1, 8, 6, 6), 1e3, dtype=dtype)).isfinite().all()
 
 
 def test_gumbel_noise_is_standard():
