@@ -46,7 +46,8 @@ def _keep(ctx, inputs, output) -> None:
 def _backward(ctx, gradient: Tensor):
     tau, soft = ctx.saved_tensors
     soft, gradient = soft.to(ctx.dtype), gradient.to(ctx.dtype)
-    return soft * (gradient - (soft * gradient).sum(-1, keepdim=True)) / tau, None, None, None
+    mean = (soft * gradient).sum(-1, keepdim=True) / soft.sum(-1, keepdim=True)  # rounded to 16 bits, the sum is not 1
+    return soft * (gradient - mean) / tau, None, None, None
 
 
 gumbel_softmax.register_autograd(_backward, setup_context=_keep)

@@ -17,7 +17,7 @@ def _log2(x, FAST: tl.constexpr):
 @triton.jit
 def _sharpened(row, columns, bits, sharpness, V: tl.constexpr, FAST: tl.constexpr):
     """Logits of a row plus Gumbel noise from random numbers of 32 bits, times `sharpness`, to the base 2."""
-    uniform = (bits.to(tl.float32) + 0.5) * 2.0**-32
+    uniform = tl.minimum((bits.to(tl.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)  # between 0 and 1
     # An exponential number -log(1 - u), where it is small by its series: the smallest ones make the largest noise.
     series = uniform + uniform * uniform * (0.5 + uniform * (1 / 3))
     exponential = tl.where(uniform < 2.0**-6, series, _log2(1 - uniform, FAST) * (-1 / LOG2E))

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from implicit_slate.models.dvae import DiscreteVAE, GroupNorm, gumbel_noise, gumbel_softmax, sample_tokens
+from implicit_slate.models.dvae import DiscreteVAE, ImageNorm, gumbel_noise, gumbel_softmax, sample_tokens
 
 SAMPLES = 40_000
 
@@ -37,7 +37,7 @@ def test_shapes(image_size, channels, vocab_size):
 
 def test_tokens_run_row_by_row():
     dvae = DiscreteVAE(12)
-    flat = dvae.encoder[:1](torch.zeros(1, 3, 16, 16))  # GroupNorm mixes positions, so look at the order alone
+    flat = dvae.encoder[:1](torch.zeros(1, 3, 16, 16))  # ImageNorm mixes positions, so look at the order alone
     assert flat.shape[2:] == (4, 4)
     tokens = torch.arange(16).view(1, 16) % 12
     one_hot = F.one_hot(tokens, 12).float()
@@ -82,7 +82,7 @@ def test_impossible_tokens_are_never_sampled_and_certain_ones_always():
 )
 def test_compiled_norms_are_those_of_torch(dtype, tolerance):
     torch.manual_seed(0)
-    norm = GroupNorm(1, 8).to(dtype)
+    norm = ImageNorm(8).to(dtype)
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2), norm.bias.normal_()
     compiled = torch.compile(norm, backend="aot_eager", fullgraph=True)

@@ -15,15 +15,15 @@ from implicit_slate.models.gumbel_gpu import gumbel_softmax as operation
 TAU = 0.7
 
 
-def draw(vocab_size, device="cpu", dtype=torch.float32):
-    """A sample, its logits, and their gradient for one of the sample, which comes last."""
+def draw(vocab_size, device="cpu", dtype=torch.float32, shift=0.0):
+    """A sample, its logits, and their gradient for one of the sample, normal around `shift`, which comes last."""
     torch.manual_seed(0)
     logits = 3 * torch.randn(8, 25, vocab_size, device=device)
     logits.requires_grad_()
     seed = torch.randint(2**63 - 1, (1,), device=device)
+    up = shift + torch.randn(logits.shape, device=device)
     soft = operation(logits, torch.tensor(TAU, device=device), seed, dtype)
-    up = torch.randn(soft.shape, device=device).to(dtype)
-    return soft.detach(), logits.detach(), torch.autograd.grad(soft, logits, up)[0], up
+    return soft.detach(), logits.detach(), torch.autograd.grad(soft, logits, up.to(dtype))[0], up
 
 
 def check_distribution_and_gradient(vocab_size, device="cpu"):
@@ -44,6 +44,28 @@ def check_distribution_and_gradient(vocab_size, device="cpu"):
     torch.testing.assert_close(gradient, torch.autograd.grad(again, leaf, up)[0], rtol=1e-3, atol=1e-5)
 
 
+def check_16_bits(device="cpu"):
+    """A sample is rounded, and a constant in its gradient, which must not matter, comes no further than that."""
+    exact, _, expected, _ = draw(64, device, shift=3.0)
+    soft, _, gradient, _ = draw(64, device, torch.bfloat16, shift=3.0)
+    assert soft.dtype == torch.bfloat16 and gradient.dtype == torch.float32
+    assert torch.allclose(soft.float(), exact, rtol=2**-7)
+    assert (gradient - expected).norm() < 0.02 * expected.norm()
+    assert gradient.sum(-1).norm() < 1e-5 * gradient.norm()
+
+
+def check_noise(device="cpu"):
+    """At both ends of the random numbers, and where the series takes over from the logarithm."""
+    from tests.models.gumbel_probe import noise_of
+
+    below = [0, 1, 2, 127, 2**16, 2**26 - 1, 2**26, 2**26 + 1, 2**28, 2**30, 2**31, 3 * 2**30]
+    numbers = torch.tensor([*below, 2**32 - 1025, 2**32 - 257, 2**32 - 128, 2**32 - 1])
+    exact = -(-torch.log1p(-(numbers.double() + 0.5) / 2**32)).log()
+    error = (noise_of(numbers.tolist(), device) - exact).abs()
+    assert error[: len(below)].max() < 1e-4 and error[len(below) : -2].max() < 0.01
+    assert error.max() < 0.4  # for the last 128 of 2^32 numbers, which are one
+
+
 def test_the_kernel_in_triton_s_interpreter():
     """In a process of its own, because what interprets is chosen when Triton is imported."""
     pytest.importorskip("triton")
@@ -62,6 +84,12 @@ def test_a_gpu_samples_the_distribution(vocab_size):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("check", [check_16_bits, check_noise])
+def test_a_gpu_passes_the_same_checks(check):
+    check("cuda")
+
+
+@pytest.mark.gpu
 def test_a_gpu_compiles_it_and_draws_other_numbers_every_time():
     torch._dynamo.reset()
     sample = torch.compile(gumbel_softmax, fullgraph=True, mode="reduce-overhead")
@@ -77,3 +105,5 @@ if __name__ == "__main__":
     torch.library.opcheck(operation, (*small, torch.float32))
     for vocab_size in (30, 70, 512):
         check_distribution_and_gradient(vocab_size)
+    check_16_bits()
+    check_noise()

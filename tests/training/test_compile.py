@@ -22,6 +22,18 @@ def losses_and_gradients(model, losses, tau):
     return {"cross_entropy": found.cross_entropy.detach(), "mse": found.mse.detach(), **gradients}
 
 
+def test_in_16_bits_every_parameter_gets_its_gradient():
+    """Those of norms in 16 bits were once zero, with torch 2.11 alone."""
+    torch._dynamo.reset()
+    model = SLATE(**SLATE_SIZES).eval()
+    found = []
+    for losses in (model.losses, torch.compile(model.losses, fullgraph=True, backend="aot_eager")):
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(losses_and_gradients(model, losses, 1.0))
+    for name, expected in found[0].items():
+        assert (found[1][name] - expected).norm() <= 0.05 * expected.norm() + 1e-3, name
+
+
 @pytest.mark.parametrize("settings", [{"gradient": "unrolled"}, {"gradient": "implicit"}])
 def test_losses_and_gradients_are_the_same_and_all_temperatures_share_two_graphs(settings):
     torch.manual_seed(0)
@@ -33,6 +45,31 @@ def test_losses_and_gradients_are_the_same_and_all_temperatures_share_two_graphs
         for name, value in losses_and_gradients(model, compiled, tau).items():
             assert (value - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-6, name
     assert backend.frame_count <= 2  # one for a number, one for any
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_every_parameter_with_its_own_kernels():
+    """In 16 bits with dropout and noise: attention and the Gumbel-softmax are then operations of ours."""
+    torch._dynamo.reset()
+    model = SLATE(**SLATE_SIZES | {"dropout": 0.1}).cuda()
+    image, tau = TinyImages().probe(4)["image"].cuda(), torch.full((), 0.5, device="cuda")
+
+    def gradients(losses):
+        torch.manual_seed(0)
+        sums = {name: 0.0 for name, _ in model.named_parameters()}
+        for _ in range(20):
+            model.zero_grad()
+            with torch.autocast("cuda", torch.bfloat16):
+                found = losses(image, tau)
+            (found.cross_entropy + found.mse).backward()
+            for name, parameter in model.named_parameters():
+                sums[name] += 0.0 if parameter.grad is None else parameter.grad.double().norm().item()
+        return sums
+
+    expected = gradients(model.losses)
+    found = gradients(torch.compile(model.losses, fullgraph=True, options=inductor_options(graphs=False)))
+    for name, norm in expected.items():
+        assert norm / 3 <= found[name] <= 3 * norm + 1e-3, name
 
 
 @pytest.mark.gpu
