@@ -1,5 +1,5 @@
 """A sample of the relaxed categorical distribution (`dvae.gumbel_softmax`) as a Triton kernel: logits are read once,
-and noise is drawn once and never written. Inductor, to whom a row of logits is too long to hold, draws it twice."""
+and noise is drawn once and never written. Inductor, which does not hold a row of logits at once, draws it twice."""
 
 import triton
 import triton.language as tl
