@@ -5,6 +5,7 @@ and then the GPU waits for the CPU. So a training step reads nothing: what must 
 """
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # the fixed points use this module, and need no Lightning
     from lightning import Trainer
 
 
+HAS_TRITON = find_spec("triton") is not None
+"""Whether there can be kernels of our own for a GPU."""
 THREADS_ARE_GIVEN = "OMP_NUM_THREADS" in os.environ
 """By the user: Lightning sets the variable as well, later."""
 

@@ -5,13 +5,13 @@ a step. Only these functions import it, when they run: Triton is not everywhere.
 """
 
 import math
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 from torch.library import custom_op
 
-HAS_TRITON = find_spec("triton") is not None
+from implicit_slate import host
+
 LONGEST = 32
 """Numbers in a head. With more, both kernels compute with 64."""
 OF_QUERIES = {"QUERIES": 64, "KEYS": 32, "num_warps": 4}
@@ -25,7 +25,7 @@ def takes(projected: Tensor) -> bool:
     compiled. Op by op, a call keeps the CPU longer than the GPU, and a step at the paper's size took 54 ms instead of
     33."""
     is_small = projected.dtype in (torch.bfloat16, torch.float16) and projected.shape[-1] <= LONGEST
-    return HAS_TRITON and projected.device.type == "cuda" and is_small and torch.compiler.is_compiling()
+    return host.HAS_TRITON and projected.device.type == "cuda" and is_small and torch.compiler.is_compiling()
 
 
 def attend(projected: Tensor, rate: float) -> Tensor:

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
-from implicit_slate.models.attention_gpu import HAS_TRITON
+from implicit_slate import host
 
 
 def takes(logits: Tensor) -> bool:
     """Whether `sample` is for such logits: in float32, on a GPU, where the step is compiled."""
     on_gpu = logits.device.type == "cuda" and logits.dtype == torch.float32
-    return HAS_TRITON and on_gpu and torch.compiler.is_compiling()
+    return host.HAS_TRITON and on_gpu and torch.compiler.is_compiling()
 
 
 def sample(logits: Tensor, tau: float | Tensor) -> Tensor:
