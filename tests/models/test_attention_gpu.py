@@ -1,16 +1,12 @@
 """Attention with dropout on a GPU beside the same arithmetic spelled out; without one, its kernels as Triton interprets
 them on a CPU."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from implicit_slate.models import attention
 from implicit_slate.models.attention_gpu import attend_dropped
+from tests.models.interpreter import interpret
 from tests.models.test_attention import spelled_out
 
 SHAPES = [(1, 100, 2, 24), (2, 128, 1, 32), (1, 70, 3, 8)]  # B, N, heads, d
@@ -45,15 +41,7 @@ def errors(shape, rate, dtype, device):
 
 
 def test_kernels_do_what_is_spelled_out_in_triton_s_interpreter():
-    """In a process of its own, because what interprets is chosen when Triton is imported."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "tests.models.test_attention_gpu"]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    found = [float(error) for error in done.stdout.split()]
+    found = [float(error) for error in interpret("tests.models.test_attention_gpu").split()]
     assert len(found) == 4 * len(SHAPES) and max(found) < 1e-5
 
 

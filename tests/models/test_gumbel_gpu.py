@@ -1,16 +1,12 @@
 """The Gumbel-softmax of a GPU: its distribution and its gradient; without one, its kernel as Triton interprets it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from scipy import stats
 
 from implicit_slate.models.dvae import gumbel_softmax
 from implicit_slate.models.gumbel_gpu import gumbel_softmax as operation
+from tests.models.interpreter import interpret
 
 TAU = 0.7
 
@@ -67,14 +63,7 @@ def check_noise(device="cpu"):
 
 
 def test_the_kernel_in_triton_s_interpreter():
-    """In a process of its own, because what interprets is chosen when Triton is imported."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "tests.models.test_gumbel_gpu"]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    interpret("tests.models.test_gumbel_gpu")
 
 
 @pytest.mark.gpu
