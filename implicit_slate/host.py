@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # the fixed points use this module, and need no Lightning
 
 
 HAS_TRITON = find_spec("triton") is not None
-"""Whether there can be kernels of our own for a GPU."""
 THREADS_ARE_GIVEN = "OMP_NUM_THREADS" in os.environ
 """By the user: Lightning sets the variable as well, later."""
 
@@ -24,6 +23,11 @@ THREADS_ARE_GIVEN = "OMP_NUM_THREADS" in os.environ
 def is_free_to_read(value: Tensor) -> bool:
     """Whether reading a value costs nothing: it is on the CPU, and not part of a graph that `torch.compile` traces."""
     return value.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def is_for_triton(x: Tensor) -> bool:
+    """Whether kernels of our own may compute with `x`: on a GPU, where the step is compiled."""
+    return HAS_TRITON and x.device.type == "cuda" and torch.compiler.is_compiling()
 
 
 def is_logged(trainer: "Trainer") -> bool:

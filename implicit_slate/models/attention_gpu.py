@@ -25,7 +25,7 @@ def takes(projected: Tensor) -> bool:
     compiled. Op by op, a call keeps the CPU longer than the GPU, and a step at the paper's size took 54 ms instead of
     33."""
     is_small = projected.dtype in (torch.bfloat16, torch.float16) and projected.shape[-1] <= LONGEST
-    return host.HAS_TRITON and projected.device.type == "cuda" and is_small and torch.compiler.is_compiling()
+    return is_small and host.is_for_triton(projected)
 
 
 def attend(projected: Tensor, rate: float) -> Tensor:

@@ -145,9 +145,9 @@ def gumbel_softmax(logits: Tensor, tau: float | Tensor, hard: bool = False, nois
         hard: one-hot values, with the gradient of the soft ones (straight-through).
         noise: the standard Gumbel noise to use; drawn if it is not given.
     """
-    if noise is None and not hard and gumbel_gpu.takes(logits):
-        return gumbel_gpu.sample(logits, tau)
     if noise is None:
+        if not hard and gumbel_gpu.takes(logits):
+            return gumbel_gpu.sample(logits, tau)
         noise = gumbel_noise(logits)
     soft = (logits + noise).div_(tau).softmax(-1).to(logits.dtype)
     if not hard:

@@ -9,8 +9,7 @@ from implicit_slate import host
 
 def takes(logits: Tensor) -> bool:
     """Whether `sample` is for such logits: in float32, on a GPU, where the step is compiled."""
-    on_gpu = logits.device.type == "cuda" and logits.dtype == torch.float32
-    return host.HAS_TRITON and on_gpu and torch.compiler.is_compiling()
+    return logits.dtype == torch.float32 and host.is_for_triton(logits)
 
 
 def sample(logits: Tensor, tau: float | Tensor) -> Tensor:
