@@ -24,6 +24,15 @@ def model(request):
     return SLATE(**TINY | CONFIGURATIONS[request.param]).eval()
 
 
+@pytest.fixture(params=[1, 2, 5])
+def threads(request):
+    """Of the CPU, by which generation divides its products."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 def from_scratch(model: SLATE, slots: torch.Tensor) -> torch.Tensor:
     tokens = torch.zeros(len(slots), model.num_tokens, dtype=torch.long)
     with torch.no_grad():
@@ -40,6 +49,7 @@ def step_by_step(model: SLATE, tokens: torch.Tensor, slots: torch.Tensor) -> tor
         return torch.stack([decoding.step(index) for index in before.unbind(1)], 1)
 
 
+@pytest.mark.usefixtures("threads")
 def test_generation_through_the_cache_is_generation_from_scratch_of_every_image_alone(model):
     slots = model.sample_slots(3).detach()
     tokens = from_scratch(model, slots)
