@@ -1,5 +1,6 @@
 """Processes that end with the process that started them, however that one ends."""
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 CHECK_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1
@@ -14,16 +16,26 @@ PARENT = "IMPLICIT_SLATE_PARENT"
 """The environment variable in which a process tells those that it starts its own id."""
 
 
-def expect_children() -> None:
-    """Let every process that this one starts from now on, as a program of its own, watch this one."""
+@contextlib.contextmanager
+def expecting_children() -> Iterator[None]:
+    """A context in which every process that this one starts, as a program of its own, watches this one.
+
+    It is for these alone: what they start in turn inherits the variable, and has another parent.
+    """
+    outer = os.environ.get(PARENT)
     os.environ[PARENT] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[PARENT]
+        os.environ.update({PARENT: outer} if outer else {})
 
 
 def end_with_parent() -> None:
     """End this process at once when the one that started it is gone. To be called first, before long imports.
 
     A process of `multiprocessing` watches the one that asked for it, also where a fork server lies between them. Any
-    other watches the one that called `expect_children`; a process that was started by hand watches nobody.
+    other watches the one that started it in `expecting_children`; a process that was started by hand watches nobody.
     """
     asked_for_by = multiprocessing.parent_process()
     if asked_for_by is not None:
@@ -43,7 +55,7 @@ def be_killed_with_parent() -> None:
     """Have the kernel, where that is Linux, kill this process when the thread that started it ends.
 
     It does so at once, also while an import lets no thread of ours run; but it cannot tell of a parent that is gone. So
-    this ends the process where that which called `expect_children` is not, or no more, its parent.
+    this ends the process where the one that expected it as a child is not, or no more, its parent.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

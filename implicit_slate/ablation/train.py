@@ -20,7 +20,7 @@ from implicit_slate.ablation.tensorboard import flush_events, log_configuration,
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.fixed_point import NotFinite
-from implicit_slate.processes import expect_children
+from implicit_slate.processes import expecting_children
 from implicit_slate.run_folder import LAST
 from implicit_slate.training.checkpoints import Foreign, read_checkpoint
 from implicit_slate.yaml_files import override
@@ -40,9 +40,9 @@ def train(folder: Path) -> str:
             write_atomically(folder / "config.yaml", config)
             if done is None:
                 log_configuration(trainer.logger.experiment, config)
-        expect_children()  # Lightning starts the other processes of a cell on several devices
         last = None if done is None else str(folder / LAST)
-        trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
+        with expecting_children():  # Lightning starts the other processes of a cell on several devices
+            trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
     except (Diverged, NotFinite) as divergence:
         status, step = "diverged", getattr(divergence, "step", None)
         print(divergence, flush=True)

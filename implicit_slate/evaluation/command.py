@@ -13,7 +13,7 @@ from data_modules.processes import num_cores
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive, seed
 from implicit_slate.evaluation import BY_DEFAULT, METRICS
 from implicit_slate.files import check_writable, read_json, write_atomically
-from implicit_slate.processes import end_with_parent, expect_children
+from implicit_slate.processes import end_with_parent, expecting_children
 from implicit_slate.run_folder import LAST, RunFolder
 
 EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped. What is done is not done again.
@@ -62,8 +62,6 @@ def main(argv: Sequence[str]) -> int:
     if arguments.devices and arguments.devices > room:
         raise UserError(f"--devices {arguments.devices}: this machine has {room} {what}")
     devices = arguments.devices or max(gpus, 1)
-    if devices > 1:  # Lightning starts this command again for each of the other processes
-        expect_children()
     trainer = Trainer(
         accelerator="gpu" if gpus else "cpu",
         devices=devices,
@@ -73,9 +71,10 @@ def main(argv: Sequence[str]) -> int:
     evaluator = Evaluator(trainer, **{name: getattr(arguments, name) for name in settings})
     results = []
     try:
-        for checkpoint in checkpoints:
-            data = describe_data(checkpoint, arguments.data, data_options)
-            results.append(evaluator.evaluate(checkpoint, data, arguments.out or default_folder(checkpoint)))
+        with expecting_children():  # Lightning starts this command again for the other processes of several devices
+            for checkpoint in checkpoints:
+                data = describe_data(checkpoint, arguments.data, data_options)
+                results.append(evaluator.evaluate(checkpoint, data, arguments.out or default_folder(checkpoint)))
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the latter of the former
         if trainer.is_global_zero:
             print("stopped; the same command evaluates what is not done yet", file=sys.stderr)

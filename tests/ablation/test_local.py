@@ -128,6 +128,17 @@ def test_a_server_whose_launcher_was_killed_before_it_began_ends_at_once(parent,
     assert subprocess.run(command, env=os.environ | {"IMPLICIT_SLATE_PARENT": str(parent())}).returncode == status
 
 
+def test_a_launcher_of_ones_own_may_start_cells_by_way_of_other_processes(tmp_path):
+    """As that of Ray does, whose workers have the launcher's environment but are not it."""
+    cell = [sys.executable, "-m", "implicit_slate.cli", "cell", str(tmp_path / "none")]
+    with fork_server():
+        worker = subprocess.run(
+            [sys.executable, "-c", f"import subprocess, sys; sys.exit(subprocess.call({cell!r}))"],
+            capture_output=True, text=True, cwd=ROOT,
+        )  # fmt: skip
+    assert worker.returncode == 2 and "none" in worker.stderr
+
+
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 

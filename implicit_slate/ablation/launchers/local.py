@@ -28,7 +28,7 @@ from implicit_slate.ablation import cell
 from implicit_slate.ablation.launchers import Work
 from implicit_slate.errors import UserError
 from implicit_slate.locks import is_locked
-from implicit_slate.processes import PARENT, end_with_parent, expect_children
+from implicit_slate.processes import end_with_parent, expecting_children
 from implicit_slate.run_folder import DONE, LAST, read_result
 
 POLL_SECONDS = 1.0
@@ -95,19 +95,16 @@ class Resources:
 def fork_server() -> Iterator[None]:
     """A context in which processes are forked from one that has imported everything; at its end all of them are killed:
     cells that run lose what came after their last checkpoint, and the server by itself would take seconds to end."""
-    outer = os.environ.get(PARENT)
-    expect_children()  # as the server, whose start takes a moment in which we may be killed
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us, who then end the cells
     _context.set_forkserver_preload(["implicit_slate.ablation.launchers.server", "implicit_slate.ablation.train"])
     try:
-        forkserver.ensure_running()  # and begin to import
+        with expecting_children():  # the server's start takes a moment in which we may be killed
+            forkserver.ensure_running()  # and begin to import
     finally:
         signal.signal(signal.SIGINT, previous)
     try:
         yield
     finally:
-        del os.environ[PARENT]
-        os.environ.update({PARENT: outer} if outer else {})
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if "resource_tracker" not in " ".join(process.cmdline()):  # multiprocessing's, which ends after us
@@ -234,8 +231,8 @@ def _run_cell(folder: Path, environment: dict[str, str], threads: int, devices: 
         del os.environ[name]  # where we run within a job, Lightning would take the cell for one of its tasks
     os.environ.update(environment)
     if devices > 1:
-        expect_children()
-        sys.exit(subprocess.call([sys.executable, "-m", "implicit_slate.cli", "cell", str(folder)]))
+        with expecting_children():
+            sys.exit(subprocess.call([sys.executable, "-m", "implicit_slate.cli", "cell", str(folder)]))
     import torch  # imported before the fork, so OMP_NUM_THREADS comes too late
 
     torch.set_num_threads(threads)

@@ -5,7 +5,6 @@ stays in `slurm/` of the run's folder, where it can be read and submitted by han
 function for every job, keep results of its own beside ours, and send its signal to a process that is not the cell.)
 """
 
-import os
 import shlex
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from implicit_slate.ablation.cell import BUSY
 from implicit_slate.ablation.launchers import Work
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
-from implicit_slate.processes import PARENT
 from implicit_slate.run_folder import status_of
 
 MOST_DEATHS = 3
@@ -165,8 +163,7 @@ class Jobs:
 def _run(*command: str) -> str:
     """The output of a command of SLURM's; `UserError` with its complaint."""
     try:
-        environment = {key: value for key, value in os.environ.items() if key != PARENT}  # a job outlives its parent
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         raise UserError(f"--launcher slurm: this machine has no {command[0]}") from None
     if done.returncode:
