@@ -121,8 +121,10 @@ class ExperimentCLI(LightningCLI):
         """Lightning would replace the options given by those of the checkpoint, without a word; we keep them."""
 
     def before_instantiate_classes(self) -> None:
-        """`UserError` if the checkpoint that `--ckpt_path` names is not there, or damaged."""
+        """`UserError` if the checkpoint that `--ckpt_path` names is not there, or damaged, or needed and not named."""
         self._checkpoint = self._settings.get("ckpt_path")
+        if self._checkpoint is None and self.config.get("subcommand") in ("validate", "test"):
+            raise UserError(f"{self.config.subcommand}: --ckpt_path, the checkpoint to be measured, is needed")
         self._trained = read_checkpoint(self._checkpoint) if self._checkpoint is not None else None
 
     def before_validate(self) -> None:

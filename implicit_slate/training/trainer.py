@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
 
 from data_modules.processes import num_cores
 from implicit_slate.allowed import (
@@ -52,8 +53,22 @@ else:
     Devices = restricted("Devices", None, "a number of devices, their indices as [0, 1], or auto", _are_devices)
 
 
+class LatestCheckpoint(ModelCheckpoint):
+    """Lightning's default, one checkpoint from the last validation, which is also written when training ends.
+
+    That is seldom at a validation, and never where epochs do not end and `val_check_interval` is not given.
+    """
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        self.on_validation_end(trainer, pl_module)  # one of the two saves, if that step has not been saved
+        self.on_train_epoch_end(trainer, pl_module)
+
+
 class Trainer(Checked, L.Trainer):
     """Lightning's Trainer for experiment files, with the same settings; those that our files set are looked at first.
+
+    Where no callback keeps checkpoints, `LatestCheckpoint` does.
 
     Raises:
         UserError: a setting that is out of its range, or devices that this machine does not have; names it.
@@ -76,10 +91,14 @@ class Trainer(Checked, L.Trainer):
         num_sanity_val_steps: CountOrEndless | NonNegativeInt | None = 0,
         log_every_n_steps: PositiveInt | None = None,
         accumulate_grad_batches: PositiveInt = 1,
+        callbacks: list[Callback] | Callback | None = None,
+        enable_checkpointing: bool | None = None,
         **options,
     ):
         if (clip := options.get("gradient_clip_val")) is not None:
             raise UserError(f"trainer.gradient_clip_val={clip}: has no effect here; give model.optimization.clip_norm")
+        if overfit := options.get("overfit_batches"):  # Lightning would make its own batches, of one image
+            raise UserError(f"trainer.overfit_batches={overfit}: is not for our data")
         counts = isinstance(val_check_interval, int) and isinstance(limit_train_batches, int)
         if counts and check_val_every_n_epoch is not None and val_check_interval > limit_train_batches:
             raise UserError(
@@ -89,6 +108,11 @@ class Trainer(Checked, L.Trainer):
         kinds = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
         if accelerator != "auto" and not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
             raise UserError(f"trainer.accelerator={accelerator}: this machine has none")
+        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+        if enable_checkpointing is None and not options.get("barebones"):
+            enable_checkpointing = True
+        if enable_checkpointing and not any(isinstance(callback, Checkpoint) for callback in callbacks):
+            callbacks.append(LatestCheckpoint())
         super().__init__(
             accelerator=accelerator,
             devices=devices,
@@ -104,6 +128,8 @@ class Trainer(Checked, L.Trainer):
             num_sanity_val_steps=num_sanity_val_steps,
             log_every_n_steps=log_every_n_steps,
             accumulate_grad_batches=accumulate_grad_batches,
+            callbacks=callbacks,
+            enable_checkpointing=enable_checkpointing,
             **options,
         )
         if isinstance(self.accelerator, CPUAccelerator) and self.num_devices > num_cores():

@@ -124,6 +124,22 @@ def test_a_checkpoint_goes_on_and_one_of_another_model_is_refused(tmp_path):
         ExperimentCLI(args=tiny_run(tmp_path, "--weights_only=false"))
 
 
+@pytest.mark.parametrize("validating", ["--trainer.val_check_interval=2", "--trainer.limit_val_batches=0"])
+def test_one_checkpoint_is_left_and_it_is_the_end_of_the_training(tmp_path, validating):
+    ExperimentCLI(args=tiny_run(tmp_path, "--trainer.max_steps=3", validating))
+    [checkpoint] = tmp_path.rglob("*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 3
+    ExperimentCLI(args=tiny_run(tmp_path / "none", "--trainer.enable_checkpointing=false"))
+    assert not [*(tmp_path / "none").rglob("*.ckpt")]
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_random_weights_are_not_measured_by_mistake(tmp_path, capsys, command):
+    assert main([command, *tiny_run(tmp_path / "out")[1:]]) == 2
+    message = f"implicit-slate: {command}: --ckpt_path, the checkpoint to be measured, is needed\n"
+    assert capsys.readouterr().err == message and not (tmp_path / "out").exists()
+
+
 def test_weights_alone_are_where_a_training_begins(tmp_path):
     weights = ExperimentCLI(args=tiny_run(tmp_path, "--seed_everything=1")).model.state_dict()
     torch.save({"state_dict": weights, "hyper_parameters": SLATE_SIZES}, tmp_path / "weights.ckpt")
@@ -150,6 +166,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
         ("--trainer.devices=99", "trainer.devices=99: this machine has"),
         ("--trainer.accelerator=gpu", "trainer.accelerator=gpu: this machine has none"),
         ("--trainer.gradient_clip_val=1.5", "trainer.gradient_clip_val=1.5: has no effect here"),
+        ("--trainer.overfit_batches=2", "trainer.overfit_batches=2: is not for our data"),
         ("--trainer.val_check_interval=0.5", "val_check_interval"),
         ("--model.slot_init=queries", "basins"),
         ("--trainer.precision=transformer-engine", "trainer.precision: unknown precision 'transformer-engine'"),
