@@ -60,7 +60,9 @@ class CachedImages(ArrayImages):
         return super().__len__() if self.rows is None else len(self.rows)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        return super().__getitem__(indices if self.rows is None else self.rows[indices].tolist())
+        if self.rows is None:
+            return super().__getitem__(indices)
+        return super().__getitem__(self.rows[indices].tolist()) | {"index": torch.tensor(indices)}
 
     def move_to(self, device: torch.device) -> None:
         if self.rows is not None:

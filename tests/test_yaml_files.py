@@ -13,6 +13,13 @@ def test_yaml_keeps_on_and_off_and_reads_numbers(tmp_path):
     assert load_yaml(file) == values
 
 
+def test_anchors_are_merged_with_what_a_mapping_has_itself_and_dates_are_texts(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("one: &one {a: 1, b: 2}\ntwo: {c: &two {<<: *one, b: 3}}\nthree: {<<: *two, a: 2024-13-45}\n")
+    three = {"a": "2024-13-45", "b": 3}
+    assert load_yaml(file) == {"one": {"a": 1, "b": 2}, "two": {"c": {"a": 1, "b": 3}}, "three": three}
+
+
 @pytest.mark.parametrize(
     "text, message",
     [

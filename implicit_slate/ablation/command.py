@@ -166,9 +166,11 @@ def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: a
     from implicit_slate.ablation.progress import ProgressDisplay
 
     print(f"{grid.name}: {len(grid.cells)} cells in {folder.path}; checking them", flush=True)
-    display = ProgressDisplay(folder)
+    configs = {str(content["cell"]): content["config"] for content in preparations.values()}
+    max_steps = {cell: int((config.get("trainer") or {}).get("max_steps") or -1) for cell, config in configs.items()}
+    display = ProgressDisplay(folder, max_steps)
     with fork_server():
-        accelerators, display.max_steps = check(*_to_check(grid, arguments, preparations))
+        accelerators = check(*_to_check(grid, arguments, preparations))
         is_open = launch(
             Work(
                 folder,

@@ -28,9 +28,9 @@ def with_resume_point(config: Mapping[str, Any]) -> dict[str, Any]:
     return override(config, {"trainer.callbacks": [*given, *ours]})
 
 
-def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str, Any]]) -> tuple[int, int]:
-    """Build every config as a cell would, and load its data; of how many accelerators of this machine (0 if on the CPU)
-    and for how many steps the first of them would train.
+def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str, Any]]) -> int:
+    """Build every config as a cell would, and load its data; on how many accelerators of this machine (0: on the CPU)
+    the first of them would train.
 
     Args:
         configs: by where a user can correct each, as a file, or an axis and its value in `ablations.yaml`.
@@ -41,10 +41,10 @@ def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str
     """
     for origin, config in to_parse.items():
         build(with_resume_point(config), origin, Parser)
-    trainers, seen = [], []
+    accelerators, seen = [], []
     for origin, config in configs.items():
         cli = build(with_resume_point(config), origin)
-        trainers.append(cli.trainer)
+        accelerators.append(cli.trainer.accelerator)
         if config.get("data") not in seen and cli.datamodule is not None:
             seen.append(config.get("data"))
             try:
@@ -52,9 +52,8 @@ def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str
                 cli.datamodule.setup("fit")
             except (UserError, OSError) as error:
                 raise UserError(f"{origin}: {error}") from None
-    accelerator = trainers[0].accelerator
-    on_cpu = type(accelerator).__name__ == "CPUAccelerator"
-    return 0 if on_cpu else accelerator.auto_device_count(), trainers[0].max_steps
+    on_cpu = type(accelerators[0]).__name__ == "CPUAccelerator"
+    return 0 if on_cpu else accelerators[0].auto_device_count()
 
 
 def build(config: Mapping[str, Any], origin: str, kind: type[ExperimentCLI] = ExperimentCLI) -> ExperimentCLI:

@@ -115,9 +115,9 @@ def _measure(place: Path, name: str, content: dict[str, Any], resources: Resourc
             )
     clocks = [read_json(folder / CLOCK) for folder in folders.values()]
     mean = {key: sum(clock[key] for clock in clocks) / copies for key in clocks[0]}
-    steps = trainer.get("max_steps") or -1
+    steps = int(trainer.get("max_steps") or -1)
     if steps < 0:
-        steps = (trainer.get("max_epochs") or 1000) * mean["batches"] / each  # Lightning's default
+        steps = int(trainer.get("max_epochs") or 1000) * mean["batches"] / each  # Lightning's default
     validations = steps * each / validation_interval(trainer, mean["batches"])
     return (mean["start"] + steps * mean["step"] + validations * mean["validation"]) / 3600
 

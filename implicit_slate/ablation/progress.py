@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -22,13 +22,13 @@ STYLES = {"complete": "green", "diverged": "yellow", "failed": "red", "running":
 
 
 class ProgressDisplay:
-    """Shows the state of all cells, whichever process runs them; it reads files only."""
+    """Shows the state of all cells, whichever process runs them; it reads files only.
 
-    max_steps = 0
-    """Of each cell; 0 while it is not known."""
+    `max_steps` are those of each cell, less than 1 where its training has another end.
+    """
 
-    def __init__(self, folder: RunFolder, console: Console | None = None):
-        self.folder = folder
+    def __init__(self, folder: RunFolder, max_steps: Mapping[str, int], console: Console | None = None):
+        self.folder, self.max_steps = folder, max_steps
         self.console = console or Console()
 
     @contextmanager
@@ -69,7 +69,7 @@ class ProgressDisplay:
             table.add_row(
                 row["cell"],
                 f"[{STYLES[row['status']]}]{row['status']}",
-                f"{row['step']}/{self.max_steps}" if row["step"] is not None else "",
+                f"{row['step']}/{self.max_steps[row['cell']]}" if row["step"] is not None else "",
                 *map(_short, (row["steps_per_second"], final_loss(row), row["jacobian/spectral_norm_final"])),
             )
         if len(rows) > room:
@@ -96,9 +96,11 @@ class ProgressDisplay:
     def _time_left(self, rows: list[dict[str, Any]]) -> str:
         open_rows = [row for row in rows if row["status"] not in FINISHED]
         rate = sum(row["steps_per_second"] or 0 for row in open_rows if row["status"] == "running")
-        if not rate or self.max_steps <= 0:
+        most = [self.max_steps[row["cell"]] for row in open_rows]
+        if not rate or min(most) < 1:
             return ""
-        return f", about {_duration(sum(self.max_steps - (row['step'] or 0) for row in open_rows) / rate)} left"
+        left = sum(most) - sum(row["step"] or 0 for row in open_rows)
+        return f", about {_duration(left / rate)} left"
 
     def _details(self, cell: str) -> str:
         result = self.folder.result(cell) if cell in self.folder.cells else None

@@ -21,6 +21,7 @@ from implicit_slate.evaluation.data import DataConfig, check_size, describe_spli
 from implicit_slate.evaluation.module import TRUTH, Evaluation, draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import markdown, summarise, title
 from implicit_slate.files import check_writable, read_json, write_atomically
+from implicit_slate.fixed_point.gradients import Truncated, Unrolled
 from implicit_slate.metrics.inception import Inception, WeightsMissing, find_weights
 from implicit_slate.pictures import panel_picture, panels_npz, to_png
 from implicit_slate.provenance import revision, versions
@@ -86,6 +87,8 @@ class Evaluator:
         if self.iterations:
             for slots in (each.slot_attention for each in (model, untrained) if each):
                 slots.solver = replace(slots.solver, max_iterations=self.iterations)
+                if isinstance(slots.gradient, Truncated):  # its k last iterations may be more than there are
+                    slots.gradient = Unrolled()  # without a backward pass they are the same
         evaluation = Evaluation(
             model, images, metrics, draws, self.seed, weights and _inception(weights), self._true_features.get(of_data),
             untrained, self.masks == "bilinear",

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ArgumentError
@@ -63,8 +63,10 @@ class ExperimentCLI(LightningCLI):
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        help = "of weights, data and noise; true: a random one, false: none"
-        parser.add_argument("--seed_everything", type=Seed | bool, default=self.seed_everything_default, help=help)
+        help = "of weights, data and noise; true: a random one"
+        parser.add_argument(
+            "--seed_everything", type=Seed | Literal[True], default=self.seed_everything_default, help=help
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

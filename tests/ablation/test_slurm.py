@@ -61,7 +61,7 @@ def work_of(path: Path, cells: dict[str, dict], pretrain: bool = False, devices:
     first = folder.pretrain if pretrain and status_of(folder.pretrain) != "complete" else None
     return Work(
         folder, first, missing, preparations, 0, Namespace(**given), begin,
-        ProgressDisplay(folder),
+        ProgressDisplay(folder, {}),
     )  # fmt: skip
 
 

@@ -142,6 +142,12 @@ def test_a_trial_whose_process_dies_before_its_first_heartbeat_is_begun_again(tm
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
 
 
+def test_quoted_numbers_are_numbers():
+    quoted = {"model.optimization.learning_rate": "1e-3", "model.optimization.warmup_steps": "4"}
+    expected = {"learning_rate": 1e-3, "clip_norm": 1.0, "warmup_steps": 4}
+    assert Space.around(override(EXPERIMENT, quoted), 30).own == expected
+
+
 def test_an_experiment_without_a_rate_is_refused():
     with pytest.raises(UserError, match="learning_rate and trainer.max_steps"):
         Space.around(override(EXPERIMENT, {"model.optimization": {}}), 30)
@@ -221,6 +227,8 @@ def test_processes_share_a_server_survive_its_absence_and_take_over_from_the_dea
     assert sum(state in ("COMPLETE", "PRUNED") for state in found) >= 4
     assert "RUNNING" not in found and "FAIL" in found  # the one of the dead process, which was tried again
     assert len(list((tmp_path / "runs" / "tune-tiny" / "cells").iterdir())) == len(found) - found.count("FAIL")
+    report = (tmp_path / "runs" / "tune-tiny" / "report.md").read_text()
+    assert report.count("ended early") == 1  # the heading: the first trial has a loss, by whoever tried it again
 
 
 @pytest.mark.slow

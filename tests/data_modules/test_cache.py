@@ -85,6 +85,15 @@ def test_new_files_are_noticed(tmp_path):
     assert set(data.probe(1)) == {"image", "index", "mask"}
 
 
+def test_a_selection_of_images_counts_them_from_0(folder):
+    images = module(folder).splits.train
+    mapped, in_memory = (images.select(np.array([1, 4, 9])) for _ in range(2))
+    in_memory.move_to(torch.device("cpu"))
+    for some in (mapped, pickle.loads(pickle.dumps(mapped)), in_memory):
+        batch = some[[1, 2]]
+        assert batch["index"].tolist() == [1, 2] and torch.equal(batch["image"], images[[4, 9]]["image"])
+
+
 def test_sizes_are_kept_beside_one_another_until_the_format_changes(folder, decoded, monkeypatch):
     for size in (16, 8, 16):
         assert module(folder, image_size=size).probe(1)["image"].shape[-1] == size

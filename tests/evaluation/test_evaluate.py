@@ -219,6 +219,13 @@ def test_slots_can_be_refined_more_often_than_in_training(checkpoint, root, eval
         assert found["metrics"]["cross_entropy"]["draws"][0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_slots_of_a_truncated_gradient_can_be_refined_less_often_than_it_reaches_back(tmp_path, root, evaluate):
+    options = ("--metrics", "cross_entropy", "--iterations", "1")
+    runs = [made.run(tmp_path / name, root, gradient=name) for name in ("truncated(2)", "unrolled")]
+    truncated, unrolled = (evaluate(run, *options)["metrics"]["cross_entropy"]["draws"] for run in runs)
+    assert truncated == unrolled
+
+
 def test_what_a_model_or_its_data_does_not_have_is_left_out(tmp_path, root, evaluate):
     result = evaluate(made.run(tmp_path / "broadcast", root, "SpatialBroadcastModule"))
     assert result["ceiling"] is None and result["metrics"]["cross_entropy"] is None

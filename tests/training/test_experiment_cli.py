@@ -50,7 +50,7 @@ MISTAKES = {
     ),
     "data.image_size": ([1], r"data.image_size=\[1\]: a multiple of 4 from 4 on is needed"),
     "trainer.max_steps": ("many", "trainer.max_steps=many: a whole number from 1 on, or -1 for no end is needed"),
-    "seed_everything": ("x", "seed_everything=x: a whole number from 0 to 4294967295 or true or false is needed"),
+    "seed_everything": ("false", "seed_everything=False: a whole number from 0 to 4294967295 or True is needed"),
     "model.gradeint": ("implicit", "unknown key 'model.gradeint'; did you mean 'model.gradient'"),
     "model.optimization.clip_nrm": (1, "did you mean 'model.optimization.clip_norm'"),
     "data.bach_size": (3, "unknown key 'data.bach_size'; did you mean 'data.batch_size'"),

@@ -111,7 +111,7 @@ def fork_server() -> Iterator[None]:
                     process.kill()
 
 
-def check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> tuple[int, int]:
+def check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> int:
     """`configure.check` in a forked process; `UserError` as it raises it."""
     for _ in range(MOST_TRIES):
         pool = ProcessPoolExecutor(1, mp_context=_context, initializer=_begin, initargs=(os.devnull,))
@@ -239,7 +239,7 @@ def _run_cell(folder: Path, environment: dict[str, str], threads: int, devices: 
     sys.exit(cell.run(folder))
 
 
-def _check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> tuple[int, int]:
+def _check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> int:
     from implicit_slate.ablation.configure import check  # imported already by the server
 
     return check(configs, to_parse)

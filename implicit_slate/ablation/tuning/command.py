@@ -102,11 +102,11 @@ def _run(target: Target, folder: Path, arguments) -> int:
     with fork_server():
         if target.pretrain is not None:
             to_parse = {origin: override(c, {target.checkpoint: "last.ckpt"}) for origin, c in origins.items()}
-            accelerators, _ = check({f"{arguments.name}, 'pretrain'": target.pretrain}, to_parse)
+            accelerators = check({f"{arguments.name}, 'pretrain'": target.pretrain}, to_parse)
         else:
-            accelerators, _ = check(origins, {})
+            accelerators = check(origins, {})
         resources = Resources.share_out(arguments.workers, arguments.devices, accelerators)
-        max_steps = (next(iter(target.configs.values())).get("trainer") or {}).get("max_steps", 0)
+        max_steps = int((next(iter(target.configs.values())).get("trainer") or {}).get("max_steps") or 0)
         search = Search(folder, target.configs, target.checkpoint, max_steps, arguments.devices, _say)
         storage = open_storage(arguments.storage) if arguments.storage else None
         check_writable(folder / "cells")

@@ -11,7 +11,7 @@ from matplotlib import pyplot
 from optuna.trial import FrozenTrial, TrialState
 
 from implicit_slate.ablation.matrix import cell_id
-from implicit_slate.ablation.tuning.search import OPTIMIZATION, Search
+from implicit_slate.ablation.tuning.search import ENDED, OPTIMIZATION, Search, cell_number
 from implicit_slate.files import write_atomically
 from implicit_slate.report.figures import save
 from implicit_slate.run_folder import LAST
@@ -37,7 +37,8 @@ def write_results(search: Search) -> Path:
             continue
         best = min(complete, key=lambda trial: trial.value)
         settings = search.spaces[mode].ask(optuna.trial.FixedTrial(best.params))
-        own = next((f"{trial.value:.4g}" for trial in complete if trial.number == 0), "ended early")
+        first = next((trial for trial in trials if cell_number(trial) == 0 and trial.state in ENDED), None)
+        own = "none" if first is None else "ended early" if first.value is None else f"{first.value:.4g}"
         at = ", ".join(f"{name} {value:g}" for name, value in settings.items())
         lines.append(f"{count} {own} | {best.value:.4g} | {at} |")
         axis[mode] = {"model.gradient": mode} | {OPTIMIZATION + name: value for name, value in settings.items()}
@@ -54,9 +55,7 @@ def _write_experiment(search: Search, mode: str, best: FrozenTrial, settings: di
     pretrained = str(search.folder.resolve() / "pretrain" / LAST)
     more = {search.checkpoint: pretrained} if search.checkpoint else {}
     config = override(search.configs[mode], settings | more)
-    about = (
-        f"# Trial {best.number} of implicit-slate tune, the best one of gradient mode {mode}: loss {best.value:.6g}.\n"
-    )
+    about = f"# Trial {cell_number(best)} of implicit-slate tune, the best one of {mode}: loss {best.value:.6g}.\n"
     name = cell_id({"gradient": mode})
     write_atomically(search.folder / "best" / f"{name}.yaml", about + yaml.safe_dump(config, sort_keys=False))
 

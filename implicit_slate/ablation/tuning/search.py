@@ -14,7 +14,7 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, fail_stale_trials
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from implicit_slate.ablation.cell import preparation, prepare
 from implicit_slate.ablation.launchers.local import MOST_TRIES, Resources, start
@@ -50,12 +50,14 @@ class Space:
         """A tenth to ten times the experiment's learning rate, a twentieth to twenty times its clip (1 where it has
         none), and a warmup of 1 step to a fifth of all steps. `UserError` where there is no rate or no end."""
         found = {key.removeprefix(OPTIMIZATION): value for key, value in leaves(config)}
-        rate, clip, most = found.get("learning_rate"), found.get("clip_norm") or 1.0, max(1, max_steps // 5)
+        # YAML has quoted numbers, and 1e-3 without a point, as texts.
+        rate, clip = found.get("learning_rate"), float(found.get("clip_norm") or 1)
+        most, warmup = max(1, max_steps // 5), int(found.get("warmup_steps") or 1)
         if rate is None or max_steps < 1:
             raise UserError(f"tune: the experiment must set {OPTIMIZATION}learning_rate and trainer.max_steps")
-        rate, clip = float(rate), float(clip)  # YAML has quoted numbers, and 1e-3 without a point, as texts
+        rate = float(rate)
         return cls(
-            {"learning_rate": rate, "clip_norm": clip, "warmup_steps": min(found.get("warmup_steps") or 1, most)},
+            {"learning_rate": rate, "clip_norm": clip, "warmup_steps": min(warmup, most)},
             {"learning_rate": (rate / 10, rate * 10), "clip_norm": (clip / 20, clip * 20), "warmup_steps": (1, most)},
         )
 
@@ -189,7 +191,7 @@ class Search:
     def _train(self, mode: str, trial: Trial, resources: Resources, worker: int) -> float:
         """Train the cell of a trial; the loss. Raises `TrialPruned` where it is poor or diverged, and `CellFailed`."""
         settings = patiently(self.spaces[mode].ask, trial)
-        number = trial.user_attrs.get("cell", trial.number)  # that of the trial which is tried again
+        number = cell_number(trial)
         patiently(trial.set_user_attr, "cell", number)
         axes = {"gradient": mode, "trial": number}
         folder = self.folder / "cells" / cell_id(axes)
@@ -235,6 +237,11 @@ class Search:
         finally:
             process.kill()
             process.join()
+
+
+def cell_number(trial: Trial | FrozenTrial) -> int:
+    """The number in the name of a trial's cell: its own, or that of the trial which it tries again."""
+    return trial.user_attrs.get("cell", trial.number)
 
 
 def _try_again(study: Study, number: int) -> None:
