@@ -54,15 +54,14 @@ else:
 
 
 class LatestCheckpoint(ModelCheckpoint):
-    """Lightning's default, one checkpoint from the last validation, which is also written when training ends.
+    """Lightning's default, one checkpoint from the last validation, which is also written where training ends.
 
-    That is seldom at a validation, and never where epochs do not end and `val_check_interval` is not given.
+    That is seldom at a validation, and there may be none: epochs do not end, and nobody need give `val_check_interval`.
     """
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
-        self.on_validation_end(trainer, pl_module)  # one of the two saves, if that step has not been saved
-        self.on_train_epoch_end(trainer, pl_module)
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self.on_validation_end(trainer, pl_module)  # does nothing if this step has been saved
 
 
 class Trainer(Checked, L.Trainer):

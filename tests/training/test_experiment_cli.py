@@ -133,6 +133,26 @@ def test_one_checkpoint_is_left_and_it_is_the_end_of_the_training(tmp_path, vali
     assert not [*(tmp_path / "none").rglob("*.ckpt")]
 
 
+AVERAGING = "[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}]"
+
+
+@pytest.mark.parametrize("callbacks", ["null", AVERAGING], ids=["as they are", "averaged"])
+def test_a_training_that_goes_on_from_its_end_is_the_one_that_did_not_end_there(tmp_path, callbacks):
+    def weights(folder, steps, *more):
+        options = ["--data=data_modules.Sprites", "--data.image_size=16", "--data.num_images=[40,8,8]"]
+        options += [f"--trainer.max_steps={steps}", "--trainer.val_check_interval=2"]
+        ExperimentCLI(args=tiny_run(folder, *options, f"--trainer.callbacks={callbacks}", *more))
+        [file] = folder.rglob("*.ckpt")
+        content = torch.load(file, weights_only=True)
+        return file, [content["state_dict"], content.get("current_model_state", content["state_dict"])]
+
+    half, _ = weights(tmp_path / "half", 3)
+    _, resumed = weights(tmp_path / "rest", 6, f"--ckpt_path={half}")
+    _, whole = weights(tmp_path / "whole", 6)
+    torch.testing.assert_close(resumed, whole, atol=0, rtol=0)
+    assert (callbacks == "null") == all(weight.equal(whole[1][name]) for name, weight in whole[0].items())
+
+
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_random_weights_are_not_measured_by_mistake(tmp_path, capsys, command):
     assert main([command, *tiny_run(tmp_path / "out")[1:]]) == 2
