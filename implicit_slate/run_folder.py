@@ -135,6 +135,12 @@ class RunFolder:
         return cells
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """The folder of the run that keeps a checkpoint in its `checkpoints`; None if it lies elsewhere."""
+    folder = checkpoint.absolute().parent
+    return folder.parent if folder.name == "checkpoints" else None
+
+
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The content of `result.json` in a cell's folder; None if there is none, or only a part of one."""
     result = read_json(folder / "result.json") or {}

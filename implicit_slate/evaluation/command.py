@@ -8,13 +8,14 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import is_zipfile
 
 from data_modules.processes import num_cores
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive, seed
 from implicit_slate.evaluation import BY_DEFAULT, METRICS
 from implicit_slate.files import check_writable, read_json, write_atomically
 from implicit_slate.processes import end_with_parent, expecting_children
-from implicit_slate.run_folder import LAST, RunFolder
+from implicit_slate.run_folder import LAST, RunFolder, run_of
 
 EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped. What is done is not done again.
 
@@ -36,6 +37,11 @@ def main(argv: Sequence[str]) -> int:
     checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
     if len(checkpoints) > 1 and (arguments.json or arguments.out):
         raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
+    folders = {default_folder(checkpoint): checkpoint for checkpoint in checkpoints}
+    if len(folders) < len(checkpoints):
+        both = next(checkpoint for checkpoint in checkpoints if checkpoint not in folders.values())
+        raise UserError(f"{both}: another of the checkpoints has its results in the same folder, "
+                        f"{default_folder(both)}; evaluate one at a time, with --out")  # fmt: skip
     if arguments.out:  # without, results go to a folder of ours
         others = arguments.out.glob(f"{arguments.split}[._]*")
         _check_replaceable(arguments.out / f"{arguments.split}.json", *others)
@@ -45,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     end_with_parent()
     import torch
     from lightning import Trainer
+    from lightning.pytorch.plugins.environments import LightningEnvironment
 
     from implicit_slate.evaluation.data import describe_data
     from implicit_slate.evaluation.outputs import markdown
@@ -65,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
     trainer = Trainer(
         accelerator="gpu" if gpus else "cpu",
         devices=devices,
+        plugins=LightningEnvironment(),  # within a batch job of SLURM as well we start the processes, and not `srun`
         barebones=True,  # neither loggers nor checkpoints; the progress is ours, on stderr
     )
     settings = ("split", "images", "draws", "metrics", "batch_size", "fid_weights", "seed", "masks", "iterations")
@@ -104,6 +112,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _check_replaceable(result: Path, *others: Path) -> None:
     """`UserError` for the first of the files that is there, unless `result` is an earlier one of this command."""
+    if result.exists() and not result.is_file():
+        raise UserError(f"{result}: not a file")
     if "fingerprint" not in (read_json(result) or {}):
         for file in (result, *others):
             if file.exists():
@@ -152,7 +162,7 @@ def _metrics(text: str) -> tuple[str, ...]:
 def find_checkpoints(target: Path) -> list[Path]:
     """The last checkpoint of every complete cell of a grid's folder, `UserError` if there is none; else the target.
 
-    A complete cell whose checkpoint has gone is left out, and a line on stderr says so.
+    A complete cell whose checkpoint has gone, or is torn, is left out, and a line on stderr says so.
     """
     if not target.is_dir():
         return [target]
@@ -160,10 +170,10 @@ def find_checkpoints(target: Path) -> list[Path]:
         raise UserError(f"{target}: not the folder of a grid; name a checkpoint in it, such as {files[-1]}")
     run = RunFolder(target)
     complete = [run.cell(cell) / LAST for cell in run.cells if run.status(cell) == "complete"]
-    found = [checkpoint for checkpoint in complete if checkpoint.exists()]
+    found = [checkpoint for checkpoint in complete if is_zipfile(checkpoint)]
     for checkpoint in complete:
         if checkpoint not in found:
-            print(f"implicit-slate: {checkpoint}: not there; its cell is left out", file=sys.stderr)
+            print(f"implicit-slate: {checkpoint}: torn or gone; its cell is left out", file=sys.stderr)
     if not found:
         raise UserError(f"{target}: expected a grid with cells that are complete; found none")
     return found
@@ -171,6 +181,5 @@ def find_checkpoints(target: Path) -> list[Path]:
 
 def default_folder(checkpoint: Path, kind: str = "evaluation") -> Path:
     """`<kind>` beside the run's `checkpoints`; `<name>.<kind>` beside a checkpoint that lies elsewhere."""
-    if checkpoint.absolute().parent.name == "checkpoints":
-        return checkpoint.parent.parent / kind
-    return checkpoint.with_name(f"{checkpoint.stem}.{kind}")
+    run = run_of(checkpoint)
+    return checkpoint.with_name(f"{checkpoint.stem}.{kind}") if run is None else run / kind

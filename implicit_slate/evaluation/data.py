@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError
 from data_modules.base import ImageDataModule, Images, Splits
 from implicit_slate.errors import UserError
 from implicit_slate.models import SlotModel
+from implicit_slate.run_folder import run_of
 from implicit_slate.training.config_parser import ConfigParser, explain
 from implicit_slate.yaml_files import load_yaml
 
@@ -30,17 +31,18 @@ def describe_data(checkpoint: Path, given: str | None, options: Sequence[str]) -
     Raises:
         UserError: nothing says what the data is, or an option is unknown or wrong.
     """
-    base, arguments = checkpoint.absolute().parent.parent / "config.yaml", list(options)
+    arguments, run = list(options), run_of(checkpoint)
+    base = None if run is None or not (run / "config.yaml").exists() else run / "config.yaml"
     if given and given.endswith((".yaml", ".yml")):
         base = Path(given)
     elif given:
         arguments = ["--data", given, *arguments]
-    elif not base.exists():
-        raise UserError(f"{checkpoint}: there is no {base} that says which data it was trained on: give --data "
+    elif base is None:
+        raise UserError(f"{checkpoint}: no config.yaml of its run says which data it was trained on: give --data "
                         "experiments/X.yaml, or --data data_modules.CLEVRMirror --data.root DIR")  # fmt: skip
-    if base.exists() or str(base) == given:
+    if base is not None:
         content = load_yaml(base)
-        if not isinstance(content.get("data"), dict):
+        if not isinstance(content.get("data"), dict) or not isinstance(content["data"].get("class_path"), str):
             raise UserError(f"{base}: expected a section 'data' with a class_path, found none")
         arguments = [f"--data={json.dumps(content['data'])}", *arguments]
     return parse_data(arguments)

@@ -114,8 +114,10 @@ class Evaluation(L.LightningModule):
         own = {key: torch.cat(batches) for key, batches in self._kept.items()}
         found = {key: values.reshape(-1, *own[key].shape[1:]) for key, values in self.all_gather(own).items()}
         places = found.pop(PLACE)
-        order = torch.empty(int(places.max()) + 1, dtype=torch.long, device=self.device)
+        order = torch.full((len(self.trainer.test_dataloaders.dataset),), -1, device=self.device)
         order[places] = torch.arange(len(places), device=self.device)  # one of those that a sampler has repeated
+        if order.min() < 0:
+            raise RuntimeError(f"{int((order < 0).sum())} of {len(order)} images were left out by every process")
         passes: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
         for (name, what), values in found.items():
             passes[name][what] = values[order].cpu()
@@ -127,7 +129,7 @@ class Evaluation(L.LightningModule):
 def load_image_model(path: Path) -> Trained:
     """A model with slots that makes images: of a checkpoint, of a file of `implicit-slate export`, or one that comes
     with the project, by its name. `UserError` names what is none."""
-    exported = path.suffix == SUFFIX or not path.exists()
+    exported = path.suffix == SUFFIX or not path.is_file()  # the name of a model may be that of a folder here
     trained = Trained(load_pretrained(path), None) if exported else load_trained(path)
     kind = type(trained.model).__name__
     if not isinstance(trained.model, SlotModel):

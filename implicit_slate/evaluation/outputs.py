@@ -10,6 +10,7 @@ import pandas as pd
 from implicit_slate.evaluation.module import TRUTH, Evaluation
 from implicit_slate.measures import EVALUATED, REFERENCES, finite
 from implicit_slate.metrics.fid import fid, kid
+from implicit_slate.run_folder import run_of
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
@@ -68,8 +69,8 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
 
 def title(checkpoint: Path) -> str:
     """What to call a checkpoint: the name of its cell or run, or of its file if it lies elsewhere."""
-    folder = checkpoint.absolute().parent
-    return folder.parent.name if folder.name == "checkpoints" else checkpoint.name
+    run = run_of(checkpoint)
+    return checkpoint.name if run is None else run.name
 
 
 def _spread(value: dict[str, Any] | None) -> str:

@@ -79,7 +79,7 @@ class Evaluator:
         asked = [about, metrics, str(weights), self.seed, file.st_size, file.st_mtime_ns]
         fingerprint = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         earlier = read_json(out / f"{self.split}.json")
-        if earlier and earlier.get("fingerprint") == fingerprint:
+        if earlier and earlier.get("fingerprint") == fingerprint and all(file.exists() for file in self._files(out)):
             return earlier | named
 
         of_data = json.dumps([data, self.split, count])
@@ -139,14 +139,20 @@ class Evaluator:
         views = model.views(image, draw_slots(model, self.seed, 0, range(len(image))).to(image))
         panels = image, views.reconstruction, evaluation.measured_masks(views.masks), model.ceiling(image)
         per_image = evaluation.measured.replace([torch.inf, -torch.inf], torch.nan).dropna(axis=1, how="all")
-        for name, content in {
-            ".csv": per_image.to_csv(index=False),
-            ".png": to_png(panel_picture(*panels)),
-            "_panels.npz": panels_npz(*panels),
-            ".md": markdown([result]),
-            ".json": json.dumps(result, indent=1, allow_nan=False) + "\n",
-        }.items():
-            write_atomically(out / f"{self.split}{name}", content)
+        contents = (
+            per_image.to_csv(index=False),
+            to_png(panel_picture(*panels)),
+            panels_npz(*panels),
+            markdown([result]),
+            json.dumps(result, indent=1, allow_nan=False) + "\n",
+        )
+        *others, last = self._files(out)
+        last.unlink(missing_ok=True)  # it says of what the others are
+        for file, content in zip((*others, last), contents, strict=True):
+            write_atomically(file, content)
+
+    def _files(self, out: Path) -> list[Path]:
+        return [out / f"{self.split}{name}" for name in (".csv", ".png", "_panels.npz", ".md", ".json")]
 
 
 @cache

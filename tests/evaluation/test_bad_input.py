@@ -70,6 +70,8 @@ EVALUATE, GENERATE = f"evaluate {CHECKPOINT}", f"generate {CHECKPOINT} --out {{}
         (f"{EVALUATE} --seed -1", "--seed: expected a whole number from 0 to"),
         (f"{EVALUATE} --json {{}}/theirs/test.json", "test.json: exists already, and no evaluation has made it"),
         (f"{EVALUATE} --json {{}}/a.png/test.json", "cannot be written"),
+        (f"{EVALUATE} --json {{}}/pipe", "/pipe: not a file"),
+        (f"{EVALUATE} {{}}/run/checkpoints/first.ckpt", "last.ckpt: another of the checkpoints has its results in"),
         (f"{EVALUATE} --metrics segmentation --devices 999", "--devices 999: this machine has"),
         (f"{EVALUATE} --out {{}}/theirs", "test.json: exists already, and no evaluation has made it"),
         (f"{EVALUATE} --out {{}}/theirs --split val", "val.png: exists already, and no evaluation has made it"),
@@ -78,6 +80,7 @@ EVALUATE, GENERATE = f"evaluate {CHECKPOINT}", f"generate {CHECKPOINT} --out {{}
 def test_bad_options(checkpoint, tmp_path, refuses, command, message):
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "a.safetensors").touch()
+    checkpoint.with_name("first.ckpt").touch()
     epoch = tmp_path / "lightning" / "checkpoints" / "epoch=0.ckpt"  # as `fit` names it
     epoch.parent.mkdir(parents=True)
     epoch.touch()
@@ -137,12 +140,14 @@ def test_a_torn_checkpoint_and_a_damaged_config_beside_it(checkpoint, refuses):
 
 
 def test_a_checkpoint_that_lies_alone_needs_to_be_told_its_data(checkpoint, root, tmp_path, refuses):
-    alone = tmp_path / "alone.ckpt"
+    alone = tmp_path / "models" / "alone.ckpt"
+    alone.parent.mkdir()
     shutil.copy(checkpoint, alone)
-    assert "give --data" in refuses("evaluate {}/alone.ckpt")
+    (tmp_path / "config.yaml").write_text("of: something else")
+    assert "give --data" in refuses("evaluate {}/models/alone.ckpt")
     options = ["--data", "data_modules.CLEVRMirror", "--data.root", str(root), "--data.image_size", "16"]
     assert main(["evaluate", str(alone), *options]) == 0
-    assert (tmp_path / "alone.evaluation" / "test.json").exists()
+    assert (tmp_path / "models" / "alone.evaluation" / "test.json").exists()
 
 
 @pytest.mark.parametrize(

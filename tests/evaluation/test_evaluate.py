@@ -1,6 +1,8 @@
 """`implicit-slate evaluate`: its numbers, its files, and that it can be stopped, shared out and repeated."""
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from data_modules import CLEVRMirror
 from implicit_slate.cli import main
 from implicit_slate.evaluation import run
 from implicit_slate.evaluation.module import draw_slots
+from implicit_slate.files import write_atomically
 from implicit_slate.measures import REFERENCES
 from implicit_slate.metrics import adjusted_rand_index, segments
 from implicit_slate.metrics.fid import fid
@@ -126,7 +129,11 @@ def test_batches_and_processes_change_nothing(checkpoint, evaluate, weights):
     assert_same()
     shutil.rmtree(folder)
     command = ["evaluate", checkpoint, "--draws", "2", *options, "--batch-size", "2", "--devices", "2"]
-    done = subprocess.run([sys.executable, "-m", "tests.evaluation.made", *command], capture_output=True, text=True)
+    batch_job = {"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.evaluation.made", *command],
+        env=os.environ | batch_job, capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| run | 9 |") == 1 and "run: 3/3 batches" in done.stderr
     assert_same()
@@ -155,8 +162,28 @@ def test_what_is_done_is_not_done_again_until_something_changes(checkpoint, eval
     assert evaluate(checkpoint, "--images", "5")["images"] == 5
     torch.save(torch.load(checkpoint, weights_only=True) | {"global_step": 8}, checkpoint)
     assert evaluate(checkpoint, "--images", "5")["step"] == 8
-    (checkpoint.parents[1] / "evaluation" / "test.json").write_text('{"fingerpr')  # as a full disk leaves it
+    folder = checkpoint.parents[1] / "evaluation"
+    (folder / "test.json").write_text('{"fingerpr')  # as a full disk leaves it
     assert evaluate(checkpoint, "--images", "5")["step"] == 8
+    (folder / "test.csv").unlink()
+    evaluate(checkpoint, "--images", "5")
+    assert (folder / "test.csv").exists()
+
+
+def test_files_of_two_evaluations_do_not_count_as_one(checkpoint, evaluate, monkeypatch):
+    first, rows = evaluate(checkpoint), read_csv(checkpoint)
+
+    def full(file, content):
+        if file.suffix == ".png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_atomically(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_atomically", full)
+        assert main(["evaluate", str(checkpoint), "--images", "4", "--draws", "2"]) == 2
+    assert len(read_csv(checkpoint)) < len(rows)
+    assert evaluate(checkpoint)["metrics"] == first["metrics"]
+    pd.testing.assert_frame_equal(read_csv(checkpoint), rows)
 
 
 def test_masks_alone_need_no_generation(checkpoint, evaluate, monkeypatch):
@@ -263,9 +290,11 @@ def test_every_complete_cell_of_a_grid(tmp_path, root, weights, capsys):
     assert made.ColourFeatures.images == (1 + 2 + 2) * made.NUM_TEST  # truth once; dVAE and a draw of each cell
     assert len({result["metrics"]["fid"]["mean"] for result in results}) == 2
     assert "Evaluation" in (grid / "report" / "report.md").read_text()
-    (grid / "cells" / "cell2" / "checkpoints" / "last.ckpt").unlink()
-    assert main(["evaluate", str(grid), "--draws", "1", *weights]) == 0
-    assert "cell2/checkpoints/last.ckpt: not there; its cell is left out" in capsys.readouterr().err
+    last = grid / "cells" / "cell2" / "checkpoints" / "last.ckpt"
+    for spoil in (lambda: last.write_bytes(last.read_bytes()[:5000]), last.unlink):
+        spoil()
+        assert main(["evaluate", str(grid), "--draws", "1", *weights]) == 0
+        assert "cell2/checkpoints/last.ckpt: torn or gone; its cell is left out" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_lightning_wrote(tmp_path, root, evaluate, monkeypatch):
