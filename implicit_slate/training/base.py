@@ -3,6 +3,7 @@
 import math
 import numbers
 import os
+from collections.abc import Mapping
 
 import lightning as L
 import numpy as np
@@ -44,10 +45,15 @@ class TrainingModule(Checked, L.LightningModule):
         """Means over a batch, in evaluation mode; `loss` must be among them."""
         raise NotImplementedError
 
-    def log(self, name: str, value, *args, **options) -> None:
+    def log_step(self, values: Mapping[str, Tensor | float], **options) -> None:
+        """Log values of a training step, if anybody hears of them at this step: Lightning would keep them in its tables
+        in any case, which takes 5% of a small model's step."""
         trainer = self.trainer
-        if trainer.training and not host.is_logged(trainer) and trainer.progress_bar_callback is None:
-            return  # Lightning would keep the value in its tables and not log it: 5% of a small model's step
+        monitored = any(getattr(callback, "monitor", None) for callback in trainer.callbacks)
+        if monitored or trainer.progress_bar_callback is not None or host.is_logged(trainer):
+            self.log_dict(values, **options)
+
+    def log(self, name: str, value, *args, **options) -> None:
         if isinstance(value, numbers.Number):  # Lightning would copy it to the device, and a GPU would be waited for
             value = torch.full((), float(value), device=self.device)
         super().log(name, value, *args, **options)
@@ -77,7 +83,7 @@ class TrainingModule(Checked, L.LightningModule):
         rates = self.optimization.rates(self.global_step, halving)
         for group in self.optimizers().param_groups:
             group["lr"] = rates[group["name"]]
-        self.log("train/learning_rate", group["lr"])  # of the main group where there is one
+        self.log_step({"train/learning_rate": group["lr"]})  # of the main group where there is one
 
     def largest_gradient(self) -> Tensor:
         """(), the infinity norm of the gradient of all trained parameters in this step, before clipping.

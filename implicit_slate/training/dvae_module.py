@@ -95,8 +95,8 @@ class DVAEModule(TrainingModule):
             tau = cosine(self.global_step, self.tau_start, self.tau_final, self.tau_steps)
             reconstruction = self.dvae.decode(gumbel_softmax(logits, tau))
             loss = mse = squared_error(reconstruction, image)
-            self.log("train/tau", tau)
-        self.log_dict({"train/loss": loss, "train/mse": mse})
+            self.log_step({"train/tau": tau})
+        self.log_step({"train/loss": loss, "train/mse": mse})
         return loss
 
     def evaluate(self, batch):

@@ -101,8 +101,8 @@ class SLATEModule(SlotModule):
             # As a tensor, for `torch.compile` would compile again for another number.
             losses = self._losses(batch["image"], torch.full((), tau, device=self.device), self.hard)
             prediction, loss = losses.prediction, losses.cross_entropy + losses.mse
-            self.log_dict({"train/mse": losses.mse, "train/tau": tau})
-        self.log("train/cross_entropy", prediction.cross_entropy)
+            self.log_step({"train/mse": losses.mse, "train/tau": tau})
+        self.log_step({"train/cross_entropy": prediction.cross_entropy})
         return self.log_training_loss(loss, prediction.solution, prediction.update)
 
     def on_train_start(self) -> None:

@@ -36,13 +36,13 @@ class SlotModule(TrainingModule):
         self._adjoint, self.first_evaluation_is_finite = solution.adjoint, solution.finite
         if self.jacobian_weight:
             regularizer = jacobian_regularizer(update, solution.z.detach()).mean()
-            self.log("train/jacobian_regularizer", regularizer)
+            self.log_step({"train/jacobian_regularizer": regularizer})
             loss = loss + self.jacobian_weight * regularizer
         # Lightning reads what is on the progress bar in every step, whether there is a bar or not.
-        self.log("train/loss", loss, prog_bar=host.is_free_to_read(loss))
+        self.log_step({"train/loss": loss}, prog_bar=host.is_free_to_read(loss))
         return loss
 
     def on_after_backward(self) -> None:
         if self._adjoint is not None:  # of an exact mode, whose backward solve has now run
-            self.log("adjoint/products", self._adjoint.products)
-            self.log("adjoint/residual", self._adjoint.residual.mean())
+            residual = self._adjoint.residual.mean()
+            self.log_step({"adjoint/products": self._adjoint.products, "adjoint/residual": residual})

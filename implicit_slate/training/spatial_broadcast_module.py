@@ -34,7 +34,7 @@ class SpatialBroadcastModule(SlotModule):
 
     def training_step(self, batch, batch_idx) -> Tensor:
         losses = self.model.losses(batch["image"])
-        self.log("train/mse", losses.mse)
+        self.log_step({"train/mse": losses.mse})
         return self.log_training_loss(losses.loss, losses.solution, losses.update)
 
     def evaluate(self, batch):

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import EarlyStopping
 
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import jacobian_regularizer
@@ -72,6 +74,23 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path, kind, options
     rest = trainer(4, accumulate_grad_batches=accumulate)
     rest.fit(resumed, Squares(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert_same_weights(whole, resumed)
+
+
+class Count(Callback):
+    """Logs the step's number, as a callback of a user's."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.log("step", trainer.global_step, on_step=False, on_epoch=True)
+
+
+def test_what_others_log_and_monitor_is_as_lightning_has_it_without_a_progress_bar():
+    options = dict(log_every_n_steps=4, limit_train_batches=5, check_val_every_n_epoch=1, val_check_interval=1.0)
+    stopping = EarlyStopping("train/loss", patience=9, check_on_train_epoch_end=True)
+    for callbacks in ([Count()], [Count(), stopping]):
+        run = trainer(5, callbacks, **options)
+        run.fit(module(SpatialBroadcastModule), Squares())
+        assert run.callback_metrics["step"] == 3  # the mean of 1 to 5
+    assert stopping.best_score.isfinite()
 
 
 LOGGED = {
@@ -157,7 +176,7 @@ def test_the_gradient_of_the_regulariser_goes_through_the_step_alone():
     torch.manual_seed(3)
     penalty = jacobian_regularizer(update, solution.z.detach()).mean()
     expected = [a + 0.5 * b for a, b in zip(gradient(loss), gradient(penalty), strict=True)]
-    made.jacobian_weight, made.log = 0.5, lambda *_, **__: None
+    made.jacobian_weight, made.log_step = 0.5, lambda *_, **__: None
     torch.manual_seed(3)
     torch.testing.assert_close(list(gradient(made.log_training_loss(loss, solution, update))), expected)
 
