@@ -7,7 +7,7 @@ files only inform.
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -133,6 +133,15 @@ class RunFolder:
         if not cells:
             raise UserError(f"{self.path}: not the folder of a grid: it holds no grid.json")
         return cells
+
+
+def tricks_of(cells: Iterable[Axes]) -> list[str]:
+    """The axes that take optimisation tricks away: `on` at first, and `off` in other cells."""
+    found: dict[str, dict[str, None]] = {}
+    for axes in cells:
+        for axis, value in axes.items():
+            found.setdefault(axis, {})[str(value)] = None
+    return [axis for axis, values in found.items() if [*values] == ["on", "off"]]
 
 
 def run_of(checkpoint: Path) -> Path | None:

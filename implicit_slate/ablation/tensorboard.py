@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from implicit_slate.errors import ArgumentParser, UserError, port
 from implicit_slate.files import flush
 from implicit_slate.measures import LOGGED, headline_columns
-from implicit_slate.run_folder import Axes, RunFolder
+from implicit_slate.run_folder import Axes, RunFolder, tricks_of
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import TensorBoardLogger
@@ -110,7 +110,7 @@ def run_names(cells: Mapping[str, Axes]) -> dict[str, str]:
         axis: {str(axes.get(axis)) for axes in cells.values()} for all_axes in cells.values() for axis in all_axes
     }
     varied = [axis for axis, found in values.items() if len(found) > 1]
-    tricks = [axis for axis in varied if values[axis] <= {"on", "off"}]
+    tricks = tricks_of(cells.values())
 
     def name(axes: Axes) -> str:
         method = [

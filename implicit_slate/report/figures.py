@@ -155,6 +155,9 @@ def sweep_figure(run: Run, axis: str) -> Figure:
             ax.plot(median, **styles[method], lw=1.8)
             dots = found[found["method"] == method]
             ax.plot(dots[axis], dots[key], "o", ms=3.5, color=color, alpha=0.7)
+            cells = run.finished[run.finished["method"] == method]
+            for value in cells.loc[cells["status"] == "diverged", axis]:
+                ax.plot(value, 1.0, **DIVERGED, color=color, transform=ax.get_xaxis_transform())  # at the upper edge
         ax.set_title(capitalised(column_name(key)))
         ax.set_xlabel(AXIS_WORDS.get(axis, axis))
         if ratio(found[key]) > SPREAD:

@@ -47,12 +47,14 @@ def describe(run: Run, chart: Chart) -> str:
 def page_data(run: Run, charts: Mapping[str, Chart]) -> str:
     """All that the page draws, as JSON that may stand in a script element: `methods`, `settings`, `cells` in the order
     that the other lists have, `curves` by tag, `measures` (names and scales), `charts`, and `pictures` of each cell."""
+    results = run.finished.reindex(run.cells.index)
     cells = [
         {
             "place": run.place(cell),
             **{key: str(row[key]) for key in ("method", "setting", "status")},
             "seed": str(row.get("seed", "")),
-            "values": {key: _number(row[key]) for key in _keys(charts, *run.setting_axes, by="cell") if key in row},
+            "values": {axis: _number(row[axis]) for axis in run.setting_axes}
+            | {key: _number(results.at[cell, key]) for key in _keys(charts, by="cell") if key in results},
         }
         for cell, row in run.cells.iterrows()
     ]

@@ -15,15 +15,15 @@ import pandas as pd
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json
 from implicit_slate.measures import COLUMNS, EVALUATED, LOGGED, LOSSES, REFERENCES, column_name
-from implicit_slate.run_folder import DONE, RunFolder
+from implicit_slate.run_folder import DONE, RunFolder, tricks_of
 from implicit_slate.yaml_files import leaves, load_yaml
 
 SPLITS = {"test": "test", "val": "validation", "train": "training"}
 """The splits that the report shows, the more telling one first, and what it calls them."""
 
 AXIS_WORDS = {"clip": "clipping", "iterations": "n"}
-"""What the report calls an axis, where that is not the axis' own name. An axis that is only `on` or `off` is a trick:
-where it is off, its setting is called `no clipping`."""
+"""What the report calls an axis, where that is not the axis' own name. Where a trick is off, its setting is called
+`no clipping`."""
 
 _NO_SETTING = ("gradient", "solver", "seed")
 """The axes that are compared within a setting."""
@@ -86,8 +86,8 @@ class Run:
 
     @cached_property
     def tricks(self) -> list[str]:
-        """Those of `setting_axes` that are only `on` or `off`."""
-        return [axis for axis in self.setting_axes if set(self.cells[axis]) <= {"on", "off"}]
+        """Those of `setting_axes` that take optimisation tricks away."""
+        return tricks_of(self.cells[self.setting_axes].to_dict("records"))
 
     @property
     def method_axes(self) -> list[str]:
@@ -109,10 +109,14 @@ class Run:
     def loss_name(self) -> str:
         return LOGGED[self.loss].name
 
-    @property
+    @cached_property
     def finished(self) -> pd.DataFrame:
-        """The cells that are complete or have diverged."""
-        return self.cells[self.cells["status"].isin(DONE)]
+        """The cells that are complete or have diverged. One that has diverged has no final values: NaN stands in all
+        measures but the largest ones."""
+        found = self.cells[self.cells["status"].isin(DONE)].copy()
+        final = [column for column, (_, how) in COLUMNS.items() if how != "largest"]
+        found.loc[found["status"] == "diverged", final] = np.nan
+        return found
 
     def points(self, tags: Sequence[str]) -> pd.DataFrame:
         """The rows of `curves` of some tags, with the place of each cell: the numbers behind a figure."""
@@ -181,9 +185,10 @@ class Run:
         return f"{self.name}: {', '.join(f'{count} {status}' for status, count in counts.items())}"
 
     def _repr_html_(self) -> str:
-        """For a notebook: what the grid is, how far it is, and the medians over seeds of its main results."""
+        """For a notebook: what the grid is, how far it is, and the medians of the main results of finished cells."""
         columns = [self.loss, "jacobian/spectral_norm_max", "grad_norm_max"]
-        medians = self.cells.groupby(["setting", "method"], observed=True)[columns].median().dropna(axis=1, how="all")
+        groups = self.finished.groupby(["setting", "method"], observed=True)
+        medians = groups[columns].median().dropna(axis=1, how="all")
         table = medians.rename(columns=column_name).to_html(float_format="{:.4g}".format)
         return f"<p><b>{escape(repr(self))}</b></p><p>{escape(self.description)}</p>{table}"
 

@@ -54,16 +54,10 @@ def spreads(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str], wide
 
 
 def result_spreads(run: Run) -> pd.DataFrame:
-    """The spreads of all results by setting and method.
-
-    A diverged cell has no final values: it counts in the largest norms only.
-    """
+    """The spreads of all results by setting and method; a diverged cell counts in the largest norms only."""
     columns = [column for column in NAMES if column != "val/loss" or run.loss == "val/loss"]  # no sum beside its parts
-    found = run.finished.copy()
-    final = [column for column in columns if column not in COLUMNS or COLUMNS[column][1] != "largest"]
-    found.loc[found["status"] != "complete", final] = math.nan
     wide = [column for column in columns if ratio(run.finished[column].dropna()) >= WIDE]
-    return spreads(found, ["setting", "method", *run.method_axes], columns, wide)
+    return spreads(run.finished, ["setting", "method", *run.method_axes], columns, wide)
 
 
 def evaluation_spreads(run: Run, split: str) -> pd.DataFrame:

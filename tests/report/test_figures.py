@@ -95,8 +95,8 @@ def test_results_by_method_are_sorted_and_mark_what_diverged():
     assert [ax.get_title() for ax in figure.axes] == [
         "Validation cross-entropy", "Largest spectral norm", "Largest gradient norm"
     ]  # fmt: skip
-    cells = [{"gradient": mode, "val/cross_entropy": loss} for mode, loss in zip("abc", (2, 1, None))]
-    figure = methods_figure(made(cells, diverged=(2,)))
+    cells = [{"gradient": mode, "val/cross_entropy": loss} for mode, loss in zip("abc", (2, 1, 0.1))]
+    figure = methods_figure(made(cells, diverged=(2,)))  # by its last validation it would be the best
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "a", "c"]
     marks = [line for line in figure.axes[0].lines if line.get_marker() == "X"]
     assert [list(line.get_ydata()) for line in marks] == [[2]]
@@ -111,9 +111,14 @@ def test_a_sweep_has_a_line_for_each_solver_and_mode():
     assert numeric_axes(run) == ["iterations"]
     figure = sweep_figure(run, "iterations")
     lines = [line for line in figure.axes[0].lines if line.get_marker() == "None"]
+    assert not [line for line in figure.axes[0].lines if line.get_marker() == "X"]
     assert len(lines) == 4 and len({(line.get_color(), line.get_linestyle()) for line in lines}) == 4
     assert figure.axes[0].get_xlabel() == "n" and list(lines[0].get_xdata()) == [1, 7, 11]
     assert texts(figure) == ["unrolled", "implicit, picard", "implicit, broyden", "implicit, anderson"]
+    run = made([{"gradient": "implicit", "iterations": n, "val/cross_entropy": n} for n in (1, 7, 11)], diverged=(1,))
+    lines = sweep_figure(run, "iterations").axes[0].lines
+    found = {mark: [list(line.get_xdata()) for line in lines if line.get_marker() == mark] for mark in "Xo"}
+    assert found == {"X": [[7]], "o": [[1, 11]]}
 
 
 def test_other_modes_have_colours_of_their_own():

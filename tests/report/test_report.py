@@ -49,6 +49,16 @@ class TestFrames:
         assert run.settings == ["all tricks, n = 3", "all tricks, n = 7", "no decay, n = 3", "no decay, n = 7"]
         assert list(run.settings_without("iterations")) == ["all tricks", "all tricks", "no decay", "no decay"]
 
+    def test_what_some_cells_have_in_addition_is_no_trick(self):
+        run = frames([{"status": "complete", "gradient": "implicit", "decay": d, "seed": 0} for d in ("off", "on")])
+        assert run.tricks == [] and run.settings == ["decay = off", "decay = on"]
+
+    def test_a_notebook_shows_medians_of_what_is_finished_and_has_not_diverged(self):
+        losses = {"complete": 40.0, "running": 200.0, "diverged": 300.0}
+        run = frames([{"status": status, "gradient": "implicit", "seed": i, "val/cross_entropy": loss}
+                      for i, (status, loss) in enumerate(losses.items())])  # fmt: skip
+        assert "40" in run._repr_html_() and "200" not in run._repr_html_() and "300" not in run._repr_html_()
+
     @pytest.mark.parametrize(
         "methods, labels",
         [
