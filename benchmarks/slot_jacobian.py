@@ -49,7 +49,7 @@ class TimedSlotJacobian(SlotJacobian):
         self.step_seconds.append(begin - self._start)
         super().on_train_batch_end(trainer, *arguments)
         synchronize()
-        if trainer.global_step % self.every_n_steps == 0:
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != trainer.max_steps:
             self.measure_seconds.append(time.perf_counter() - begin)
 
 

@@ -36,6 +36,8 @@ class FixedPointDiagnostics(Probe):
         num_images: PositiveInt = 8,
         num_starts: PositiveInt = 8,
     ):
+        if not measures:
+            raise UserError("measures=[]: at least one is needed")
         super().__init__(every_n_steps, num_images)
         self.measures, self.num_starts = measures, num_starts
 

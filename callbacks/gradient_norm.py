@@ -1,12 +1,13 @@
 """The gradient's size, with no spike missed."""
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
+from callbacks.of_slots import OfSlots
 from implicit_slate.allowed import Checked, PositiveInt
 
 
-class GradientNorm(Checked, Callback):
+class GradientNorm(Checked, OfSlots):
     """L2 norm of the gradient of slot attention's parameters before clipping.
 
     It is taken at every step; the largest finite value since the last point is logged as `grad_norm` every
@@ -40,7 +41,8 @@ class GradientNorm(Checked, Callback):
         self._log(trainer)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        self._log(trainer, step=getattr(exception, "step", None))  # a divergence may be found after its step
+        if isinstance(exception, Exception):  # a stopped training goes on, with what was the largest so far
+            self._log(trainer, step=getattr(exception, "step", None))  # a divergence may be found after its step
 
     def _log(self, trainer: Trainer, step: int | None = None) -> None:
         if trainer.is_global_zero and self._largest > 0 and trainer.loggers:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from callbacks.of_slots import OfSlots
 from callbacks.probe import evaluating
 from implicit_slate.allowed import Checked, PositiveInt
 from implicit_slate.errors import UserError
@@ -18,7 +19,7 @@ from implicit_slate.models import SlotModel
 from implicit_slate.pictures import panel_picture, panels_npz, strip, to_png
 
 
-class Panels(Checked, Callback):
+class Panels(Checked, OfSlots):
     """Draws the first images of the validation split: truth | reconstructions | one mask per slot.
 
     It is drawn before training, after the validations 1, 2, 3, 5, 8, 12, 18, … (each half as many again as the one
@@ -40,6 +41,7 @@ class Panels(Checked, Callback):
         self._validations = state["validations"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
         for logger in trainer.loggers:
             panels = Path(logger.log_dir or "") / "panels.png"
             if panels.exists() and not panels.with_suffix(".npz").exists():

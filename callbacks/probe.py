@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
+from callbacks.of_slots import OfSlots
 from implicit_slate.allowed import Checked, PositiveInt
 from implicit_slate.fixed_point import NotFinite, Solution
 from implicit_slate.models import SlotModel
@@ -16,7 +17,7 @@ from implicit_slate.models.slot_attention import SlotUpdate
 Batch = dict[str, Tensor]
 
 
-class Probe(Checked, Callback):
+class Probe(Checked, OfSlots):
     """Base of the callbacks that measure a model's refinement; a subclass implements `measure`.
 
     The images are the first of the validation split. The initial slots are drawn once and kept in checkpoints; learned

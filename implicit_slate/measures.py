@@ -69,7 +69,8 @@ LOGGED: dict[str, Measure] = {
         ),
         Measure(
             "val/loss", "validation loss",
-            "All that the model is trained for, mean over the validation images; plateau halving watches it.",
+            "The model's losses together, without the Jacobian regulariser, mean over the validation images; with a "
+            "frozen dVAE its error, a constant, is among them. Plateau halving watches it.",
             summaries=_LAST, suffixed=False, better="lower", figure=True,
         ),
         Measure(

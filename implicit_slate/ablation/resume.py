@@ -119,7 +119,10 @@ class ResumePoint(Checkpoint):
         is_time = step % CHECK_EVERY_STEPS == 1 or (self._asked_to_stop and trainer.world_size == 1)
         if not is_new or not is_time or trainer.is_last_batch:
             return
-        if step * trainer.accumulate_grad_batches % trainer.val_check_batch == 0 or step % interval == 0 < interval - 1:
+        batches = batch_idx + 1  # in which Lightning counts up to a validation: of the epoch, or of all
+        if trainer.check_val_every_n_epoch is None:
+            batches = step * trainer.accumulate_grad_batches
+        if batches % trainer.val_check_batch == 0 or step % interval == 0 < interval - 1:
             return
         due = time.monotonic() - self._last_time >= max(self.every_seconds, self._cost / LARGEST_SHARE)
         if trainer.strategy.reduce_boolean_decision(due or self._asked_to_stop, all=False):

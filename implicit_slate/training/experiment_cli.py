@@ -115,8 +115,13 @@ class ExperimentCLI(LightningCLI):
         data_size = getattr(self.datamodule, "image_size", None)
         if None not in (model_size, data_size) and model_size != data_size:
             raise UserError(f"model.image_size={model_size} but data.image_size={data_size}: they must be the same")
+        ours = isinstance(self.datamodule, data_modules.ImageDataModule)
+        epochs, most, batches = self.trainer.max_epochs, self.trainer.max_steps, self.trainer.limit_train_batches
+        if ours and epochs != -1 and most == -1 and not isinstance(batches, int):
+            ends = "epochs of our data do not end; give max_steps, or limit_train_batches"
+            raise UserError(f"trainer.max_epochs={epochs}: {ends}")
         channels = self.model.hparams.get("image_channels", 3)
-        if channels != 3 and isinstance(self.datamodule, data_modules.ImageDataModule):
+        if channels != 3 and ours:
             raise UserError(f"model.image_channels={channels}: the images of {type(self.datamodule).__name__} have 3")
 
     def _parse_ckpt_path(self) -> None:
@@ -171,6 +176,10 @@ class ExperimentCLI(LightningCLI):
             work(weights_only=True, **options)  # no code that a checkpoint may hold is run
         except NotFinite as error:
             raise Diverged(self.trainer.global_step, FirstEvaluation.watched) from error
+        except RuntimeError as error:
+            if not str(error).startswith("Early stopping conditioned on metric"):
+                raise
+            raise UserError(f"trainer.callbacks: {' '.join(str(error).split())}") from error
         except (UserError, OSError, MisconfigurationException) as error:
             if new and self.trainer.global_step == 0:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -4,7 +4,13 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 from lightning.pytorch.accelerators import AcceleratorRegistry, CPUAccelerator
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    WeightAveraging,
+)
 
 from data_modules.processes import num_cores
 from implicit_slate.allowed import (
@@ -94,8 +100,9 @@ class Trainer(Checked, L.Trainer):
         enable_checkpointing: bool | None = None,
         **options,
     ):
-        if (clip := options.get("gradient_clip_val")) is not None:
-            raise UserError(f"trainer.gradient_clip_val={clip}: has no effect here; give model.optimization.clip_norm")
+        for key in ("gradient_clip_val", "gradient_clip_algorithm"):
+            if (clip := options.get(key)) is not None:
+                raise UserError(f"trainer.{key}={clip}: has no effect here; give model.optimization.clip_norm")
         if overfit := options.get("overfit_batches"):  # Lightning would make its own batches, of one image
             raise UserError(f"trainer.overfit_batches={overfit}: is not for our data")
         counts = isinstance(val_check_interval, int) and isinstance(limit_train_batches, int)
@@ -107,7 +114,11 @@ class Trainer(Checked, L.Trainer):
         kinds = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
         if accelerator != "auto" and not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
             raise UserError(f"trainer.accelerator={accelerator}: this machine has none")
+        # Those that average weights last, so that all others look at the weights that are trained.
         callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+        callbacks.sort(key=lambda callback: isinstance(callback, WeightAveraging))
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+            raise UserError("trainer.callbacks: GradientAccumulationScheduler: give trainer.accumulate_grad_batches")
         if enable_checkpointing is None and not options.get("barebones"):
             enable_checkpointing = True
         if enable_checkpointing and not any(isinstance(callback, Checkpoint) for callback in callbacks):

@@ -186,6 +186,20 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
         ("--trainer.devices=99", "trainer.devices=99: this machine has"),
         ("--trainer.accelerator=gpu", "trainer.accelerator=gpu: this machine has none"),
         ("--trainer.gradient_clip_val=1.5", "trainer.gradient_clip_val=1.5: has no effect here"),
+        ("--trainer.gradient_clip_algorithm=norm", "trainer.gradient_clip_algorithm=norm: has no effect here"),
+        (
+            "--trainer={max_steps: -1, max_epochs: 2}",
+            "trainer.max_epochs=2: epochs of our data do not end; give max_steps, or limit_train_batches",
+        ),
+        (
+            "--trainer.callbacks=[{class_path: lightning.pytorch.callbacks.GradientAccumulationScheduler, "
+            "init_args: {scheduling: {0: 2}}}]",
+            "GradientAccumulationScheduler: give trainer.accumulate_grad_batches",
+        ),
+        (
+            "--trainer.callbacks=[{class_path: callbacks.FixedPointDiagnostics, init_args: {measures: []}}]",
+            "measures=[]: at least one is needed",
+        ),
         ("--trainer.overfit_batches=2", "trainer.overfit_batches=2: is not for our data"),
         ("--trainer.val_check_interval=0.5", "val_check_interval"),
         ("--model.slot_init=queries", "basins"),
@@ -214,6 +228,24 @@ def test_what_shows_late_leaves_nothing_behind_either(tmp_path, monkeypatch, cap
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("implicit-slate: ")]
     assert len(error) == 1 and message in error[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["GradientNorm", "SlotUsage: {num_images: 2}", "Panels"])
+def test_a_callback_that_looks_at_slots_needs_a_model_with_slots(tmp_path, capsys, name):
+    dvae = ["fit", "--config", str(DEMO.with_name("sprites_dvae.yaml")), "--data.num_images=[8,8,8]"]
+    kind, _, options = name.partition(": ")
+    callbacks = f"[{{class_path: callbacks.{kind}, init_args: {options or '{}'}}}]"
+    folder = tmp_path / "out"
+    assert main([*dvae, f"--trainer.callbacks={callbacks}", f"--trainer.default_root_dir={folder}"]) == 2
+    message = f"implicit-slate: trainer.callbacks: {kind} looks at slots, and a DVAEModule has none"
+    assert capsys.readouterr().err.splitlines()[-1] == message and not folder.exists()
+
+
+def test_a_monitor_that_nobody_logs_is_one_line(tmp_path, capsys):
+    stopping = "[{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: val/los}}]"
+    assert main([*tiny_run(tmp_path), f"--trainer.callbacks={stopping}"]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("implicit-slate: ")]
+    assert "Early stopping conditioned on metric `val/los`" in line
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
