@@ -3,7 +3,7 @@
     OUT/images/CLEVR_new_<10 digits>.png   RGB
     OUT/masks/CLEVR_new_<10 digits>.png    8-bit, one channel: 0 background and mirror, i the i-th object
     OUT/scenes/CLEVR_new_<10 digits>.json  the scene, enough to render it again
-    OUT/render.json                        the settings, which a second run must share
+    OUT/render.json                        the settings; a second run must share them, and its given scenes
 
 A scene is a function of the seed and its name alone, so the number of workers does not matter, and a run that was
 stopped continues where it was.
@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     load_mitsuba()  # a missing one is reported here, and once
     settings = {"seed": args.seed, "size": args.size, "samples": args.samples, "mirror": args.mirror}
     _claim_folder(args.out, {"scenes": source} | settings)
+    if args.from_scenes is not None:
+        _check_same_scenes(args.out, given, args.from_scenes, args.size, args.mirror)
     waiting = {stem: scene for stem, scene in given.items() if not _is_whole(args.out, stem)}
     work = partial(render_to_files, out=args.out, **settings)
     for _ in track(_results(work, waiting, args.workers), "render", len(given), len(given) - len(waiting), "scenes"):
@@ -86,8 +88,7 @@ def render_to_files(
         scene, mask = render.sample_visible_scene(mi, rng, size, mirror)
         scene = name_scene(scene, scene_or_index, size)
     else:
-        scene = scene_or_index if mirror else {**scene_or_index, "mirror_x": None}
-        scene = name_scene(scene, scene.get("image_index", 0), size) | {"image_filename": f"{stem}.png"}
+        scene = _as_written(scene_or_index, stem, size, mirror)
         mask = render.to_mask(render.render_labels(mi, scene, size))
     image = render.render_image(mi, scene, size, samples, noise_seed)
     write_atomically(out / "masks" / f"{stem}.png", to_png(mask))
@@ -128,6 +129,19 @@ def _claim_folder(out: Path, settings: dict) -> None:
 
         versions = {"mitsuba": mitsuba.__version__, "numpy": np.__version__}
         write_atomically(note, json.dumps({"settings": settings, "versions": versions}, indent=1) + "\n")
+
+
+def _as_written(given: Scene, stem: str, size: int, mirror: bool) -> Scene:
+    scene = given if mirror else {**given, "mirror_x": None}
+    return name_scene(scene, scene.get("image_index", 0), size) | {"image_filename": f"{stem}.png"}
+
+
+def _check_same_scenes(out: Path, given: dict[str, Scene], folder: Path, size: int, mirror: bool) -> None:
+    """UserError where `out` has another scene under the name of a given one, whose picture would pass for it."""
+    for stem, scene in given.items():
+        before = read_json(path := out / "scenes" / f"{stem}.json")
+        if before is not None and before != _as_written(scene, stem, size, mirror):
+            raise UserError(f"{path}: is another scene than {folder / path.name}; give another --out")
 
 
 def _is_whole(out: Path, stem: str) -> bool:

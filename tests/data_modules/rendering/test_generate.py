@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -69,6 +70,26 @@ def test_given_scenes_are_rendered_as_they_are(rendered, tmp_path):
     for name in before:
         if name.startswith(("masks/", "scenes/", "images/")):
             assert again[name] == before[name], name
+
+
+def test_other_given_scenes_of_the_same_names_are_refused(rendered, tmp_path):
+    given, out, stems = tmp_path / "given", tmp_path / "out", [f"CLEVR_new_{index:010d}" for index in range(2)]
+    given.mkdir()
+    for stem in stems:
+        shutil.copy(rendered / "scenes" / f"{stem}.json", given)
+    command = ["--from-scenes", str(given), "--out", str(out), "--workers", "1", *TINY]
+    main(command)
+    before = contents(out)
+    (out / "images" / f"{stems[0]}.png").unlink()  # as if it had been stopped there
+    main(command)
+    assert contents(out) == before
+    scene = json.loads((given / f"{stems[1]}.json").read_text())
+    scene["objects"][0]["3d_coords"][0] += 0.5
+    (given / f"{stems[1]}.json").write_text(json.dumps(scene))
+    message = f"{out}/scenes/{stems[1]}.json: is another scene than {given}/{stems[1]}.json; give another --out"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        main(command)
+    assert contents(out) == before
 
 
 def test_without_mirror(tmp_path):
