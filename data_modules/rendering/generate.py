@@ -13,9 +13,11 @@ import argparse
 import io
 import json
 import multiprocessing
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +41,7 @@ implicit-slate data render --from-scenes scenes/scenes --out again --no-mirror""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`implicit-slate data render`: exit status 0, or UserError on bad input."""
+    """`implicit-slate data render`: exit status 0, 1 if a worker was killed, or UserError on bad input."""
     args = parser().parse_args(argv)
     if args.size < MIN_SIZE:
         raise UserError(f"--size {args.size}: objects would be smaller than a pixel; at least {MIN_SIZE}")
@@ -55,8 +57,14 @@ def main(argv: list[str] | None = None) -> int:
         _check_same_scenes(args.out, given, args.from_scenes, args.size, args.mirror)
     waiting = {stem: scene for stem, scene in given.items() if not _is_whole(args.out, stem)}
     work = partial(render_to_files, out=args.out, **settings)
-    for _ in track(_results(work, waiting, args.workers), "render", len(given), len(given) - len(waiting), "scenes"):
-        pass
+    results = _results(work, waiting, args.workers)
+    try:
+        for _ in track(results, "render", len(given), len(given) - len(waiting), "scenes"):
+            pass
+    except BrokenProcessPool:
+        reason = "a worker was killed, perhaps for want of memory (fewer --workers need less)"
+        print(f"implicit-slate: {args.out}: {reason}; the same command goes on", file=sys.stderr)
+        return 1
     print(f"{len(given)} scenes in {args.out}")
     return 0
 

@@ -1,8 +1,10 @@
 """Whole folders: the same whatever the number of workers, resumable, and never written over."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_modules.rendering import tools
+from data_modules.rendering import generate, tools
 from data_modules.rendering.generate import main
 from implicit_slate.errors import UserError
 
@@ -167,6 +169,24 @@ def test_a_full_disk_is_one_line_and_no_half_file(rendered, tmp_path, workers):
     assert written and all(whole[name] == data for name, data in written.items())
     assert main(command[2:]) == 0  # with space again, it goes on
     assert contents(out) == whole
+
+
+def killed(*_, **__) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(rendered, tmp_path, capsys, monkeypatch):
+    command = ["--scenes", "4", "--out", str(tmp_path / "out"), *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "render_to_files", killed)
+        assert main([*command, "--workers", "2"]) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last == (
+        f"implicit-slate: {tmp_path}/out: a worker was killed, perhaps for want of memory (fewer --workers need less); "
+        "the same command goes on"
+    )
+    assert main([*command, "--workers", "1"]) == 0
+    assert contents(tmp_path / "out") == contents(rendered)
 
 
 def test_missing_mitsuba_names_the_extra(tmp_path, monkeypatch):
