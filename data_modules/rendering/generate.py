@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.size < MIN_SIZE:
         raise UserError(f"--size {args.size}: objects would be smaller than a pixel; at least {MIN_SIZE}")
+    if (possible := render.possible_samples(args.samples)) != args.samples:
+        reason = f"a picture has {render.PASSES} passes, each with a grid of samples in a pixel"
+        raise UserError(f"--samples {args.samples}: {reason}; the next number that can be had is {possible}")
 
     if args.from_scenes is not None:
         given, source = read_scenes(args.from_scenes), "given"
@@ -77,9 +80,8 @@ def parser() -> ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, or to go on with")
     parser.add_argument("--size", type=positive, default=64, help="side of the pictures in pixels (64)")
     parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=True, help="with the mirror (yes)")
-    parser.add_argument(
-        "--samples", type=positive, default=DEFAULT_SAMPLES, help=f"samples per pixel ({DEFAULT_SAMPLES})"
-    )
+    samples = f"samples per pixel, in {render.PASSES} passes ({DEFAULT_SAMPLES})"
+    parser.add_argument("--samples", type=positive, default=DEFAULT_SAMPLES, help=samples)
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--workers", type=positive, default=num_cores(), help="processes (one per core)")
     return parser

@@ -16,7 +16,7 @@ from data_modules.rendering import generate, tools
 from data_modules.rendering.generate import main
 from implicit_slate.errors import UserError
 
-TINY = ("--size", "16", "--samples", "4", "--seed", "3")
+TINY = ("--size", "16", "--samples", "6", "--seed", "3")
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -140,6 +140,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         (["--scenes", "1", "--from-scenes", "x"], "--from-scenes: not allowed with argument --scenes"),
         (["--scenes", "0"], "--scenes: expected a positive number, got '0'"),
         (["--scenes", "1", "--size", "8"], "--size 8: .*at least 16"),
+        (["--scenes", "1", "--samples", "100"], "--samples 100: .*; the next number that can be had is 120"),
         (["--scenes", "1", "--seed", "-1"], "--seed: expected a whole number from 0 to 4294967295, got '-1'"),
         (["--from-scenes", "nowhere"], "nowhere: expected scene files"),
         (["--from-scenes", "{}"], "a.json: expected a scene in JSON"),
