@@ -56,8 +56,10 @@ class ImageFolder(CachedDataModule):
         return {split: [self._item(name, masks) for name in listed] for split, listed in splits.items()}
 
     def sources_to_check(self) -> dict[str, Source]:
-        if any((self.root / f"{split}.txt").is_file() for split in SPLITS):  # lists that are there are meant to be used
-            self.lists = self.root
+        """As training reads them. Of lists that are there, but not given, only names that are listed twice are told."""
+        if self.lists is None:
+            files = [file for split in SPLITS if (file := self.root / f"{split}.txt").is_file()]
+            compare_lists({file: read_list(file, None, lambda _: None, self.suspect) for file in files}, self.suspect)
         return self.sources()
 
     def _names(self) -> set[str]:
