@@ -40,7 +40,7 @@ class ImageFolder(CachedDataModule):
         super().__init__(root, image_size, **options)
         self.masks = None if masks is None else to_path("masks", masks)
         self.lists = None if lists is None else to_path("lists", lists)
-        self.selection = (self.masks, self.lists)
+        self.selection = (self._below_root(self.masks), self._below_root(self.lists))
 
     def list_items(self) -> dict[str, list[Item]]:
         names = self._names()
@@ -56,9 +56,15 @@ class ImageFolder(CachedDataModule):
         return {split: [self._item(name, masks) for name in listed] for split, listed in splits.items()}
 
     def sources_to_check(self) -> dict[str, Source]:
-        if any((self.root / f"{split}.txt").is_file() for split in SPLITS):  # lists that are there are meant to be used
-            self.lists = self.root
+        """As training reads them. Of lists that are there, but not given, only names that are listed twice are told."""
+        if self.lists is None:
+            files = [file for split in SPLITS if (file := self.root / f"{split}.txt").is_file()]
+            compare_lists({file: read_list(file, None, lambda _: None, self.suspect) for file in files}, self.suspect)
         return self.sources()
+
+    def _below_root(self, path: Path | None) -> Path | None:
+        """By its place there if it is, so that it may move with the images and their cache."""
+        return path.relative_to(self.root) if path and path.is_relative_to(self.root) else path
 
     def _names(self) -> set[str]:
         if not self.root.is_dir():

@@ -1,6 +1,6 @@
-"""Fetches a file by pooch, which gives it its name when its checksum is right.
+"""Fetches a file, which grows as `.<name>.part` and gets its name when its checksum is right.
 
-It grows as `.<name>.part`. A stopped download continues if the server still has the same version.
+A stopped download continues if the server still has the same version.
 """
 
 import base64
@@ -14,12 +14,12 @@ from typing import BinaryIO
 
 import pooch
 import requests
-from pooch.hashes import hash_matches
 from rich.filesize import decimal
 
 from data_modules.downloading.catalog import Remote
 from data_modules.progress import meter
 from implicit_slate.errors import UserError
+from implicit_slate.files import replace_durably
 
 BLOCK = 1 << 16  # what a connection that breaks off may lose
 TIMEOUT = 60.0  # seconds without a byte
@@ -44,33 +44,26 @@ def fetch(remote: Remote, folder: Path, attempts: int | None = None, timeout: fl
     """
     target, known = folder / remote.name, remote.sha256 and f"sha256:{remote.sha256}"
     if target.exists():
-        if not hash_matches(str(target), known):
+        if known and _sum(target, known) != known:
             raise UserError(f"{target}: expected another file, of the sum {known}; move it away to fetch it anew")
         return f"is there already; {'its checksum is right' if known else 'no checksum is known'}"
-    download = _Resuming(remote, folder / f".{remote.name}.part", attempts or ATTEMPTS, timeout)
-    pooch.get_logger().setLevel("ERROR")
+    part = folder / f".{remote.name}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         known = known or _published_md5(remote, timeout)
-        pooch.retrieve(remote.address, known, remote.name, folder, downloader=download)
+        known = _Resuming(remote, part, attempts or ATTEMPTS, timeout).fetch(target, known)
     except requests.RequestException as error:  # an OSError, too
         raise DownloadError(f"{remote.address}: {_reason(error)}; the same command goes on") from None
     except OSError as error:
         advice = "what is there is kept, and the same command goes on"
-        raise UserError(f"{download.part}: cannot be written ({error.strerror}); {advice}") from error
-    except UserError:
-        raise
-    except ValueError as error:  # pooch's word for another checksum
-        sums = str(error).partition("known hash: ")[2].partition(". ")[0]
-        raise DownloadError(f"{remote.address}: {sums}; removed") from None
-    known = known or download.server_md5
+        raise UserError(f"{part}: cannot be written ({error.strerror}); {advice}") from error
     size = decimal(target.stat().st_size)
     return f"{size}; its checksum is right" if known else f"{size} as the server says; no checksum is known"
 
 
 @dataclass
 class _Resuming:
-    """What pooch calls to download: continues `part`, and tries again as long as more bytes arrive."""
+    """A download that continues `part`, and tries again as long as more bytes arrive."""
 
     remote: Remote
     part: Path
@@ -79,7 +72,8 @@ class _Resuming:
     server_md5: str | None = None
     """The sum that the server says, which is checked where no other is known."""
 
-    def __call__(self, address: str, output_file: str, _) -> None:
+    def fetch(self, target: Path, known: str | None) -> str | None:
+        """Makes the file `target`, whose sum is `known`, as `sha256:…`; if None, the server's. Returns the sum."""
         failures = 0
         with open(self.part, "a+b") as file:
             try:
@@ -90,7 +84,7 @@ class _Resuming:
                 while not self._is_whole():
                     before = self._size()
                     try:
-                        self._go_on(address, file)
+                        self._go_on(file)
                         break
                     except requests.RequestException as error:
                         failures = 1 if self._size() > before else failures + 1
@@ -102,20 +96,27 @@ class _Resuming:
                 if not self._size():
                     self.part.unlink()
                     self._version.unlink(missing_ok=True)
-            self.part.replace(output_file)
+            known = known or (self.server_md5 and f"md5:{self.server_md5}")
+            # before it gets its name: this takes minutes, and when it is stopped the part must be left
+            if known and (found := _sum(self.part, known)) != known:
+                self.part.unlink()
+                self._version.unlink(missing_ok=True)
+                raise DownloadError(f"{self.remote.address}: expected {known} but got {found}; removed")
+            replace_durably(self.part, target)
             self._version.unlink(missing_ok=True)
-        if self.remote.sha256 is None and self.remote.md5_address is None:
-            hash_matches(output_file, self.server_md5 and f"md5:{self.server_md5}", strict=True)
+        return known
 
     def _is_whole(self) -> bool:
         return self._size() == self.remote.size
 
-    def _go_on(self, address: str, file: BinaryIO) -> None:
+    def _go_on(self, file: BinaryIO) -> None:
         """One request, for what is missing. Where the file on the server has changed since, or it serves no parts of
         files, it is fetched from the start."""
-        have, headers = self._size(), {"Accept-Encoding": "identity"}
+        address, have, headers = self.remote.address, self._size(), {"Accept-Encoding": "identity"}
         if have and self._version.exists():
-            headers |= {"Range": f"bytes={have}-", "If-Range": self._version.read_text()}
+            tag, _, md5 = self._version.read_text().partition("\n")
+            headers |= {"Range": f"bytes={have}-", "If-Range": tag}
+            self.server_md5 = md5 or None  # which an answer without content need not say again
         with requests.get(address, headers=headers, stream=True, timeout=self.timeout) as response:
             total = _total(response)
             if response.status_code == 416 and total == have:
@@ -144,7 +145,7 @@ class _Resuming:
 
     @property
     def _version(self) -> Path:
-        """The file that records which version on the server the unfinished one belongs to."""
+        """The file that records which version on the server the unfinished one belongs to, and that version's MD5."""
         return self.part.with_name(f"{self.part.name}.version")
 
     def _note_version(self, response: requests.Response) -> None:
@@ -153,13 +154,13 @@ class _Resuming:
         self.server_md5 = base64.b64decode(found[1]).hex() if found else None
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if version and not version.startswith("W/"):  # by weak tags nothing may be continued
-            self._version.write_text(version)
+            self._version.write_text(f"{version}\n{self.server_md5 or ''}")
         else:
             self._version.unlink(missing_ok=True)
 
 
 def _published_md5(remote: Remote, timeout: float) -> str | None:
-    """For pooch, the first word of 32 hexadecimal digits in the file that is published beside `remote`, if any is."""
+    """The first word of 32 hexadecimal digits in the file that is published beside `remote`, if any is."""
     if remote.md5_address is None:
         return None
     response = requests.get(remote.md5_address, timeout=timeout)
@@ -169,6 +170,12 @@ def _published_md5(remote: Remote, timeout: float) -> str | None:
     if (found := re.search(r"\b[0-9a-fA-F]{32}\b", response.text)) is None:
         raise DownloadError(f"{remote.md5_address}: expected an MD5 sum of 32 hexadecimal digits, found none")
     return f"md5:{found[0].lower()}"
+
+
+def _sum(path: Path, known: str) -> str:
+    """Of the file, by the method of the sum that is `known`, and written as that is."""
+    method = known.partition(":")[0]
+    return f"{method}:{pooch.file_hash(str(path), method)}"
 
 
 def _total(response: requests.Response) -> int | None:

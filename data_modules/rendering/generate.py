@@ -3,7 +3,7 @@
     OUT/images/CLEVR_new_<10 digits>.png   RGB
     OUT/masks/CLEVR_new_<10 digits>.png    8-bit, one channel: 0 background and mirror, i the i-th object
     OUT/scenes/CLEVR_new_<10 digits>.json  the scene, enough to render it again
-    OUT/render.json                        the settings, which a second run must share
+    OUT/render.json                        the settings; a second run must share them, and its given scenes
 
 A scene is a function of the seed and its name alone, so the number of workers does not matter, and a run that was
 stopped continues where it was.
@@ -13,9 +13,11 @@ import argparse
 import io
 import json
 import multiprocessing
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -39,10 +41,13 @@ implicit-slate data render --from-scenes scenes/scenes --out again --no-mirror""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`implicit-slate data render`: exit status 0, or UserError on bad input."""
+    """`implicit-slate data render`: exit status 0, 1 if a worker was killed, or UserError on bad input."""
     args = parser().parse_args(argv)
     if args.size < MIN_SIZE:
         raise UserError(f"--size {args.size}: objects would be smaller than a pixel; at least {MIN_SIZE}")
+    if (possible := render.possible_samples(args.samples)) != args.samples:
+        reason = f"a picture has {render.PASSES} passes, each with a grid of samples in a pixel"
+        raise UserError(f"--samples {args.samples}: {reason}; the next number that can be had is {possible}")
 
     if args.from_scenes is not None:
         given, source = read_scenes(args.from_scenes), "given"
@@ -51,10 +56,18 @@ def main(argv: list[str] | None = None) -> int:
     load_mitsuba()  # a missing one is reported here, and once
     settings = {"seed": args.seed, "size": args.size, "samples": args.samples, "mirror": args.mirror}
     _claim_folder(args.out, {"scenes": source} | settings)
+    if args.from_scenes is not None:
+        _check_same_scenes(args.out, given, args.from_scenes, args.size, args.mirror)
     waiting = {stem: scene for stem, scene in given.items() if not _is_whole(args.out, stem)}
     work = partial(render_to_files, out=args.out, **settings)
-    for _ in track(_results(work, waiting, args.workers), "render", len(given), len(given) - len(waiting), "scenes"):
-        pass
+    results = _results(work, waiting, args.workers)
+    try:
+        for _ in track(results, "render", len(given), len(given) - len(waiting), "scenes"):
+            pass
+    except BrokenProcessPool:
+        reason = "a worker was killed, perhaps for want of memory (fewer --workers need less)"
+        print(f"implicit-slate: {args.out}: {reason}; the same command goes on", file=sys.stderr)
+        return 1
     print(f"{len(given)} scenes in {args.out}")
     return 0
 
@@ -67,9 +80,8 @@ def parser() -> ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, or to go on with")
     parser.add_argument("--size", type=positive, default=64, help="side of the pictures in pixels (64)")
     parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=True, help="with the mirror (yes)")
-    parser.add_argument(
-        "--samples", type=positive, default=DEFAULT_SAMPLES, help=f"samples per pixel ({DEFAULT_SAMPLES})"
-    )
+    samples = f"samples per pixel, in {render.PASSES} passes ({DEFAULT_SAMPLES})"
+    parser.add_argument("--samples", type=positive, default=DEFAULT_SAMPLES, help=samples)
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--workers", type=positive, default=num_cores(), help="processes (one per core)")
     return parser
@@ -86,8 +98,7 @@ def render_to_files(
         scene, mask = render.sample_visible_scene(mi, rng, size, mirror)
         scene = name_scene(scene, scene_or_index, size)
     else:
-        scene = scene_or_index if mirror else {**scene_or_index, "mirror_x": None}
-        scene = name_scene(scene, scene.get("image_index", 0), size) | {"image_filename": f"{stem}.png"}
+        scene = _as_written(scene_or_index, stem, size, mirror)
         mask = render.to_mask(render.render_labels(mi, scene, size))
     image = render.render_image(mi, scene, size, samples, noise_seed)
     write_atomically(out / "masks" / f"{stem}.png", to_png(mask))
@@ -128,6 +139,19 @@ def _claim_folder(out: Path, settings: dict) -> None:
 
         versions = {"mitsuba": mitsuba.__version__, "numpy": np.__version__}
         write_atomically(note, json.dumps({"settings": settings, "versions": versions}, indent=1) + "\n")
+
+
+def _as_written(given: Scene, stem: str, size: int, mirror: bool) -> Scene:
+    scene = given if mirror else {**given, "mirror_x": None}
+    return name_scene(scene, scene.get("image_index", 0), size) | {"image_filename": f"{stem}.png"}
+
+
+def _check_same_scenes(out: Path, given: dict[str, Scene], folder: Path, size: int, mirror: bool) -> None:
+    """UserError where `out` has another scene under the name of a given one, whose picture would pass for it."""
+    for stem, scene in given.items():
+        before = read_json(path := out / "scenes" / f"{stem}.json")
+        if before is not None and before != _as_written(scene, stem, size, mirror):
+            raise UserError(f"{path}: is another scene than {folder / path.name}; give another --out")
 
 
 def _is_whole(out: Path, stem: str) -> bool:

@@ -1,5 +1,7 @@
 """From a scene description to its picture and its masks."""
 
+import math
+
 import numpy as np
 
 from data_modules.rendering import mitsuba_scene
@@ -47,14 +49,14 @@ def to_mask(labels: np.ndarray) -> np.ndarray:
 
 
 def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.ndarray:
-    """The picture, uint8 (size, size, 3) in sRGB, of `samples` samples per pixel.
+    """The picture, uint8 (size, size, 3) in sRGB, of `samples` samples per pixel; see `possible_samples`.
 
     Lamps seen in glossy metal give fireflies, single samples of enormous brightness. So the picture is rendered in
     independent passes, see `without_fireflies`.
     """
     built, _ = mitsuba_scene.build(mi, scene, size)
     integrator = mi.load_dict({"type": "volpath", "max_depth": mitsuba_scene.MAX_DEPTH, "hide_emitters": True})
-    spp = max(1, samples // PASSES)
+    spp = samples // PASSES
     passes = np.stack(
         [
             np.array(mi.render(built, integrator=integrator, spp=spp, seed=(seed * PASSES + number) % 2**32))
@@ -62,6 +64,13 @@ def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.nda
         ]
     )
     return (to_srgb(without_fireflies(passes)) * 255).round().astype(np.uint8)
+
+
+def possible_samples(wanted: int) -> int:
+    """The next number of samples per pixel that a picture can have: all passes have as many, in a grid in the pixel."""
+    in_a_pass = -(-wanted // PASSES)
+    side = math.isqrt(in_a_pass)
+    return PASSES * side * -(-in_a_pass // side)  # as Mitsuba's `multijitter` rounds them
 
 
 def without_fireflies(passes: np.ndarray) -> np.ndarray:

@@ -43,6 +43,7 @@ MIN_PIXELS = 100  # of every object and of the mirror, at 128 × 128
 CAMERA, CAMERA_JITTER = (7.481, -6.508, 5.344), 0.5
 LAMP_JITTER = 1.0
 MIRROR_X = (-7.0, 0.0)
+LARGEST = 10**6  # of a scene file's numbers; the squares of far larger ones are no numbers
 
 
 class Lamp(NamedTuple):
@@ -89,7 +90,7 @@ def name_scene(scene: Scene, index: int, size: int) -> Scene:
     """`scene` with what depends on its number and on the size of its picture: names and pixel coordinates."""
     objects = [{**thing, "pixel_coords": project(scene, thing["3d_coords"], size)} for thing in scene["objects"]]
     return {
-        "split": scene["split"],
+        "split": scene.get("split", "new"),
         "image_index": index,
         "image_filename": f"CLEVR_new_{index:010d}.png",
         "objects": objects,
@@ -126,11 +127,23 @@ def read_scene(path: Path | zipfile.Path) -> Scene:
 
 def check_can_be_rendered(scene: Scene, path: Path) -> None:
     """UserError naming `path` and the key where a scene that was read lacks what it takes to render it."""
-    for index, thing in enumerate(scene["objects"]):
-        _check_number(_value(thing, "rotation", f"{path}: objects[{index}]"), f"{path}: objects[{index}]: rotation")
+    if not isinstance(index := scene.get("image_index", 0), int):
+        raise UserError(f"{path}: image_index: expected a whole number, found {index!r}")
     for key, inner in (("directions", ["behind"]), ("camera", ["location"]), ("lamps", LAMPS)):
         for name in inner:
             _check_point(_value(scene, key, path), name, f"{path}: {key}")
+            if key != "directions" and math.hypot(*scene[key][name][:2]) < 1e-6:  # Mitsuba's numbers have 7 digits
+                wanted = "expected a place beside the z axis, as it looks at the origin with z up"
+                raise UserError(f"{path}: {key}: {name}: {wanted}; found {scene[key][name]!r}")
+    for index, thing in enumerate(scene["objects"]):
+        where = f"{path}: objects[{index}]"
+        _check_number(_value(thing, "rotation", where), f"{where}: rotation")
+        try:
+            with np.errstate(all="ignore"):
+                project(scene, thing["3d_coords"], 1)
+        except (ValueError, OverflowError):  # of no depth
+            wanted = "expected a place before or behind the camera"
+            raise UserError(f"{where}: 3d_coords: {wanted}, found {thing['3d_coords']!r}") from None
     if (mirror_x := _value(scene, "mirror_x", path)) is not None:
         _check_number(mirror_x, f"{path}: mirror_x")
 
@@ -201,8 +214,8 @@ def _check_point(mapping: Any, key: str, where: object) -> None:
 
 
 def _check_number(value: Any, where: object) -> None:
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{where}: expected a number, found {value!r}")
+    if not isinstance(value, (int, float)) or not abs(value) <= LARGEST:  # nan is not, either
+        raise UserError(f"{where}: expected a number up to {LARGEST:,}, found {value!r}")
 
 
 def _camera_euler(camera: np.ndarray) -> list[float]:

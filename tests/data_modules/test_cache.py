@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_modules import CLEVRMirror, cache
+from data_modules import CLEVRMirror, ImageFolder, cache
 from data_modules.sources import FileSource
 from implicit_slate.errors import UserError
 from tests.data_modules.made import clevr_mirror, grey, loaded, save
@@ -48,13 +48,37 @@ def first_grey(data) -> int:
     return round(float(data.splits.train[[0]]["image"].mean() * 255))
 
 
-def test_images_are_decoded_once_in_prepare_data_and_move_with_their_folder(folder, decoded):
-    CLEVRMirror(folder, 16).prepare_data()
-    first = [part[list(range(len(part)))] for part in module(folder).splits]
-    again = [part[list(range(len(part)))] for part in module(folder.rename(folder.with_name("moved"))).splits]
-    assert len(decoded) == 20
-    for mine, other in zip(first, again):
-        assert torch.equal(mine["image"], other["image"]) and torch.equal(mine["mask"], other["mask"])
+@pytest.mark.parametrize(
+    ("kind", "inside"),
+    [
+        (CLEVRMirror, {}),
+        (ImageFolder, {}),
+        (ImageFolder, {"lists": "."}),
+        (ImageFolder, {"lists": "good.txt", "masks": "labels"}),
+    ],
+)
+def test_images_are_decoded_once_in_prepare_data_and_move_with_their_folder(folder, decoded, kind, inside):
+    """Also with lists and masks in it."""
+    if kind is ImageFolder:
+        (folder / "masks").rename(folder / "images" / "labels")
+        folder = folder / "images"
+        names = sorted(f"{path.name}\n" for path in folder.glob("*.png"))
+        for name, listed in (("good", names), ("train", names[:14]), ("val", names[14:17]), ("test", names[17:])):
+            (folder / f"{name}.txt").write_text("".join(listed))
+
+    def at(root):
+        return kind(root, 16, **{option: root / place for option, place in inside.items()})
+
+    at(folder).prepare_data()
+    splits, before = [], entries(folder)
+    for root in (folder, folder.with_name("moved")):
+        folder = folder.rename(root)
+        data = at(root)
+        data.setup()
+        splits.append([part[list(range(len(part)))] for part in data.splits])
+    assert len(decoded) == 20 and entries(folder) == before
+    for mine, other in zip(*splits):
+        assert mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
 
 
 def test_a_changed_file_is_decoded_anew_and_replaces_what_was_kept(folder, decoded):

@@ -94,6 +94,6 @@ def test_the_list_of_the_good_ones_can_be_loaded(folder, tmp_path, check):
 
 def test_a_rendered_folder_is_clean(tmp_path, check):
     out = tmp_path / "out"
-    main(["data", "render", "--scenes", "7", "--size", "16", "--samples", "4", "--workers", "1", "--out", str(out)])
+    main(["data", "render", "--scenes", "7", "--size", "16", "--samples", "6", "--workers", "1", "--out", str(out)])
     status, lines = check("clevr-mirror", out)
     assert status == 0 and lines[-1] == "nothing is wrong with 7 images"

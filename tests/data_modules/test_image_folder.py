@@ -164,15 +164,40 @@ def test_a_check_of_masks(folder, check):
     assert lines[-1] == "wrong: 4 (above); 0 of 21 images are bad"
 
 
-def test_a_check_of_lists(folder, check):
+@pytest.fixture
+def with_lists(folder):
+    """Two lists with faults, in the folder of the images, the last of which is damaged and in no list."""
     (folder / "train.txt").write_text("".join(f"{i:02d}.png\n" for i in range(15) if i != 7))
     (folder / "val.txt").write_text("15.png\n15.png\nnone.png\n00.png\n")
-    status, lines = check("folder", folder)
-    assert status == 1
-    for expected in (
+    (folder / "19.png").write_text("words")
+    return folder
+
+
+def twice(folder) -> list[str]:
+    return [
         f"{folder}/val.txt, line 2: expected every name once, found 15.png again",
-        f"{folder}/val.txt, line 3: expected a name that is there, found nothing at none.png",
-        f"{folder}/test.txt: expected a list there, one name per line, found nothing",
         f"{folder}/val.txt: expected names that are not in {folder}/train.txt, found 00.png",
+    ]
+
+
+def test_a_check_of_lists_that_are_given(with_lists, check):
+    status, lines = check("folder", with_lists, "--data.lists", with_lists)
+    assert status == 1 and lines[-1] == "wrong: 4 (above); 0 of 17 images are bad"
+    for expected in (
+        *twice(with_lists),
+        f"{with_lists}/val.txt, line 3: expected a name that is there, found nothing at none.png",
+        f"{with_lists}/test.txt: expected a list there, one name per line, found nothing",
     ):
         assert expected in lines
+
+
+def test_a_check_reads_all_images_whatever_lists_are_there(with_lists, check, blames):
+    lines = blames("folder", with_lists, f"{with_lists}/19.png: expected an image file that can be decoded")
+    assert lines[0] == "train 14, val 3, test 3 images" and set(twice(with_lists)) <= set(lines)
+    assert lines[-1] == "wrong: 3 (above); 1 of 20 images are bad"
+
+
+def test_a_check_does_not_replace_a_list_that_is_given(with_lists, tmp_path, check):
+    (tmp_path / "good.txt").write_text("".join(f"{i:02d}.png\n" for i in range(10, 19)))
+    status, lines = check("folder", with_lists, "--data.lists", tmp_path / "good.txt")
+    assert status == 0 and lines[-1] == "nothing is wrong with 9 images"

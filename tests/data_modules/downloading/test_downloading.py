@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pooch
 import pytest
 
 from data_modules.downloading import catalog, transfer
@@ -73,6 +74,27 @@ def test_all_bytes_were_there_when_it_was_stopped(server, tmp_path):
     fetch(Remote(f"{server.address}/a"), tmp_path)
     assert (tmp_path / "a").read_bytes() == CONTENT and names(tmp_path) == ["a"]
     assert server.requests == [("/a", "bytes=300000-")]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_is_kept_when_it_is_stopped_while_its_checksum_is_computed(server, remote, tmp_path, monkeypatch, known):
+    """Also where only the server knows the sum, which it says once."""
+    if not known:
+        server.headers = {"x-goog-hash": f"md5={base64.b64encode(hashlib.md5(CONTENT).digest()).decode()}"}
+        remote = Remote(remote.address)
+
+    def interrupted(*_) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pooch, "file_hash", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(remote, tmp_path)
+    assert names(tmp_path) == [".data.h5.part", ".data.h5.part.version"]
+    server.headers = {}
+    assert fetch(remote, tmp_path) == "300.0 kB; its checksum is right"
+    assert (tmp_path / "data.h5").read_bytes() == CONTENT and names(tmp_path) == ["data.h5"]
+    assert [part for _, part in server.requests] == [None, *([] if known else ["bytes=300000-"])]
 
 
 @pytest.mark.parametrize(

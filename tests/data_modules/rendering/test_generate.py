@@ -1,7 +1,10 @@
 """Whole folders: the same whatever the number of workers, resumable, and never written over."""
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -9,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_modules.rendering import tools
+from data_modules.rendering import generate, tools
 from data_modules.rendering.generate import main
 from implicit_slate.errors import UserError
 
-TINY = ("--size", "16", "--samples", "4", "--seed", "3")
+TINY = ("--size", "16", "--samples", "6", "--seed", "3")
 
 
 def contents(folder) -> dict[str, bytes]:
@@ -71,6 +74,26 @@ def test_given_scenes_are_rendered_as_they_are(rendered, tmp_path):
             assert again[name] == before[name], name
 
 
+def test_other_given_scenes_of_the_same_names_are_refused(rendered, tmp_path):
+    given, out, stems = tmp_path / "given", tmp_path / "out", [f"CLEVR_new_{index:010d}" for index in range(2)]
+    given.mkdir()
+    for stem in stems:
+        shutil.copy(rendered / "scenes" / f"{stem}.json", given)
+    command = ["--from-scenes", str(given), "--out", str(out), "--workers", "1", *TINY]
+    main(command)
+    before = contents(out)
+    (out / "images" / f"{stems[0]}.png").unlink()  # as if it had been stopped there
+    main(command)
+    assert contents(out) == before
+    scene = json.loads((given / f"{stems[1]}.json").read_text())
+    scene["objects"][0]["3d_coords"][0] += 0.5
+    (given / f"{stems[1]}.json").write_text(json.dumps(scene))
+    message = f"{out}/scenes/{stems[1]}.json: is another scene than {given}/{stems[1]}.json; give another --out"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        main(command)
+    assert contents(out) == before
+
+
 def test_without_mirror(tmp_path):
     main(["--scenes", "1", "--out", str(tmp_path / "out"), "--no-mirror", "--workers", "1", *TINY])
     assert json.loads((tmp_path / "out" / "scenes" / "CLEVR_new_0000000000.json").read_text())["mirror_x"] is None
@@ -117,6 +140,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         (["--scenes", "1", "--from-scenes", "x"], "--from-scenes: not allowed with argument --scenes"),
         (["--scenes", "0"], "--scenes: expected a positive number, got '0'"),
         (["--scenes", "1", "--size", "8"], "--size 8: .*at least 16"),
+        (["--scenes", "1", "--samples", "100"], "--samples 100: .*; the next number that can be had is 120"),
         (["--scenes", "1", "--seed", "-1"], "--seed: expected a whole number from 0 to 4294967295, got '-1'"),
         (["--from-scenes", "nowhere"], "nowhere: expected scene files"),
         (["--from-scenes", "{}"], "a.json: expected a scene in JSON"),
@@ -146,6 +170,24 @@ def test_a_full_disk_is_one_line_and_no_half_file(rendered, tmp_path, workers):
     assert written and all(whole[name] == data for name, data in written.items())
     assert main(command[2:]) == 0  # with space again, it goes on
     assert contents(out) == whole
+
+
+def killed(*_, **__) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(rendered, tmp_path, capsys, monkeypatch):
+    command = ["--scenes", "4", "--out", str(tmp_path / "out"), *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "render_to_files", killed)
+        assert main([*command, "--workers", "2"]) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last == (
+        f"implicit-slate: {tmp_path}/out: a worker was killed, perhaps for want of memory (fewer --workers need less); "
+        "the same command goes on"
+    )
+    assert main([*command, "--workers", "1"]) == 0
+    assert contents(tmp_path / "out") == contents(rendered)
 
 
 def test_missing_mitsuba_names_the_extra(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from data_modules.rendering import mitsuba_scene, render, scenes
+from data_modules.rendering.generate import DEFAULT_SAMPLES
 from data_modules.rendering.tools import mask_ious, psnr
 
 
@@ -39,14 +40,14 @@ def test_masks_are_where_objects_are_projected(mi):
 
 def test_same_seed_same_picture(mi, visible):
     scene = visible[0][0]
-    first, again, other = (render.render_image(mi, scene, 16, 4, seed) for seed in (1, 1, 2))
+    first, again, other = (render.render_image(mi, scene, 16, 6, seed) for seed in (1, 1, 2))
     assert (first == again).all() and (first != other).any()
 
 
 def test_the_mirror_is_seen_in_the_picture(mi, visible):
     scene, _ = visible[0]
     labels = render.render_labels(mi, scene, 32)
-    with_it, without = (render.render_image(mi, s, 32, 16, 0).astype(int) for s in (scene, {**scene, "mirror_x": None}))
+    with_it, without = (render.render_image(mi, s, 32, 12, 0).astype(int) for s in (scene, {**scene, "mirror_x": None}))
     change = np.abs(with_it - without).mean(axis=2)
     assert change[labels == -1].mean() > 5 * change[labels == 0].mean()
 
@@ -54,12 +55,21 @@ def test_the_mirror_is_seen_in_the_picture(mi, visible):
 def test_no_fireflies(mi, visible):
     """Few samples, and yet no pixel of the ground is far brighter than those around it."""
     for scene, _ in visible[:2]:
-        image = render.render_image(mi, scene, 32, 64, 0).astype(int).max(axis=2)
+        image = render.render_image(mi, scene, 32, 72, 0).astype(int).max(axis=2)
         labels = render.render_labels(mi, scene, 32)
         for y, x in np.argwhere(labels[1:-1, 1:-1] == 0) + 1:
             window = labels[y - 1 : y + 2, x - 1 : x + 2]
             if (window == 0).all():
                 assert image[y, x] - np.median(image[y - 1 : y + 2, x - 1 : x + 2]) < 40
+
+
+def test_possible_numbers_of_samples_are_those_that_mitsuba_does_not_round(mi):
+    sampler = mi.load_dict({"type": "multijitter"})
+    for wanted in range(1, 200):
+        possible = render.possible_samples(wanted)
+        sampler.set_sample_count(-(-wanted // render.PASSES))
+        assert possible == render.PASSES * sampler.sample_count() == render.possible_samples(possible) >= wanted
+    assert render.possible_samples(DEFAULT_SAMPLES) == DEFAULT_SAMPLES
 
 
 def test_single_paths_of_enormous_brightness_are_cut_and_highlights_are_not():

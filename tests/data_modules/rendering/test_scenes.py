@@ -78,18 +78,33 @@ def test_visible_pixels_scale_with_the_area():
 @pytest.mark.parametrize(
     ("where", "key", "value", "message"),
     [
-        ("objects", "rotation", "left", r"objects\[0\]: rotation: expected a number, found 'left'"),
+        ("objects", "rotation", "left", r"objects\[0\]: rotation: expected a number up to 1,000,000, found 'left'"),
         ("camera", "location", None, "camera: location: expected three numbers, found None"),
         ("lamps", "Lamp_Key", [1, 2], r"lamps: Lamp_Key: expected three numbers, found \[1, 2\]"),
-        (None, "mirror_x", "left", "mirror_x: expected a number, found 'left'"),
+        (None, "mirror_x", "left", "mirror_x: expected a number up to 1,000,000, found 'left'"),
+        (None, "mirror_x", 1e200, r"mirror_x: expected a number up to 1,000,000, found 1e\+200"),
+        (None, "image_index", "7", "image_index: expected a whole number, found '7'"),
+        ("camera", "location", [0, 0, 5], r"camera: location: expected a place beside the z axis, .*found \[0, 0, 5\]"),
+        ("camera", "location", [0, 0, 0], r"camera: location: expected a place beside the z axis, .*found \[0, 0, 0\]"),
+        ("lamps", "Lamp_Key", [0, 0, 5], r"lamps: Lamp_Key: expected a place beside the z axis, .*found \[0, 0, 5\]"),
+        ("objects", "3d_coords", [7, -7, 5], r"objects\[0\]: 3d_coords: expected a place before or behind the camera"),
         (None, "camera", {}, "camera: expected the key 'location', found none"),
     ],
 )
 def test_what_cannot_be_rendered_is_named(tmp_path, where, key, value, message):
     """What else a scene file needs; see `tests.data_modules.test_scene_properties` for the objects."""
     scene = scenes.sample_scene(np.random.default_rng(0), 3, mirror=True)
+    scene["camera"]["location"] = [7, -7, 5]
     place = scene if where is None else scene["objects"][0] if where == "objects" else scene[where]
     place[key] = value
     (tmp_path / "some.json").write_text(json.dumps(scene))
     with pytest.raises(UserError, match=f"some.json: {message}"):
         read_scenes(tmp_path)
+
+
+def test_a_scene_without_a_split_is_new(tmp_path):
+    scene = scenes.sample_scene(np.random.default_rng(0), 3, mirror=True)
+    named = scenes.name_scene(scene, 7, 64)
+    del scene["split"]
+    (tmp_path / "some.json").write_text(json.dumps(scene))
+    assert scenes.name_scene(read_scenes(tmp_path)["some"], 7, 64) == named
