@@ -5,6 +5,7 @@ A stopped download continues if the server still has the same version.
 
 import base64
 import fcntl
+import hashlib
 import re
 import shutil
 import time
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import pooch
 import requests
 from rich.filesize import decimal
 
@@ -175,7 +175,8 @@ def _published_md5(remote: Remote, timeout: float) -> str | None:
 def _sum(path: Path, known: str) -> str:
     """Of the file, by the method of the sum that is `known`, and written as that is."""
     method = known.partition(":")[0]
-    return f"{method}:{pooch.file_hash(str(path), method)}"
+    with open(path, "rb") as file:
+        return f"{method}:{hashlib.file_digest(file, method).hexdigest()}"
 
 
 def _total(response: requests.Response) -> int | None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pooch
 import pytest
 
 from data_modules.downloading import catalog, transfer
@@ -87,7 +86,7 @@ def test_a_file_is_kept_when_it_is_stopped_while_its_checksum_is_computed(server
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pooch, "file_hash", interrupted)
+        patch.setattr(hashlib, "file_digest", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fetch(remote, tmp_path)
     assert names(tmp_path) == [".data.h5.part", ".data.h5.part.version"]
