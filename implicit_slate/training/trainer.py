@@ -96,8 +96,6 @@ class Trainer(Checked, L.Trainer):
         num_sanity_val_steps: CountOrEndless | NonNegativeInt | None = 0,
         log_every_n_steps: PositiveInt | None = None,
         accumulate_grad_batches: PositiveInt = 1,
-        callbacks: list[Callback] | Callback | None = None,
-        enable_checkpointing: bool | None = None,
         **options,
     ):
         for key in ("gradient_clip_val", "gradient_clip_algorithm"):
@@ -114,15 +112,18 @@ class Trainer(Checked, L.Trainer):
         kinds = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
         if accelerator != "auto" and not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
             raise UserError(f"trainer.accelerator={accelerator}: this machine has none")
+        given = options.get("callbacks") or ()
         # Those that average weights last, so that all others look at the weights that are trained.
-        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
-        callbacks.sort(key=lambda callback: isinstance(callback, WeightAveraging))
+        callbacks = sorted(
+            [given] if isinstance(given, Callback) else given,
+            key=lambda callback: isinstance(callback, WeightAveraging),
+        )
         if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
             raise UserError("trainer.callbacks: GradientAccumulationScheduler: give trainer.accumulate_grad_batches")
-        if enable_checkpointing is None and not options.get("barebones"):
-            enable_checkpointing = True
-        if enable_checkpointing and not any(isinstance(callback, Checkpoint) for callback in callbacks):
+        keeps = options.get("enable_checkpointing") is not False and not options.get("barebones")
+        if keeps and not any(isinstance(callback, Checkpoint) for callback in callbacks):
             callbacks.append(LatestCheckpoint())
+        options["callbacks"] = callbacks
         super().__init__(
             accelerator=accelerator,
             devices=devices,
@@ -138,8 +139,6 @@ class Trainer(Checked, L.Trainer):
             num_sanity_val_steps=num_sanity_val_steps,
             log_every_n_steps=log_every_n_steps,
             accumulate_grad_batches=accumulate_grad_batches,
-            callbacks=callbacks,
-            enable_checkpointing=enable_checkpointing,
             **options,
         )
         if isinstance(self.accelerator, CPUAccelerator) and self.num_devices > num_cores():
