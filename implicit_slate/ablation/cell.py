@@ -57,6 +57,11 @@ def preparation(
     return json.loads(json.dumps(content, default=str))
 
 
+def max_steps(config: Mapping[str, Any]) -> int:
+    """Of a config's training, less than 1 where it has another end; YAML may have it as a quoted number."""
+    return int((config.get("trainer") or {}).get("max_steps") or -1)
+
+
 def prepare(folder: Path, content: Mapping[str, Any]) -> None:
     """Write `cell.json` unless it is there; `UserError` if the folder holds a cell of another configuration."""
     check(folder, content)

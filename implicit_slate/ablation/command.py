@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from implicit_slate.ablation.cell import check, preparation, prepare
+from implicit_slate.ablation.cell import check, max_steps, preparation, prepare
 from implicit_slate.ablation.launchers import LAUNCHERS, Work, launcher, nodes_of
 from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.ablation.tensorboard import link_cells
@@ -166,9 +166,8 @@ def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: a
     from implicit_slate.ablation.progress import ProgressDisplay
 
     print(f"{grid.name}: {len(grid.cells)} cells in {folder.path}; checking them", flush=True)
-    configs = {str(content["cell"]): content["config"] for content in preparations.values()}
-    max_steps = {cell: int((config.get("trainer") or {}).get("max_steps") or -1) for cell, config in configs.items()}
-    display = ProgressDisplay(folder, max_steps)
+    steps = {str(content["cell"]): max_steps(content["config"]) for content in preparations.values()}
+    display = ProgressDisplay(folder, steps)
     with fork_server():
         accelerators = check(*_to_check(grid, arguments, preparations))
         is_open = launch(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from implicit_slate.ablation.cell import prepare
+from implicit_slate.ablation.cell import max_steps, prepare
 from implicit_slate.ablation.launchers import Work
 from implicit_slate.ablation.launchers.local import LocalPool, Resources
 from implicit_slate.errors import UserError
@@ -115,7 +115,7 @@ def _measure(place: Path, name: str, content: dict[str, Any], resources: Resourc
             )
     clocks = [read_json(folder / CLOCK) for folder in folders.values()]
     mean = {key: sum(clock[key] for clock in clocks) / copies for key in clocks[0]}
-    steps = int(trainer.get("max_steps") or -1)
+    steps = max_steps(content["config"])
     if steps < 0:
         steps = int(trainer.get("max_epochs") or 1000) * mean["batches"] / each  # Lightning's default
     validations = steps * each / validation_interval(trainer, mean["batches"])

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from implicit_slate.ablation.cell import preparation, prepare
+from implicit_slate.ablation.cell import max_steps, preparation, prepare
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
 from implicit_slate.files import check_writable, sqlite_url
@@ -106,8 +106,8 @@ def _run(target: Target, folder: Path, arguments) -> int:
         else:
             accelerators = check(origins, {})
         resources = Resources.share_out(arguments.workers, arguments.devices, accelerators)
-        max_steps = int((next(iter(target.configs.values())).get("trainer") or {}).get("max_steps") or 0)
-        search = Search(folder, target.configs, target.checkpoint, max_steps, arguments.devices, _say)
+        steps = max_steps(next(iter(target.configs.values())))
+        search = Search(folder, target.configs, target.checkpoint, steps, arguments.devices, _say)
         storage = open_storage(arguments.storage) if arguments.storage else None
         check_writable(folder / "cells")
         storage = storage or open_storage(sqlite_url(folder / "tune.db"))
