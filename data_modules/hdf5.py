@@ -23,7 +23,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         with _reading, h5py.File(path, "r") as file:
             yield file
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter of damaged names of what is in it
         raise UserError(f"{path}: expected an HDF5 file that can be read ({' '.join(str(error).split())})") from None
 
 

@@ -151,6 +151,14 @@ def test_hdf5_of_another_layout(made_once, tmp_path, name, shape, message):
     fails(path, f"{path}: {message}")
 
 
+def test_hdf5_whose_list_of_contents_is_damaged(made_once, tmp_path, blames):
+    path = Path(shutil.copy(made_once["h5"], tmp_path))
+    path.write_bytes(path.read_bytes().replace(b"SNOD", b"\0\0\0\0"))
+    message = f"{path}: expected an HDF5 file that can be read ("
+    fails(path, message)
+    blames("clevr", path, message)
+
+
 @pytest.mark.parametrize(
     ("visibility", "found"),
     [
