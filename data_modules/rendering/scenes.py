@@ -132,8 +132,12 @@ def check_can_be_rendered(scene: Scene, path: Path) -> None:
     for key, inner in (("directions", ["behind"]), ("camera", ["location"]), ("lamps", LAMPS)):
         for name in inner:
             _check_point(_value(scene, key, path), name, f"{path}: {key}")
-            if key != "directions" and math.hypot(*scene[key][name][:2]) < 1e-6:  # Mitsuba's numbers have 7 digits
+            length, wanted = math.hypot(*scene[key][name][:2]), None
+            if key == "directions" and abs(length - 1) > 1e-3:  # the ground is bent along it
+                wanted = "expected a horizontal vector of length 1"
+            elif length < 1e-6:  # Mitsuba's numbers have 7 digits
                 wanted = "expected a place beside the z axis, as it looks at the origin with z up"
+            if wanted:
                 raise UserError(f"{path}: {key}: {name}: {wanted}; found {scene[key][name]!r}")
     for index, thing in enumerate(scene["objects"]):
         where = f"{path}: objects[{index}]"

@@ -88,6 +88,8 @@ def test_visible_pixels_scale_with_the_area():
         ("camera", "location", [0, 0, 0], r"camera: location: expected a place beside the z axis, .*found \[0, 0, 0\]"),
         ("lamps", "Lamp_Key", [0, 0, 5], r"lamps: Lamp_Key: expected a place beside the z axis, .*found \[0, 0, 5\]"),
         ("objects", "3d_coords", [7, -7, 5], r"objects\[0\]: 3d_coords: expected a place before or behind the camera"),
+        ("directions", "behind", [0, 0, 0], "directions: behind: expected a horizontal vector of length 1; found"),
+        ("directions", "behind", [5, -5, 0], "directions: behind: expected a horizontal vector of length 1; found"),
         (None, "camera", {}, "camera: expected the key 'location', found none"),
     ],
 )
