@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from implicit_slate.errors import ArgumentParser, UserError
+from implicit_slate.processes import stop_as_by_ctrl_c
 
 if TYPE_CHECKING:  # these import PyTorch, which `--help` does not need
     from data_modules.base import Images, Splits
@@ -24,11 +25,14 @@ implicit-slate data write experiments/sprites.yaml --data.image_size 64 --out sp
 
 def main(argv: Sequence[str]) -> int:
     arguments, options = parser().parse_with_data_options(argv)
-    experiment, out = arguments.experiment, arguments.out.absolute()
+    experiment, out = arguments.experiment, arguments.out.resolve()
     if not experiment.endswith((".yaml", ".yml")):
         raise UserError(f"{experiment}: expected an experiment file (.yaml)")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists already; it is not overwritten")
+    if out.is_mount():
+        raise UserError(f"{out}: a disk is mounted there, so no whole folder can be put in its place; name one in it")
+    stop_as_by_ctrl_c()
     from implicit_slate.evaluation.data import describe_data, load_splits
 
     data = describe_data(Path(experiment), experiment, options)

@@ -1,5 +1,8 @@
 """`implicit-slate data write`: a folder that holds the same images, masks and splits."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +85,35 @@ def test_nothing_is_left_of_a_folder_that_is_not_whole(tmp_path, monkeypatch, st
     monkeypatch.setattr(Image.Image, "save", stopped)
     assert write(tmp_path / "x.yaml", "Sprites", image_size=16, num_images=[4, 4, 4]) == status
     assert saved and [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
+
+
+def test_a_command_that_is_ended_leaves_nothing(tmp_path):
+    """By SIGTERM, as a batch job is."""
+    (tmp_path / "x.yaml").write_text("data: {class_path: data_modules.Sprites, init_args: {num_images: [4000, 4, 4]}}")
+    command = f"-m implicit_slate.cli data write {tmp_path}/x.yaml --out {tmp_path}/out".split()
+    with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE) as process:
+        while not [*tmp_path.glob(".out.*/out/*.png")]:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        assert process.communicate(timeout=60)[1] == b"stopped: data write\n"
+    assert process.returncode == 130 and not [*tmp_path.glob("*out*")]
+
+
+def test_a_link_to_an_empty_folder_is_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to("elsewhere")
+    assert write(tmp_path / "x.yaml", "Sprites", image_size=16, num_images=[4, 4, 4]) == 0
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "elsewhere" / "train.txt").exists()
+
+
+def test_a_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    """As one that a container mounts; it cannot be replaced by a folder that is whole."""
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    assert write(tmp_path / "x.yaml", "Sprites", image_size=16, num_images=[4, 4, 4]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/out: a disk is mounted there" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
