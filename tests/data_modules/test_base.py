@@ -97,6 +97,11 @@ def test_lightning_leaves_the_samplers_alone_under_ddp():
     assert not connector._requires_distributed_sampler(module.val_dataloader())
 
 
+def test_lightning_does_not_make_batches_of_one_image():
+    with pytest.raises(UserError, match="overfit_batches=2: is not for our data"):
+        trainer(3, overfit_batches=2).fit(Recorder(), Numbered(8, 4))
+
+
 def test_workers_give_the_same_batches():
     batches = []
     for num_workers in (0, 2):
