@@ -235,6 +235,10 @@ class AnnotatedImages(Source):
             yield f"{piece.image}: expected {wanted} pixels by {self.annotations}, found {found}"
         if (count := len(piece.instances)) > MAX_INSTANCES:
             yield f"{piece.image}: expected at most {MAX_INSTANCES} instances, found {count}"
+        for thing in piece.instances:
+            if thing.bbox and min(thing.bbox[:2]) < -0.5:  # FiftyOne would crop the mask to nothing
+                what = f"annotation {thing.id} of {piece.image.name}"
+                yield f"{self.annotations}: {what}: expected a box that begins in the image, found {thing.bbox}"
 
 
 def list_images(folder: Path) -> list[str]:

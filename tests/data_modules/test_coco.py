@@ -256,3 +256,11 @@ def test_a_missing_extra_is_named(tmp_path, check, monkeypatch, missing):
     fails(tmp_path, message := "COCO is read through FiftyOne, which needs the extra 'coco': make setup EXTRAS=coco")
     status, (line,) = check("coco", tmp_path)
     assert status == 2 and message in line
+
+
+def test_a_box_that_begins_outside_of_the_image_is_named(tmp_path, blames):
+    made.coco_plain(tmp_path)
+    edit(tmp_path, lambda content: content["annotations"][1].update(bbox=[-2.0, 10.0, 32.0, 10.0]))
+    message = f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: expected a box that begins in the image, found [-2.0, "
+    fails(tmp_path, message)
+    blames("coco", tmp_path, message)
