@@ -124,7 +124,8 @@ class ImageDataModule(Checked, LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Endless batches, starting at the trainer's step. UserError for a trainer with `overfit_batches`."""
         if self.trainer and self.trainer.overfit_batches:  # Lightning would make its own batches, of one image
-            raise UserError(f"overfit_batches={self.trainer.overfit_batches}: is not for our data")
+            raise UserError(f"overfit_batches={self.trainer.overfit_batches}: batches would be of one image; "
+                            "train on fewer images instead")  # fmt: skip
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         sampler = StepBatchSampler(len(self.splits.train), self.batch_size, seed, self._start, *self._place())
         return self._loader(self.splits.train, sampler)

@@ -101,8 +101,6 @@ class Trainer(Checked, L.Trainer):
         for key in ("gradient_clip_val", "gradient_clip_algorithm"):
             if (clip := options.get(key)) is not None:
                 raise UserError(f"trainer.{key}={clip}: has no effect here; give model.optimization.clip_norm")
-        if overfit := options.get("overfit_batches"):  # Lightning would make its own batches, of one image
-            raise UserError(f"trainer.overfit_batches={overfit}: is not for our data")
         counts = isinstance(val_check_interval, int) and isinstance(limit_train_batches, int)
         if counts and check_val_every_n_epoch is not None and val_check_interval > limit_train_batches:
             raise UserError(

@@ -98,7 +98,7 @@ def test_lightning_leaves_the_samplers_alone_under_ddp():
 
 
 def test_lightning_does_not_make_batches_of_one_image():
-    with pytest.raises(UserError, match="overfit_batches=2: is not for our data"):
+    with pytest.raises(UserError, match="overfit_batches=2: batches would be of one image"):
         trainer(3, overfit_batches=2).fit(Recorder(), Numbered(8, 4))
 
 

@@ -1,5 +1,7 @@
 """`implicit-slate generate`: image files through the slots, as files."""
 
+import signal
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,9 +86,15 @@ def test_samples_are_a_function_of_the_seed(checkpoint, photos, tmp_path):
 
 
 def test_what_is_stopped_leaves_nothing(checkpoint, photos, tmp_path, monkeypatch, capsys):
+    """By SIGTERM, as a batch job is."""
+
     def stopped(*_):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
 
     monkeypatch.setattr(SLATE, "ceiling", stopped)  # after the first files are written
     assert main(["generate", str(checkpoint), str(photos), "--out", str(tmp_path / "out")]) == 130
     assert "stopped: generate" in capsys.readouterr().err and not list((tmp_path / "out").iterdir())
+    for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before):
+        signal.signal(number, handler)

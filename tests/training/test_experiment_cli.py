@@ -200,7 +200,6 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
             "--trainer.callbacks=[{class_path: callbacks.FixedPointDiagnostics, init_args: {measures: []}}]",
             "measures=[]: at least one is needed",
         ),
-        ("--trainer.overfit_batches=2", "trainer.overfit_batches=2: is not for our data"),
         ("--trainer.val_check_interval=0.5", "val_check_interval"),
         ("--model.slot_init=queries", "basins"),
         ("--trainer.precision=transformer-engine", "trainer.precision: unknown precision 'transformer-engine'"),
