@@ -35,8 +35,10 @@ class Gradient:
     def __str__(self) -> str:
         """As it is written: `implicit`, `phantom(5, 0.5)`."""
         name = next((name for name, mode in MODES.items() if mode is type(self)), type(self).__name__)
-        settings = [str(value) for f in fields(self) if f.init and (value := getattr(self, f.name)) != f.default]
-        return f"{name}({', '.join(settings)})" if settings else name
+        settings = [f for f in fields(self) if f.init]
+        while settings and getattr(self, settings[-1].name) == settings[-1].default:
+            settings.pop()  # at the end only, for they are read by their places
+        return f"{name}({', '.join(str(getattr(self, f.name)) for f in settings)})" if settings else name
 
 
 @dataclass(frozen=True)

@@ -190,3 +190,9 @@ def test_a_spelling_may_have_spaces_and_a_mode_is_its_own_spelling():
     mode = parse_gradient(" phantom( 5 ,0.5 ) ")
     assert (mode.k, mode.tau) == (5, 0.5) and parse_gradient(mode) is mode
     assert parse_gradient("exact") == parse_gradient("exact(gmres)") == parse_gradient("exact(gmres, 100)")
+
+
+@pytest.mark.parametrize("gradient", [*ALL_MODES, "exact", "exact(gmres, 7)", "exact(dense, 100)", "phantom(1, 1)"])
+def test_a_mode_is_written_as_it_is_read(gradient):
+    mode = parse_gradient(gradient)
+    assert parse_gradient(str(mode)) == mode
