@@ -65,19 +65,28 @@ class _NotTwice(torch.autograd.Function):
 
 
 def solve_adjoint(product: Product, g: Tensor, method: str, max_iterations: int, record: Adjoint) -> Tensor:
-    """The solution u (B, D) of u = uJ + g by one of `METHODS`; its residual and products go into `record`."""
+    """The solution u (B, D) of u = uJ + g by one of `METHODS`; its residual and products go into `record`.
+
+    An image whose J is not finite has NaN, as in the other modes: whoever checks the gradient finds the divergence.
+    """
     tol = 1e-10 if g.dtype == torch.float64 else 1e-6
     record.products = 0
+    finite = torch.ones(len(g), dtype=torch.bool, device=g.device)
 
     def counted(u: Tensor) -> Tensor:
         record.products += 1
-        return product(u)
+        result = product(u)
+        if record.products == 1:  # a later one may be that of an iterate which overflows, and solvers bear that
+            finite.logical_and_(result.isfinite().all(1))
+        return torch.where(finite[:, None], result, 0)
 
     if not g.isfinite().all():  # the loss has diverged: pass that on to whoever checks it
         record.residual = g.new_full((len(g),), torch.nan)
         return g
-    u, record.residual = METHODS[method](counted, g, max_iterations, tol)
-    return u
+    u, residual = METHODS[method](counted, g, max_iterations, tol)
+    finite &= residual.isfinite()
+    record.residual = residual.masked_fill(~finite, torch.nan)
+    return u.masked_fill(~finite[:, None], torch.nan)
 
 
 def _by_solver(solver: Callable[..., Solution]):
@@ -106,7 +115,8 @@ def _gmres(product: Product, g: Tensor, max_iterations: int, tol: float) -> tupl
 
 def _dense(product: Product, g: Tensor, max_iterations: int, tol: float) -> tuple[Tensor, Tensor]:
     """Gaussian elimination on J itself, which takes D products; of least norm where I - J is singular."""
-    system = (torch.eye(g.shape[1], dtype=g.dtype, device=g.device) - dense_matrix(product, g)).mT
+    matrix = dense_matrix(product, g).nan_to_num(0, 0, 0)  # the residual tells of what is not finite
+    system = (torch.eye(g.shape[1], dtype=g.dtype, device=g.device) - matrix).mT
     u, singular = torch.linalg.solve_ex(system, g[:, :, None])
     if singular.any() or not u.isfinite().all():
         u = torch.linalg.pinv(system) @ g[:, :, None]

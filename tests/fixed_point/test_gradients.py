@@ -103,6 +103,21 @@ def test_a_singular_adjoint_equation_leaves_gradients_finite_and_a_loss_that_is_
 
 
 @pytest.mark.parametrize("gradient", EXACT)
+def test_an_image_whose_jacobian_is_not_finite_has_such_a_gradient_and_leaves_the_others_alone(gradient):
+    weight = torch.full((2, 3), 0.5, requires_grad=True)
+    is_flat = torch.tensor([[0.0], [1.0]])
+
+    def f(z):  # the slope of a root at 0 is infinite
+        return weight * z * is_flat + z.abs().sqrt() * (1 - is_flat) + weight * is_flat
+
+    solution = fixed_point(f, torch.zeros(2, 3), gradient=gradient, max_iterations=50)
+    solution.z.sum().backward()
+    (expected,) = torch.autograd.grad((weight / (1 - weight))[1].sum(), weight)
+    assert torch.allclose(weight.grad[1], expected[1]) and not weight.grad[0].isfinite().any()
+    assert solution.adjoint.residual[0].isnan() and solution.adjoint.residual[1] < 1e-5
+
+
+@pytest.mark.parametrize("gradient", EXACT)
 def test_a_tuple_state_has_one_adjoint_equation(gradient):
     a, b = (torch.full((2, 1), value, dtype=torch.float64, requires_grad=True) for value in (1.0, 2.0))
 
