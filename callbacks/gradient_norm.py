@@ -45,7 +45,8 @@ class GradientNorm(Checked, OfSlots):
             self._log(trainer, step=getattr(exception, "step", None))  # a divergence may be found after its step
 
     def _log(self, trainer: Trainer, step: int | None = None) -> None:
-        if trainer.is_global_zero and self._largest > 0 and trainer.loggers:
+        if trainer.is_global_zero and self._largest > 0:
             step = trainer.global_step if step is None else step
-            trainer.logger.log_metrics({"grad_norm": float(self._largest)}, step=step)
+            for logger in trainer.loggers:
+                logger.log_metrics({"grad_norm": float(self._largest)}, step=step)
         self._largest = torch.zeros_like(self._largest)

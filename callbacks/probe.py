@@ -91,8 +91,8 @@ class Probe(Checked, OfSlots):
         means = {name: float(value.float().mean()) for name, value in values.items()}
         largest = {f"{name}_image_max": float(value.max()) for name, value in values.items() if value.ndim}
         self.latest |= means
-        if trainer.loggers:
-            trainer.logger.log_metrics(means | largest, step=trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics(means | largest, step=trainer.global_step)
 
     def _sample_slots(self, model: SlotModel) -> Tensor:
         generator = torch.Generator().manual_seed(0)

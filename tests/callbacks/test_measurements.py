@@ -8,6 +8,7 @@ from callbacks import Diverged, Divergence, GradientNorm, SlotJacobian
 from implicit_slate.fixed_point import Solver, dense_jacobian
 from implicit_slate.training import Optimization
 from tests.callbacks.fitting import fit, module, refinement
+from tests.tiny import Memory
 
 
 def dense_norm(model, callback):
@@ -53,6 +54,14 @@ def test_a_compiled_module_is_measured_as_well():
     model, callback = module(), SlotJacobian(every_n_steps=100, num_images=3)
     scalars = fit(torch.compile(model, backend="eager"), callback)
     assert scalars["jacobian/spectral_norm"][2] == pytest.approx(dense_norm(model, callback).mean().item(), rel=1e-4)
+
+
+def test_every_logger_hears_of_it():
+    loggers = [Memory(), Memory()]
+    fit(module(), SlotJacobian(every_n_steps=1, num_images=2), GradientNorm(every_n_steps=1), logger=loggers)
+    for logger in loggers:
+        assert list(logger.scalars["jacobian/spectral_norm"]) == [0, 1, 2]
+        assert list(logger.scalars["grad_norm"]) == [1, 2]
 
 
 class Spike(L.Callback):
