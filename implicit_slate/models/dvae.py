@@ -170,8 +170,9 @@ def sample_tokens(logits: Tensor) -> Tensor:
 
     Gumbel noise would take V random numbers for each token, this takes two: one for a block of the vocabulary, one for
     the token in the block. Inverting the whole distribution function takes one, but its cumulative sum costs more.
+    Both are in float32 at least: among cumulative sums of 8 bits rare tokens would never be drawn.
     """
-    probabilities = logits.softmax(-1)
+    probabilities = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     blocks = probabilities.unflatten(-1, (-1, math.gcd(logits.shape[-1], 64)))
     block = _draw(blocks.sum(-1))
     inside = _draw(blocks.take_along_dim(block[..., None, None], dim=-2).squeeze(-2))

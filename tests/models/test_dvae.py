@@ -62,6 +62,12 @@ def test_sampled_tokens_follow_the_softmax(vocab_size):
     assert p_value(tokens, 1.1 * logits) < 1e-6  # the test would see another temperature
 
 
+def test_tokens_sampled_in_a_training_in_bfloat16_follow_the_softmax():
+    torch.manual_seed(0)
+    logits = repeated_logits(1024).bfloat16()
+    assert p_value(sample_tokens(logits), logits) > 1e-3
+
+
 def test_sampled_tokens_of_neighbours_are_independent():
     torch.manual_seed(0)
     tokens = sample_tokens(torch.zeros(1, SAMPLES, 4)).view(-1, 2)
