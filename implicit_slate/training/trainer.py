@@ -107,6 +107,12 @@ class Trainer(Checked, L.Trainer):
                 f"val_check_interval={val_check_interval}: more than limit_train_batches={limit_train_batches}; "
                 "check_val_every_n_epoch=null counts the batches of all epochs"
             )
+        for key, count in (("val_check_interval", val_check_interval), ("limit_train_batches", limit_train_batches)):
+            if isinstance(count, int) and count % accumulate_grad_batches:
+                raise UserError(
+                    f"trainer.{key}={count}: not a multiple of accumulate_grad_batches={accumulate_grad_batches}, "
+                    "so it would end within a step"
+                )
         kinds = ("cuda", "mps") if accelerator == "gpu" else (accelerator,)
         if accelerator != "auto" and not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
             raise UserError(f"trainer.accelerator={accelerator}: this machine has none")

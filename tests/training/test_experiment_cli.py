@@ -207,6 +207,14 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
             "--trainer={limit_train_batches: 2, val_check_interval: 3, check_val_every_n_epoch: 1}",
             "trainer.val_check_interval=3: more than limit_train_batches=2",
         ),
+        (
+            "--trainer={accumulate_grad_batches: 2, val_check_interval: 3}",
+            "trainer.val_check_interval=3: not a multiple of accumulate_grad_batches=2",
+        ),
+        (
+            "--trainer={accumulate_grad_batches: 2, limit_train_batches: 3, val_check_interval: 2}",
+            "trainer.limit_train_batches=3: not a multiple of accumulate_grad_batches=2",
+        ),
         ("--model.image_channels=1", "model.image_channels=1: the images of Sprites have 3"),
         ("--model.num_heads=5", "model.d_model=16 is not divisible by num_heads=5"),
         (
