@@ -1,6 +1,6 @@
 """How well a gradient mode agrees with another, and how many fixed points there are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,7 @@ def gradient_cosine(
     loss: Callable[[State], Tensor],
     f: Step,
     z0: State,
-    parameters: Sequence[Tensor],
+    parameters: Iterable[Tensor],
     gradient: str | Gradient,
     solver: Solver = Solver(),
     reference: str | Gradient = "exact(gmres, 1000)",
@@ -40,7 +40,7 @@ def gradient_cosines(
     loss: Callable[[State], Tensor],
     f: Step,
     z0: State,
-    parameters: Sequence[Tensor],
+    parameters: Iterable[Tensor],
     gradients: Sequence[str | Gradient],
     solver: Solver = Solver(),
     reference: str | Gradient = "exact(gmres, 1000)",
@@ -49,6 +49,7 @@ def gradient_cosines(
 
     All start from z0 and use the same forward solver. A parameter that a gradient does not reach counts as zero.
     """
+    parameters = list(parameters)  # those of a module are an iterator, and every gradient needs them
 
     def vector(mode: str | Gradient) -> tuple[Tensor, Adjoint | None]:
         solution = parse_gradient(mode)(f, z0, solver)

@@ -34,6 +34,14 @@ def test_a_parameter_that_is_not_reached_counts_as_zero():
     assert gradient_cosine(torch.sum, tanh_map(weight, inputs), start, [weight, start], "implicit").cosine.isfinite()
 
 
+def test_the_parameters_of_a_module_may_be_its_iterator():
+    layer = torch.nn.Linear(3, 3)
+    found = gradient_cosine(
+        torch.sum, lambda z: torch.tanh(0.3 * layer(z)), torch.zeros(2, 3), layer.parameters(), "exact"
+    )
+    assert found.cosine.item() == pytest.approx(1)
+
+
 def two_wells(z):
     """Fixed points at ±1; the one at 0 repels."""
     return z - 0.5 * (z**3 - z)
