@@ -24,6 +24,9 @@ class Linearization:
 
     A z that requires gradients stays attached to its graph, so that products with `create_graph` can be differentiated
     through it.
+
+    Raises:
+        ValueError: f(z) has another size than z.
     """
 
     def __init__(self, f: Step, z: State):
@@ -31,6 +34,8 @@ class Linearization:
             z_flat = flatten(z)
             self._z = z_flat if z_flat.requires_grad else z_flat.detach().requires_grad_()
             fz = flatten(f(unflatten(self._z, z)))
+            if fz.shape != z_flat.shape:
+                raise ValueError(f"f changed the state's size: {tuple(z_flat.shape)} became {tuple(fz.shape)}")
             self._fz = fz if fz.requires_grad else fz + 0 * self._z  # where f does not depend on z at all
 
     def vjp(self, u: Tensor, create_graph: bool = False) -> Tensor:

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from implicit_slate.errors import UserError
-from implicit_slate.fixed_point import NotFinite, anderson, broyden, fixed_point, picard
+from implicit_slate.fixed_point import (
+    NotFinite,
+    anderson,
+    broyden,
+    dense_jacobian,
+    fixed_point,
+    jacobian_regularizer,
+    picard,
+    spectral_norm,
+    spectral_radius,
+)
 
 Z0 = torch.zeros(2, 3)
 
@@ -25,6 +35,13 @@ Z0 = torch.zeros(2, 3)
 def test_a_step_that_changes_its_state(solver, z0, f, message):
     with pytest.raises(ValueError, match=message):
         fixed_point(f, z0, solver=solver)
+
+
+@pytest.mark.parametrize("measure", [spectral_norm, spectral_radius, dense_jacobian, jacobian_regularizer])
+@pytest.mark.parametrize(("columns", "rows"), [(2, 2), (5, 2), (3, 1)])
+def test_a_measured_step_that_changes_its_state(measure, columns, rows):
+    with pytest.raises(ValueError, match=rf"f changed the state's size: \(2, 3\) became \({rows}, {columns}\)"):
+        measure(lambda z: z[:rows] @ torch.ones(3, columns), Z0)
 
 
 @pytest.mark.parametrize("solve", [picard, anderson, broyden])
