@@ -42,7 +42,8 @@ def load_pretrained(name: str | os.PathLike) -> SlotModel | DiscreteVAE:
             weights = {weight: file.get_tensor(weight) for weight in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not a safetensors file, or a damaged one ({reason})") from None
+        remedy = "; `implicit-slate export` makes one of a checkpoint" if path.suffix == ".ckpt" else ""
+        raise UserError(f"{path}: not a safetensors file, or a damaged one ({reason}){remedy}") from None
     if not isinstance(facts, dict):
         raise UserError(f"{path}: not written by `implicit-slate export`")
     if facts.get("format") != FORMAT:

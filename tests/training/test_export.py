@@ -80,6 +80,7 @@ def test_what_is_no_model_is_refused_in_a_line(tmp_path, file):
     for content in (b"", b"PK junk", file.read_bytes()[:-100]):
         path.write_bytes(content)
         refused(path, "bad.safetensors: not a safetensors file, or a damaged one")
+    refused(file.parent / "last.ckpt", "; `implicit-slate export` makes one of a checkpoint")
     weights, facts = load_file(file), {"format": 1, "class": "SLATE", "arguments": {}}
     save_file(weights, path)
     refused(path, "not written by `implicit-slate export`")
