@@ -100,7 +100,8 @@ def _initialised(checkpoint: dict[str, Any], path: str | Path) -> SlotModule:
     try:
         kind = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError):
-        raise UserError(f"{path}: a checkpoint of {name}, which cannot be imported here") from None
+        remedy = "if it is your own, PYTHONPATH must name its folder"
+        raise UserError(f"{path}: a checkpoint of {name}, which cannot be imported here; {remedy}") from None
     if not (isinstance(kind, type) and issubclass(kind, SlotModule)):
         raise UserError(f"{path}: a checkpoint of {name}, which has no slots")
     settings = {key: value for key, value in settings.items() if key[0] != "_" and key not in ONLY_FOR_TRAINING}

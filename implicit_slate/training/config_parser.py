@@ -62,6 +62,8 @@ def explain(error: BaseException) -> BadKey:
             break
         parser = getattr(cause, "subcommand_parser", getattr(cause, "parser", parser))
         sentence = str(cause).strip()
+        if isinstance(cause, ModuleNotFoundError):
+            sentence += "; if it is your own, PYTHONPATH must name its folder"
         while found := KEY.match(sentence):
             key, sentence = found.groups()
             if path[-1:] != [key]:

@@ -118,7 +118,7 @@ def test_an_earlier_result_is_replaced(checkpoint, tmp_path):
     [
         ({}, None, "holds no hyper_parameters"),
         ({}, {"_class_path": "torch.nn.Linear"}, "torch.nn.Linear, which has no slots"),
-        ({}, {"_class_path": "nowhere.Model"}, "nowhere.Model, which cannot be imported"),
+        ({}, {"_class_path": "nowhere.Model"}, "imported here; if it is your own, PYTHONPATH"),
         ({}, {"width": 3}, "not a checkpoint of SLATEModule"),
         ({"model.x": torch.zeros(1)}, made.SLATE_SIZES, "weights of another model"),
         (None, {}, "holds no state_dict"),
