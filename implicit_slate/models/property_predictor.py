@@ -108,6 +108,7 @@ class PropertyPredictor(PropertyModel):
         self.to(memory_format=torch.channels_last)
 
     def refinement(self, image: Tensor) -> SlotUpdate:
+        self.check_images(image)
         features = self.encoder((2 * image - 1).contiguous(memory_format=torch.channels_last))
         return SlotUpdate(self.slot_attention, self.slot_encoder(self.encoder_positions(features).flatten(2).mT))
 

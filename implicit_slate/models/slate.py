@@ -111,6 +111,7 @@ class SLATE(SlotModel):
     @torch.no_grad()
     def tokenize(self, image: Tensor) -> Tensor:
         """The most likely token of every 4×4 patch: (B, C, H, W) -> (B, N), row by row."""
+        self.check_images(image)
         return self.dvae.logits(image).argmax(-1)
 
     def encode(self, tokens: Tensor, slots_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -173,6 +174,7 @@ class SLATE(SlotModel):
         In training mode the dVAE decodes a Gumbel-softmax sample at temperature `tau` (`hard`: straight-through) and
         the transformer's target is a second, independent sample. In evaluation mode both take the argmax.
         """
+        self.check_images(image)
         logits = self.dvae.logits(image)
         if self.training:
             tokens = sample_tokens(logits)

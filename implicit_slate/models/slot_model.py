@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from implicit_slate.allowed import Checked
+from implicit_slate.errors import UserError
 from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 
 
@@ -38,6 +39,15 @@ class SlotModel(Checked, nn.Module):
     def sample_slots(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
         """Initial slots (B, K, S); random ones from a CPU generator if one is given."""
         return self.slot_attention.sample_slots(batch_size, generator)
+
+    def check_images(self, image: Tensor) -> None:
+        """`UserError` for what are no images of the model's size, as floating-point numbers."""
+        size = (self.image_size, self.image_size)
+        if image.ndim != 4 or image.shape[-2:] != size or not image.is_floating_point():
+            raise UserError(
+                f"expected images (B, C, {self.image_size}, {self.image_size}) of floating-point numbers in [0, 1], "
+                f"found {tuple(image.shape)} of {image.dtype}"
+            )
 
     def refinement(self, image: Tensor) -> SlotUpdate:
         """f: slots -> slots, the refinement with the keys and values of `image` fixed."""

@@ -142,6 +142,7 @@ class SpatialBroadcast(SlotModel):
         return BroadcastLosses(loss, loss * image[0].numel() / 4, solution, update)
 
     def refinement(self, image: Tensor) -> SlotUpdate:
+        self.check_images(image)
         features = self.encoder((2 * image - 1).contiguous(memory_format=torch.channels_last))
         return SlotUpdate(self.slot_attention, self.slot_encoder(self.encoder_positions(features).flatten(2).mT))
 

@@ -116,7 +116,7 @@ class TrainingModule(Checked, L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if self.split_metric is not None:
-            self.log_dict(self._tags(self.split_metric.compute()))
+            self.log_dict(self._tags(self.split_metric.compute()), sync_dist=True)  # it is equal; Lightning would warn
             self.split_metric.reset()
         # Here, and not in `on_validation_end`, before which callbacks save checkpoints.
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:

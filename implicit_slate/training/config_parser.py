@@ -4,6 +4,7 @@ import ast
 import functools
 import operator
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
@@ -21,6 +22,7 @@ UNKNOWN = re.compile(
     r"(?:Group '([^']+)' does not accept option|Subcommand '\w+' does not accept option|Option) '([^']+)'"
     r"|unrecognized arguments: --([^\s=]+)"
 )
+NO_CLASS = re.compile(r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'$")
 UNION = "Does not validate against any of the Union subtypes"
 NEEDED = re.compile(
     r"Not of type (?P<restricted>\w+):|Expected an? (?:typing\.Literal(?P<words>\[.*?\])|<class '(?P<plain>[^']+)'>)"
@@ -64,6 +66,8 @@ def explain(error: BaseException) -> BadKey:
         sentence = str(cause).strip()
         if isinstance(cause, ModuleNotFoundError):
             sentence += "; if it is your own, PYTHONPATH must name its folder"
+        elif found := NO_CLASS.match(sentence):
+            sentence += nearest(found["name"], dir(sys.modules[found["module"]]))
         while found := KEY.match(sentence):
             key, sentence = found.groups()
             if path[-1:] != [key]:

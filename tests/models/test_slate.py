@@ -11,9 +11,10 @@ from benchmarks.plain_slate import PlainSLATE
 from benchmarks.plain_slate import gumbel_noise as exponential_gumbel_noise
 from implicit_slate import SLATE
 from implicit_slate.errors import UserError
+from implicit_slate.models import PropertyPredictor, SpatialBroadcast
 from implicit_slate.models import slate as slate_module
 from implicit_slate.models.dvae import gumbel_softmax
-from tests.tiny import SLATE_SIZES
+from tests.tiny import BROADCAST_SIZES, SLATE_SIZES
 
 TINY = SLATE_SIZES | dict(slot_size=24, slot_mlp_size=20, num_blocks=2)
 CONFIGURATIONS = {  # what differs from TINY
@@ -186,6 +187,17 @@ def test_initial_slots_come_from_mu_and_sigma_and_a_given_generator():
 def test_sizes_that_do_not_fit_are_named(wrong, message):
     with pytest.raises(UserError, match=message):
         SLATE(**TINY | wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"), [(SLATE, TINY), (SpatialBroadcast, BROADCAST_SIZES), (PropertyPredictor, BROADCAST_SIZES)]
+)
+@pytest.mark.parametrize(
+    "image", [torch.rand(2, 3, 32, 32), torch.rand(3, 16, 16), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)]
+)
+def test_what_are_no_images_of_the_model_is_refused(kind, sizes, image):
+    with pytest.raises(UserError, match=rf"expected images \(B, C, 16, 16\).*found .*{image.dtype}"):
+        kind(**sizes).refinement(image)
 
 
 def test_tokens_slots_and_generation_are_in_float32_under_autocast():
