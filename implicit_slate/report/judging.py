@@ -67,8 +67,11 @@ def _group(run: Run, group: Mapping[str, Any]) -> tuple[str, pd.Index]:
     chosen = run.cells["method"].astype(str) == run.label(METHODS[group["method"]])
     axes = {axis: value for axis, value in group.items() if axis not in ("words", "method")}
     for axis, value in axes.items():
-        axes[axis] = run.cells[axis].agg(value) if value in ("min", "max") else value
-        chosen &= run.cells[axis] == axes[axis]
+        found = run.cells[axis]
+        if value in ("min", "max"):  # of its numbers: it may have other values beside them
+            found = pd.to_numeric(found, errors="coerce").astype(float)
+            axes[axis] = value = found.agg(value)
+        chosen &= found == value
     return group["words"].format(**axes), run.cells.index[chosen]
 
 

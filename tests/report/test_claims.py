@@ -220,6 +220,17 @@ def test_iterations(slope, implicit_slope, verdict):
     assert claim.verdict == verdict and "with n = 11" in claim.sentence and "with n = 1;" in claim.sentence
 
 
+@pytest.mark.parametrize("many", [11, "11"])
+def test_the_most_and_the_fewest_iterations_are_numbers_whatever_else_the_axis_has(many):
+    def make(mode, axes, seed):
+        return {"loss": 100 + seed + (50 if mode == "unrolled" and axes["iterations"] == many else 0)}
+
+    settings = [{"iterations": n} for n in (9, many, "converged")]
+    claim = judged(make, settings)[ITERATIONS]
+    assert claim.verdict == "shown" and "with n = 11, 100 to 101 with n = 9;" in claim.sentence
+    assert judged(make, [{"iterations": n} for n in ("few", "many")])[ITERATIONS].verdict == "not separable here"
+
+
 def test_a_full_product_is_compared_where_all_other_axes_agree():
     product = itertools.product(("on", "off"), ("on", "off"), (3, 7))
     settings = [{"clip": c, "decay": d, "warmup": "on", "iterations": n} for c, d, n in product]
