@@ -166,10 +166,10 @@ def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: a
     from implicit_slate.ablation.progress import ProgressDisplay
 
     print(f"{grid.name}: {len(grid.cells)} cells in {folder.path}; checking them", flush=True)
-    steps = {str(content["cell"]): max_steps(content["config"]) for content in preparations.values()}
-    display = ProgressDisplay(folder, steps)
     with fork_server():
         accelerators = check(*_to_check(grid, arguments, preparations))
+        steps = {str(content["cell"]): max_steps(content["config"]) for content in preparations.values()}
+        display = ProgressDisplay(folder, steps)
         is_open = launch(
             Work(
                 folder,

@@ -49,6 +49,14 @@ def test_list_prints_and_makes_nothing(grids):
     assert not (grids.path / "runs").exists()
 
 
+def test_a_number_of_steps_that_is_none_is_a_line(grids):
+    experiment = grids.path / "experiment.yaml"
+    experiment.write_text(experiment.read_text().replace("max_steps: 60", "max_steps: many"))
+    status, _, err = grids.run("one")
+    assert status == 2 and err.startswith("implicit-slate: ") and "trainer.max_steps=many: a whole number" in err
+    assert err.count("\n") == 1 and not (grids.path / "runs").exists()
+
+
 @pytest.mark.parametrize("damage", [lambda file: os.truncate(file, 1000), lambda file: file.unlink()])
 def test_a_torn_checkpoint_of_the_pretraining_is_made_again_before_the_cells(grids, monkeypatch, capsys, damage):
     monkeypatch.chdir(grids.path)
