@@ -113,9 +113,11 @@ def _check_folder(folder: RunFolder, preparations: Preparations) -> None:
         return
     if not path.is_dir():
         raise UserError(f"{path}: is not a folder")
-    if not (path / "grid.json").exists() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+    begun = [{"cell": file.parent.name} for file in path.glob("cells/*/cell.json")]
+    is_run = begun or (path / "grid.json").exists()
+    if not is_run and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise UserError(f"{path}: holds other files and no run of a grid; give another --out")
-    for entry in folder.facts().get("cells", []):
+    for entry in folder.facts().get("cells", begun):
         if entry["cell"] not in folder.cells:
             raise UserError(f"{path}: holds a run with other cells (as {entry['cell']}); give another --out")
     for cell, content in preparations.items():

@@ -65,6 +65,16 @@ def test_another_grid_number_of_devices_or_a_foreign_folder_is_refused(grids, ru
         command._check_folder(folder, preparations)
 
 
+def test_a_run_whose_grid_file_is_gone_is_known_by_its_cells(grids, run):
+    before = (run.path / "grid.json").read_text()
+    (run.path / "grid.json").unlink()
+    folder, _, preparations = grids.plan("pair")
+    with pytest.raises(UserError, match=r"other cells \(as end="):
+        command._check_folder(folder, preparations)
+    command._begin(*grids.plan("ends"))
+    assert (run.path / "grid.json").read_text() == before
+
+
 def test_a_run_may_be_given_more_seeds(grids, run):
     finish(run, "end=well,seed=0", "complete")
     path = grids.path / "ablations.yaml"
