@@ -136,6 +136,8 @@ class ResumePoint(Checkpoint):
         self._save(trainer)
 
     def _tell(self, trainer: Trainer) -> None:
+        if self._told:
+            _end_where_gone(trainer)
         self._told = time.monotonic()
         if trainer.is_global_zero:
             steps = trainer.global_step - self._begin_step
@@ -150,6 +152,7 @@ class ResumePoint(Checkpoint):
             write_atomically(Path(trainer.default_root_dir) / "progress.json", json.dumps(progress), durable=False)
 
     def _save(self, trainer: Trainer) -> None:
+        _end_where_gone(trainer)
         begin = time.monotonic()
         path = Path(trainer.default_root_dir) / LAST
         unfinished = path.with_name(f".{path.name}.part")
@@ -160,6 +163,12 @@ class ResumePoint(Checkpoint):
             write_curves(path.parent.parent, self._curves)
         self._last_time = time.monotonic()
         self._cost = self._last_time - begin
+
+
+def _end_where_gone(trainer: Trainer) -> None:
+    """End this process if the cell's folder is gone: to write there would make another at the place of a moved run."""
+    if trainer.is_global_zero and not Path(trainer.default_root_dir).exists():
+        sys.exit(f"{trainer.default_root_dir}: is gone; was the run moved?")
 
 
 def validations(curves: Curves) -> list[tuple[int, float]]:

@@ -49,6 +49,18 @@ def test_list_prints_and_makes_nothing(grids):
     assert not (grids.path / "runs").exists()
 
 
+def test_a_run_that_is_moved_while_it_trains_ends_with_a_line_and_leaves_nothing_at_its_place(grids):
+    process = grids.start("slow", "--workers", "1")
+    run, moved = grids.path / "runs" / "slow", grids.path / "moved"
+    wait_until(lambda: list(run.glob("*/curves.csv")))  # the last file of a checkpoint
+    run.rename(moved)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "cell.json is gone; was the run moved?" in err and err.count("\n") == 1, err
+    assert not run.exists()
+    status, out, _ = grids.run("slow", "--out", str(moved))
+    assert status == 0 and "resumed: pretrain" in out
+
+
 def test_a_number_of_steps_that_is_none_is_a_line(grids):
     experiment = grids.path / "experiment.yaml"
     experiment.write_text(experiment.read_text().replace("max_steps: 60", "max_steps: many"))

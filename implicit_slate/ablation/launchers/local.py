@@ -163,6 +163,7 @@ class LocalPool:
         """Come back when every cell (a name and a prepared folder each) has a result, by us or by another process.
 
         A failed cell is tried once; cells on several devices and cells that die without a result, `MOST_TRIES` times.
+        `UserError` where the folder of a cell is gone.
         """
         # Cells that run again if they have failed. Whoever starts a grid again has mended something.
         self._again = {name for name, folder in folders.items() if read_result(folder)}
@@ -177,6 +178,9 @@ class LocalPool:
                     worker = idle.pop(0)
                     running[name] = worker, self._start(name, folders[name], resources, worker)
             connection.wait([process.sentinel for _, process in running.values()], POLL_SECONDS)
+            for folder in folders.values():  # what we wrote at the place of a run that was moved would be in the way
+                if not (folder / "cell.json").exists():
+                    raise UserError(f"{folder}: cell.json is gone; was the run moved? Continue it with --out")
             for name, (worker, process) in list(running.items()):
                 if process.exitcode is not None:
                     del running[name]
