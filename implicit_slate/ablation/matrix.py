@@ -75,7 +75,7 @@ def load_grid(path: Path, name: str) -> Grid:
     content = load_yaml(path)
     _check_keys(content, f"{path}", required=("axes", "grids"))
     axes = _checked_axes(content["axes"], path)
-    grids = _mapping(content["grids"], f"{path}: 'grids'")
+    grids = {str(key): grid for key, grid in _mapping(content["grids"], f"{path}: 'grids'").items()}  # 3: is a name
     if name not in grids:
         raise UserError(f"{path}: unknown grid {name!r}{nearest(name, grids)}")
     where = f"{path}: grid {name!r}"

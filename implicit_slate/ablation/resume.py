@@ -156,7 +156,11 @@ class ResumePoint(Checkpoint):
         begin = time.monotonic()
         path = Path(trainer.default_root_dir) / LAST
         unfinished = path.with_name(f".{path.name}.part")
-        trainer.save_checkpoint(unfinished, weights_only=False)
+        try:
+            trainer.save_checkpoint(unfinished, weights_only=False)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)  # a full disk would stay full
+            raise
         if trainer.is_global_zero:
             flush_events(trainer.logger, path.parent.parent)  # those before the checkpoint are not sent again
             replace_durably(unfinished, path)

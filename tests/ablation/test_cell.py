@@ -1,7 +1,9 @@
 """A cell, in this process: how it ends, and that it survives damage to its folder."""
 
 import contextlib
+import errno
 import json
+import os
 import socket
 
 import pytest
@@ -235,6 +237,17 @@ def test_a_full_disk_is_a_line_and_the_next_start_goes_on(tmp_path, monkeypatch,
         assert numbers(folder) == undisturbed
         events_of(folder)
         assert not list(folder.rglob(".*.*"))
+
+
+def test_a_checkpoint_for_which_there_is_no_room_leaves_no_part(tmp_path, monkeypatch):
+    def write_a_part(trainer, path, **options):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(1024))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = prepared(tmp_path / "cells" / "a", OFTEN)
+    monkeypatch.setattr("lightning.Trainer.save_checkpoint", write_a_part)
+    assert train.train(folder) == "failed" and not list((folder / "checkpoints").iterdir())
 
 
 def test_a_run_that_was_moved_goes_on_in_its_new_place(killed, tmp_path, monkeypatch, undisturbed):

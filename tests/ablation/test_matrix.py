@@ -154,6 +154,12 @@ def test_an_axis_value_that_results_cannot_hold_is_refused(tmp_path, value):
         load_grid(tmp_path / "ablations.yaml", "g")
 
 
+def test_the_name_of_a_grid_may_be_a_number(tmp_path):
+    (tmp_path / "e.yaml").write_text("trainer: {}\n")
+    (tmp_path / "ablations.yaml").write_text("axes: {}\ngrids: {3: {experiment: e.yaml, cells: {seeds: [0]}}}\n")
+    assert load_grid(tmp_path / "ablations.yaml", "3").name == "3"
+
+
 def test_an_unknown_grid_is_named():
     with pytest.raises(UserError, match="unknown grid 'trick'; did you mean 'tricks'?"):
         load_grid(ROOT / "ablations.yaml", "trick")
