@@ -19,34 +19,13 @@ KINDS = {
     "normalisation": ("layer_norm", "group_norm"),
     "random numbers": ("uniform", "random", "normal", "cumsum", "searchsorted"),
     "copies": (
-        "copy",
-        "cat",
-        "clone",
-        "fill",
-        "zero",
-        "contiguous",
-        "pixel_",
-        "index",
-        "gather",
-        "scatter",
-        "embedding",
+        "copy", "cat", "clone", "fill", "zero", "contiguous", "pixel_", "index", "gather", "scatter", "embedding",
     ),
     "optimiser": ("adam", "vector_norm", "foreach"),
     "element by element": (
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "neg",
-        "exp",
-        "log",
-        "clamp",
-        "threshold",
-        "sigmoid",
-        "tanh",
-        "sum",
+        "add", "sub", "mul", "div", "neg", "exp", "log", "clamp", "threshold", "sigmoid", "tanh", "sum",
     ),
-}
+}  # fmt: skip
 """What a kind's operations have in their names; the first kind that fits counts."""
 OTHER = "the rest: Python, views, allocation"
 
