@@ -29,7 +29,8 @@ class Watch(Callback):
     """What is not finite at an unsound step."""
 
     def __init__(self):
-        self._first = host.FirstBadStep()
+        self._first: Tensor | None = None
+        """() the first unsound step, -1 while all is well: kept where it is computed, until it is read."""
 
     def note(self, trainer: Trainer, sound: Tensor) -> None:
         """To be called in every step, before its update, with whether it is sound, ()."""
@@ -38,12 +39,14 @@ class Watch(Callback):
             if not sound:
                 raise Diverged(step, self.watched)
             return
-        self._first.note(sound, step)
+        if self._first is None:
+            self._first = torch.full((), -1, device=sound.device)
+        self._first = self._first.masked_fill((self._first < 0) & ~sound, step)
         if host.is_logged(trainer):
             self._read(trainer)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._first = host.FirstBadStep()
+        self._first = None
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._read(trainer)
@@ -56,8 +59,8 @@ class Watch(Callback):
 
     def _read(self, trainer: Trainer) -> None:
         # Of all watches: a first evaluation that is not finite may come of the gradient of the step before.
-        watches = [watch for watch in trainer.callbacks if isinstance(watch, Watch)]
-        found = [(step, watch.watched) for watch in watches if (step := watch._first.read()) is not None]
+        watches = [watch for watch in trainer.callbacks if isinstance(watch, Watch) and watch._first is not None]
+        found = [(step, watch.watched) for watch in watches if (step := int(watch._first)) >= 0]
         if found:
             raise Diverged(*min(found))
 

@@ -44,22 +44,3 @@ def leave_threads(device: torch.device) -> None:
     """
     if device.type != "cpu" and not THREADS_ARE_GIVEN:
         torch.set_num_threads(1)
-
-
-class FirstBadStep:
-    """The first step at which something was not sound, kept where it is computed until it is read."""
-
-    def __init__(self):
-        self._step: Tensor | None = None
-        """() the step, -1 while all is well."""
-
-    def note(self, sound: Tensor, step: int) -> None:
-        """`sound` () of `step`, on any device."""
-        if self._step is None:
-            self._step = torch.full((), -1, device=sound.device)
-        self._step = self._step.masked_fill((self._step < 0) & ~sound, step)
-
-    def read(self) -> int | None:
-        """The step, None while all is well; waits for the device."""
-        step = -1 if self._step is None else int(self._step)
-        return None if step < 0 else step
