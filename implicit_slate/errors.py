@@ -2,7 +2,8 @@
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from textwrap import indent
 from typing import NoReturn
 
@@ -65,22 +66,17 @@ class ArgumentParser(argparse.ArgumentParser):
         return arguments, options
 
 
-def seed(text: str) -> int:
-    """The type of an argument that seeds random numbers."""
-    if not text.isdecimal() or int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {LARGEST_SEED}, got {text!r}")
-    return int(text)
+def _whole(needed: str, least: int, most: float) -> Callable[[str], int]:
+    """The type of an argument that is a whole number in a range."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected {needed}, got {text!r}")
+        return int(text)
+
+    return read
 
 
-def positive(text: str) -> int:
-    """The type of an argument that counts something."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-    return int(text)
-
-
-def port(text: str) -> int:
-    """The type of an argument that names a network port."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535, got {text!r}")
-    return int(text)
+seed = _whole(f"a whole number from 0 to {LARGEST_SEED}", 0, LARGEST_SEED)
+positive = _whole("a positive number", 1, math.inf)
+port = _whole("a number from 0 to 65535", 0, 65535)
