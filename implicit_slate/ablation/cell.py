@@ -85,10 +85,8 @@ def run(folder: Path) -> int:
         raise UserError(f"{folder}: no prepared cell: cell.json is missing or torn; `implicit-slate ablate` writes it")
     if is_done(folder):
         return 0
-    if _rank() > 0:  # one of the processes of a cell on several devices; the first one holds the lock
-        from implicit_slate.ablation.train import train
-
-        return int(train(folder) == "failed")
+    if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
+        return _train(folder)  # as one of the processes of a cell on several devices; the first one holds the lock
     lock = try_lock(folder)
     if lock is None:
         print(f"{folder}: {holder(folder)} works on this cell", file=sys.stderr)
@@ -98,10 +96,13 @@ def run(folder: Path) -> int:
             return 0
         sweep(folder)
         (folder / "result.json").unlink(missing_ok=True)  # of a failure whose cause was mended since
+        return _train(folder)
 
-        from implicit_slate.ablation.train import train  # takes seconds
 
-        return int(train(folder) == "failed")
+def _train(folder: Path) -> int:
+    from implicit_slate.ablation.train import train  # takes seconds
+
+    return int(train(folder) == "failed")
 
 
 def make_result(
@@ -139,7 +140,3 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
 def is_done(folder: Path) -> bool:
     result = read_result(folder)
     return result is not None and result["status"] in DONE
-
-
-def _rank() -> int:
-    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0)
