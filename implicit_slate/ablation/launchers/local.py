@@ -176,7 +176,8 @@ class LocalPool:
             for name in sorted(waiting, key=lambda name: not _is_begun(folders[name])):
                 if idle and not is_locked(folders[name]):
                     worker = idle.pop(0)
-                    running[name] = worker, self._start(name, folders[name], resources, worker)
+                    self.report(name, "resumed" if _is_begun(folders[name]) else "started")
+                    running[name] = worker, start(folders[name], resources, worker)
             connection.wait([process.sentinel for _, process in running.values()], POLL_SECONDS)
             for folder in folders.values():  # what we wrote at the place of a run that was moved would be in the way
                 if not (folder / "cell.json").exists():
@@ -190,10 +191,6 @@ class LocalPool:
     def _is_over(self, name: str, folder: Path) -> bool:
         result = read_result(folder)
         return result is not None and (result["status"] in DONE or name not in self._again)
-
-    def _start(self, name: str, folder: Path, resources: Resources, worker: int) -> BaseProcess:
-        self.report(name, "resumed" if _is_begun(folder) else "started")
-        return start(folder, resources, worker)
 
     def _end(self, name: str, folder: Path, exitcode: int, devices: int) -> None:
         if exitcode == cell.BUSY:  # another runner of this grid was quicker by a moment
