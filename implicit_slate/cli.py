@@ -1,7 +1,7 @@
 """The command `implicit-slate`."""
 
-import importlib
 import os
+import pkgutil
 import sys
 from collections.abc import Callable
 
@@ -60,15 +60,13 @@ def usage(prefix: str = "") -> str:
 
 
 def function(name: str) -> Callable[[list[str]], int]:
-    module, _, attribute = COMMANDS[name][0].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return pkgutil.resolve_name(COMMANDS[name][0])
 
 
 def parser(name: str) -> ArgumentParser:
     """The parser of a command; `fit`, `validate` and `test` have many more options, which begin with --model, --data
     or --trainer."""
-    module, _, attribute = COMMANDS[name][0].partition(":")
-    return getattr(importlib.import_module(module), f"{attribute}_parser".removeprefix("main_"))()
+    return pkgutil.resolve_name(f"{COMMANDS[name][0]}_parser".replace(":main_", ":"))()
 
 
 def version() -> str:
