@@ -9,12 +9,11 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from callbacks.of_slots import OfSlots
+from data_modules.base import Batch
 from implicit_slate.allowed import Checked, PositiveInt
 from implicit_slate.fixed_point import NotFinite, Solution
 from implicit_slate.models import SlotModel
 from implicit_slate.models.slot_attention import SlotUpdate
-
-Batch = dict[str, Tensor]
 
 
 class Probe(Checked, OfSlots):
