@@ -93,6 +93,14 @@ def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
     return result
 
 
+def with_callback(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """`config` with the callback of the class `kind` after those that it has: one, several, or that among them."""
+    given = (config.get("trainer") or {}).get("callbacks") or []
+    given = given if isinstance(given, list) else [given]
+    kinds = [entry.get("class_path") if isinstance(entry, Mapping) else entry for entry in given]
+    return override(config, {"trainer.callbacks": [*given, *[{"class_path": kind}] * (kind not in kinds)]})
+
+
 def _arguments(section: dict[str, Any], key: str) -> dict[str, Any]:
     """The mapping that holds `key`: the section itself, or the `init_args` of a section that names a class."""
     if "class_path" in section and key not in ("class_path", "init_args"):

@@ -7,9 +7,10 @@ from typing import Any
 from implicit_slate.errors import UserError
 from implicit_slate.training.config_parser import explain
 from implicit_slate.training.experiment_cli import ExperimentCLI
-from implicit_slate.yaml_files import override
+from implicit_slate.yaml_files import with_callback
 
 RESUME_POINT = "implicit_slate.ablation.resume.ResumePoint"
+"""The callback that every cell has."""
 
 
 class Parser(ExperimentCLI):
@@ -17,15 +18,6 @@ class Parser(ExperimentCLI):
 
     def instantiate_classes(self) -> None:
         pass
-
-
-def with_resume_point(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config with the callback that every cell has, after those that are given: one, several, or it among them."""
-    given = (config.get("trainer") or {}).get("callbacks") or []
-    given = given if isinstance(given, list) else [given]
-    kinds = [entry.get("class_path") if isinstance(entry, Mapping) else entry for entry in given]
-    ours = [{"class_path": RESUME_POINT}] * (RESUME_POINT not in kinds)
-    return override(config, {"trainer.callbacks": [*given, *ours]})
 
 
 def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str, Any]]) -> int:
@@ -40,10 +32,10 @@ def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str
         UserError: at the first unknown key, bad value or missing file.
     """
     for origin, config in to_parse.items():
-        build(with_resume_point(config), origin, Parser)
+        build(with_callback(config, RESUME_POINT), origin, Parser)
     accelerators, seen = [], []
     for origin, config in configs.items():
-        cli = build(with_resume_point(config), origin)
+        cli = build(with_callback(config, RESUME_POINT), origin)
         accelerators.append(cli.trainer.accelerator)
         if config.get("data") not in seen and cli.datamodule is not None:
             seen.append(config.get("data"))

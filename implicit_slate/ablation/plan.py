@@ -22,7 +22,7 @@ from implicit_slate.ablation.launchers.local import LocalPool, Resources
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.run_folder import read_result
-from implicit_slate.yaml_files import leaves, override
+from implicit_slate.yaml_files import leaves, override, with_callback
 
 WARM_UP, STEPS = 10, 30
 CLOCK = "clock.json"
@@ -86,19 +86,14 @@ def _measure(place: Path, name: str, content: dict[str, Any], resources: Resourc
     """The hours that a cell takes where so many run side by side."""
     trainer = content["config"].get("trainer") or {}
     each = trainer.get("accumulate_grad_batches") or 1
-    there = trainer.get("callbacks") or []
     config = override(
-        content["config"],
+        with_callback(content["config"], f"{__name__}.Clock"),
         {
             "trainer.max_steps": WARM_UP + STEPS,
             "trainer.max_epochs": -1,
             "trainer.val_check_interval": (WARM_UP + STEPS) * each,
             "trainer.check_val_every_n_epoch": None,
             "trainer.num_sanity_val_steps": 0,
-            "trainer.callbacks": [
-                *(there if isinstance(there, list) else [there]),
-                {"class_path": f"{__name__}.Clock"},
-            ],
         },
     )
     folders = {f"{name} {copy}": place / "cells" / f"{name} {copy}" for copy in range(copies)}

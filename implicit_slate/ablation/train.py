@@ -14,7 +14,7 @@ import implicit_slate.training  # noqa: F401
 from callbacks import Diverged
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.cell import make_result, write_result
-from implicit_slate.ablation.configure import build, with_resume_point
+from implicit_slate.ablation.configure import RESUME_POINT, build
 from implicit_slate.ablation.resume import Curves, ResumePoint, write_curves
 from implicit_slate.ablation.tensorboard import flush_events, log_configuration, log_hparams
 from implicit_slate.errors import UserError
@@ -23,7 +23,7 @@ from implicit_slate.fixed_point import NotFinite
 from implicit_slate.processes import expecting_children
 from implicit_slate.run_folder import LAST
 from implicit_slate.training.checkpoints import Foreign, read_checkpoint
-from implicit_slate.yaml_files import override
+from implicit_slate.yaml_files import override, with_callback
 
 
 def train(folder: Path) -> str:
@@ -79,7 +79,7 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
         settings["trainer.strategy"] = (config.get("trainer") or {}).get("strategy", "ddp")
     if cell["checkpoint"] is not None:
         settings[cell["checkpoint"]] = str(folder.parent.parent / "pretrain" / LAST)
-    return override(with_resume_point(config), settings)
+    return override(with_callback(config, RESUME_POINT), settings)
 
 
 def _resume_point(folder: Path) -> tuple[int | None, Curves]:
