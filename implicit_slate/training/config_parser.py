@@ -6,14 +6,12 @@ import operator
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from types import NoneType
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser
 
-from implicit_slate.allowed import RESTRICTED, NotAllowed, refusal
+from implicit_slate.allowed import PLAIN, RESTRICTED, NotAllowed, refusal
 from implicit_slate.errors import UserError, nearest
 
 # All that is read out of jsonargparse's sentences; tests/training/test_experiment_cli.py holds each of them.
@@ -28,7 +26,7 @@ NEEDED = re.compile(
     r"Not of type (?P<restricted>\w+):|Expected an? (?:typing\.Literal(?P<words>\[.*?\])|<class '(?P<plain>[^']+)'>)"
 )
 VALUE = re.compile(r"(?:Got|Given) value: (?P<value>.*)")
-PLAIN = {kind.__name__: kind for kind in (int, float, bool, str, list, tuple, dict, Path, NoneType)}
+BY_NAME = {kind.__name__: kind for kind in PLAIN}
 
 
 class BadKey(UserError):
@@ -96,12 +94,12 @@ def _needed(sentences: str) -> Iterator[Any]:
     for found in NEEDED.finditer(sentences):
         if found["restricted"]:
             name = found["restricted"]
-            yield RESTRICTED.get(name) or PLAIN.get(name) or type(name, (), {})
+            yield RESTRICTED.get(name) or BY_NAME.get(name) or type(name, (), {})
         elif found["words"]:
             yield Literal[tuple(ast.literal_eval(found["words"]))]
         else:
             name = found["plain"].rpartition(".")[2]
-            yield PLAIN.get(name) or type(name, (), {})
+            yield BY_NAME.get(name) or type(name, (), {})
 
 
 def _unknown_key(path: list[str], name: str, known: list[str]) -> str:
