@@ -10,12 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from implicit_slate.fixed_point.jacobian import Linearization, arnoldi, dense_matrix, unit_rows
+from implicit_slate.fixed_point.jacobian import Linearization, Product, arnoldi, dense_matrix, unit_rows
 from implicit_slate.fixed_point.solvers import Adjoint, Solution, anderson, broyden
 from implicit_slate.fixed_point.state import relative_residual
-
-Product = Callable[[Tensor], Tensor]
-"""u -> uJ for each image, (B, D) -> (B, D)."""
 
 
 class ReplaceCotangent(torch.autograd.Function):
