@@ -134,8 +134,6 @@ class SlotAttention(Checked, nn.Module):
 
     def forward(self, inputs: Tensor, slots_init: Tensor | None = None) -> tuple[Solution, SlotUpdate]:
         """(B, N, D) inputs -> the solution, whose `z` is the slots (B, K, S), and the step that was iterated."""
-        if slots_init is None:
-            slots_init = self.sample_slots(len(inputs))
         update = SlotUpdate(self, inputs)
         return self.solve(update, slots_init), update
 
