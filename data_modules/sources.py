@@ -59,7 +59,8 @@ class FileSource(Source):
 
     def __repr__(self) -> str:
         reader = f"{self.open_mask.__module__}.{self.open_mask.__qualname__}"
-        return f"FileSource({self.size}, {self.crop}, {reader}, with_masks={self._with_masks})"
+        with_masks = bool(self.items) and self.items[0].mask is not None
+        return f"FileSource({self.size}, {self.crop}, {reader}, with_masks={with_masks})"
 
     def count(self) -> int:
         return len(self.items)
@@ -75,7 +76,3 @@ class FileSource(Source):
         example = read_item(piece, self.size, self.crop, self.open_mask)
         converted = [(piece.image, example.mode)] if example.mode != "RGB" else []
         return Decoded(example.image[None], None if example.mask is None else example.mask[None], converted=converted)
-
-    @property
-    def _with_masks(self) -> bool:
-        return bool(self.items) and self.items[0].mask is not None
