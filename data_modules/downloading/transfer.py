@@ -81,7 +81,7 @@ class _Resuming:
             except BlockingIOError:
                 raise UserError(f"{self.part}: another process is fetching this file") from None
             try:
-                while not self._is_whole():
+                while self._size() != self.remote.size:
                     before = self._size()
                     try:
                         self._go_on(file)
@@ -105,9 +105,6 @@ class _Resuming:
             replace_durably(self.part, target)
             self._version.unlink(missing_ok=True)
         return known
-
-    def _is_whole(self) -> bool:
-        return self._size() == self.remote.size
 
     def _go_on(self, file: BinaryIO) -> None:
         """One request, for what is missing. Where the file on the server has changed since, or it serves no parts of
