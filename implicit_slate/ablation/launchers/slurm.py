@@ -88,8 +88,7 @@ class Jobs:
         if work.on_cpu or any(key.startswith(("gpus", "gres")) for key in given):
             del ours["gpus-per-node"]
         self._options = {key: value for key, value in ours.items() if value is not None} | given
-        limit = f"%{options.max_parallel}" if options.max_parallel else ""
-        self._array = lambda folders: {"array": f"1-{len(folders)}{limit}", "requeue": "", "open-mode": "append"}
+        self._limit = f"%{options.max_parallel}" if options.max_parallel else ""
 
     def submit(self) -> None:
         work, in_queue = self._work, queued(self._folder)
@@ -129,7 +128,8 @@ class Jobs:
     def _cells(self, name: str, folders: Sequence[Path]) -> tuple[Path, str, str]:
         """A script, its content, and that of the list beside it."""
         script = self._scripts / f"{name}.sh"
-        options = {**self._array(folders), "output": f"{self._scripts}/%x-%A_%a.txt", **self._options}
+        array = {"array": f"1-{len(folders)}{self._limit}", "requeue": "", "open-mode": "append"}
+        options = {**array, "output": f"{self._scripts}/%x-%A_%a.txt", **self._options}
         content = f"list={shlex.quote(str(script.with_suffix('.txt')))}\n{CELLS}"
         return script, self._script(name, options, content), "".join(f"{folder.resolve()}\n" for folder in folders)
 
@@ -155,9 +155,8 @@ class Jobs:
         if folders:
             write_atomically(script.with_suffix(".txt"), folders)
         write_atomically(script, content)
-        return (
-            _run("sbatch", "--parsable", "--kill-on-invalid-dep=yes", *options, str(script)).strip().partition(";")[0]
-        )
+        answer = _run("sbatch", "--parsable", "--kill-on-invalid-dep=yes", *options, str(script))
+        return answer.strip().partition(";")[0]
 
 
 def _run(*command: str) -> str:
