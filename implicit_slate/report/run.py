@@ -150,11 +150,9 @@ class Run:
         all_on = "all tricks" if set(without).isdisjoint(self.tricks) else "all other tricks"
 
         def words(cell: pd.Series) -> str:
-            removed = [f"no {AXIS_WORDS.get(axis, axis)}" for axis in tricks if cell[axis] == "off"] or [all_on] * bool(
-                tricks
-            )
+            removed = [f"no {AXIS_WORDS.get(axis, axis)}" for axis in tricks if cell[axis] == "off"]
             others = [f"{AXIS_WORDS.get(axis, axis)} = {cell[axis]}" for axis in varied if axis not in tricks]
-            return ", ".join(removed + others) or "all cells"
+            return ", ".join((removed or [all_on] * bool(tricks)) + others) or "all cells"
 
         return pd.Series([words(cell) for _, cell in self.cells.iterrows()], self.cells.index, dtype=object)
 
