@@ -221,10 +221,8 @@ class _BroydenUpdate:
             dx_h = _rank_one_sum(v, u, dx) - dx
             denominator = (dx * h_dg).sum(1, keepdim=True)
             # An update with a vanishing denominator would be made of rounding errors: H stays as it is.
-            sound = denominator.abs() > torch.finfo(x.dtype).eps * dx.norm(dim=1, keepdim=True) * h_dg.norm(
-                dim=1, keepdim=True
-            )
-            new_u = torch.where(sound, (dx - h_dg) / denominator, 0.0)
+            rounding = torch.finfo(x.dtype).eps * dx.norm(dim=1, keepdim=True) * h_dg.norm(dim=1, keepdim=True)
+            new_u = torch.where(denominator.abs() > rounding, (dx - h_dg) / denominator, 0.0)
             self.u[:, used - 1], self.v[:, used - 1] = new_u, dx_h
             h_gx = h_gx + new_u * (dx_h * gx).sum(1, keepdim=True)
         self.x, self.h_gx, self.count = x, h_gx, self.count + 1
