@@ -48,21 +48,14 @@ class Watch(Callback):
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._first = None
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._read(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict) -> None:
-        self._read(trainer)
-
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._read(trainer)
-
-    def _read(self, trainer: Trainer) -> None:
+    def _read(self, trainer: Trainer, *_) -> None:
         # Of all watches: a first evaluation that is not finite may come of the gradient of the step before.
         watches = [watch for watch in trainer.callbacks if isinstance(watch, Watch) and watch._first is not None]
         found = [(step, watch.watched) for watch in watches if (step := int(watch._first)) >= 0]
         if found:
             raise Diverged(*min(found))
+
+    on_validation_start = on_save_checkpoint = on_train_end = _read
 
 
 class Divergence(Watch):
