@@ -20,11 +20,8 @@ from implicit_slate.yaml_files import override
 
 def write_results(search: Search) -> Path:
     """Write `best/`, `trials.csv` and `report.md` with its figures into the run's folder; the path of the report."""
-    lines = ["# Each gradient mode at its best", ""]
-    lines += [
-        "| mode | trials | ended early | loss of the first trial | best loss | at |",
-        "|" + "---|" * 6,
-    ]
+    header = "| mode | trials | ended early | loss of the first trial | best loss | at |"
+    lines = ["# Each gradient mode at its best", "", header, "|" + "---|" * 6]
     tables, axis, figures = [], {}, []
     for mode, study in search.studies.items():
         trials = study.get_trials(deepcopy=False)
