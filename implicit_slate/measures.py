@@ -51,14 +51,14 @@ class Measure:
 
 
 _LAST: tuple[Summary, ...] = ("last",)
-_AP = "Average precision of predicted objects; a prediction is right only "
+_AP = "Average precision of predicted objects; a prediction is correct only "
 
 LOGGED: dict[str, Measure] = {
     measure.tag: measure
     for measure in (
         Measure(
             "val/cross_entropy", "validation cross-entropy",
-            "Of argmax tokens without noise, summed over the tokens, mean over the validation images.",
+            "Cross-entropy of the argmax tokens without noise, summed over tokens, mean over the validation images.",
             unit="nats", summaries=_LAST, suffixed=False, better="lower", figure=True, headline=True,
         ),
         Measure(
@@ -69,8 +69,8 @@ LOGGED: dict[str, Measure] = {
         ),
         Measure(
             "val/loss", "validation loss",
-            "The model's losses together, without the Jacobian regulariser, mean over the validation images; with a "
-            "frozen dVAE its error, a constant, is among them. Plateau halving watches it.",
+            "Sum of the model's losses without the Jacobian regulariser, mean over the validation images; it includes "
+            "the error of a frozen dVAE, a constant. Plateau halving watches it.",
             summaries=_LAST, suffixed=False, better="lower", figure=True,
         ),
         Measure(
@@ -82,13 +82,13 @@ LOGGED: dict[str, Measure] = {
         Measure(
             "jacobian/spectral_radius", "spectral radius",
             "The largest absolute eigenvalue of the slot Jacobian, mean over the probe images; SlotJacobian measures "
-            "it at the end only.",
+            "it only at the end.",
             source="SlotJacobian, FixedPointDiagnostics", summaries=_LAST,
         ),
         Measure(
             "grad_norm", "gradient norm",
-            "L2 norm over slot attention's parameters, before clipping; a point is the largest value since the point "
-            "before.",
+            "L2 norm over slot attention's parameters, before clipping; each point is the largest value since the "
+            "previous point.",
             source="GradientNorm", summaries=("largest",), log_scale=True, figure=True, headline=True,
         ),
         Measure(
@@ -98,13 +98,14 @@ LOGGED: dict[str, Measure] = {
         ),
         Measure(
             "evaluations", "evaluations per step",
-            "How often a training step evaluates f, recorded evaluations included; logged once.",
+            "How often a training step evaluates f, including recorded evaluations; logged once.",
             source="SlotJacobian", summaries=_LAST, suffixed=False,
         ),
         Measure(
             "gradient/cosine", "cosine to the exact gradient",
-            "Of the gradients with respect to slot attention's parameters, on the probe images. The exact one comes "
-            "from a backward solve by GMRES; it is one only as far as that and the forward solve converge.",
+            "Cosine between the mode's gradient and the exact one, with respect to slot attention's parameters, on the "
+            "probe images. The exact gradient comes from a backward solve by GMRES; it is exact only as far as that "
+            "solve and the forward solve converge.",
             source="FixedPointDiagnostics", summaries=_LAST, suffixed=False, figure=True,
         ),
         Measure(
@@ -114,44 +115,44 @@ LOGGED: dict[str, Measure] = {
         ),
         Measure(
             "gradient/adjoint_residual", "residual of the reference's backward solve",
-            "Of the exact gradient that the mode's is compared with.",
+            "Residual for the exact gradient with which the mode's is compared.",
             source="FixedPointDiagnostics", summaries=_LAST, suffixed=False, log_scale=True,
         ),
         Measure(
             "gradient/adjoint_products", "products of the reference's backward solve",
-            "Vector-Jacobian products that the exact gradient took.",
+            "Number of vector-Jacobian products for the exact gradient.",
             source="FixedPointDiagnostics", summaries=_LAST, suffixed=False,
         ),
         Measure(
             "adjoint/products", "products of the backward solve",
-            "Vector-Jacobian products of an `exact` mode in the logged step.",
+            "Number of vector-Jacobian products of an `exact` mode in the logged step.",
             summaries=_LAST, suffixed=False,
         ),
         Measure(
             "adjoint/residual", "residual of the backward solve",
-            "Of an `exact` mode in the logged step.",
+            "Residual of an `exact` mode in the logged step.",
             summaries=_LAST, suffixed=False, log_scale=True,
         ),
         Measure(
             "slots/attention_entropy", "attention entropy",
-            "Of the attention over slots, relative to its largest value, mean over inputs and probe images: at 1 every "
-            "slot looks everywhere alike, at 0 each input has one slot.",
+            "Entropy of the attention over slots, relative to its maximum, mean over inputs and probe images: at 1 all "
+            "slots attend to each input equally, at 0 each input has one slot.",
             source="SlotUsage", summaries=_LAST, figure=True,
         ),
         Measure(
             "slots/in_use", "slots in use",
-            "Slots that attend most to at least 1% of an image's inputs, mean over the probe images.",
+            "Number of slots that attend most to at least 1% of an image's inputs, mean over the probe images.",
             source="SlotUsage", summaries=_LAST, figure=True,
         ),
         Measure(
             "slots/information", "information on slots",
-            "What an input tells of its slot, relative to its largest value, mean over the probe images: at 0 the "
-            "attention is the same at every input, at 1 each input has one slot and all slots have as many.",
+            "Information that an input gives about its slot, relative to its maximum, mean over the probe images: at 0 "
+            "the attention is the same at every input, at 1 each input has one slot and all slots have equally many.",
             source="SlotUsage", summaries=_LAST, figure=True,
         ),
         Measure(
             "slots/fg_ari", "FG-ARI",
-            "Adjusted Rand index of the slots' masks over the pixels of objects, mean over the probe images; chance is "
+            "Adjusted Rand index of the slots' masks over object pixels, mean over the probe images; chance level is "
             "0, but random weights reach 0.2 on small scenes.",
             source="SlotUsage", summaries=_LAST, better="higher", figure=True,
         ),
@@ -165,23 +166,23 @@ LOGGED: dict[str, Measure] = {
                 ("0.125", "within 0.125", _AP + "within a distance of 0.125."),
             )
         ),
-        Measure("train/loss", "training loss", "Of the logged step."),
-        Measure("train/cross_entropy", "training cross-entropy", "Of the logged step, with noise.", unit="nats"),
-        Measure("train/mse", "training MSE", "Of the logged step, with noise."),
-        Measure("train/learning_rate", "learning rate", "Of the main group, in the logged step.", log_scale=True),
-        Measure("train/tau", "temperature", "Of the Gumbel-softmax, in the logged step."),
+        Measure("train/loss", "training loss", "In the logged step."),
+        Measure("train/cross_entropy", "training cross-entropy", "In the logged step, with noise.", unit="nats"),
+        Measure("train/mse", "training MSE", "In the logged step, with noise."),
+        Measure("train/learning_rate", "learning rate", "For the main group, in the logged step.", log_scale=True),
+        Measure("train/tau", "temperature", "For the Gumbel-softmax, in the logged step."),
         Measure(
             "train/jacobian_regularizer", "Jacobian regulariser",
-            "E‖vᵀJ‖² / D at the slots found, where `model.jacobian_weight` is above 0.",
+            "E‖vᵀJ‖² / D at the final slots, if `model.jacobian_weight` is above 0.",
         ),
         Measure(
-            "val/codes_in_use", "codes in use", "Of the dVAE's argmax tokens over the validation set.", better="higher"
+            "val/codes_in_use", "codes in use", "Among the dVAE's argmax tokens on the validation set.", better="higher"
         ),
         Measure(
-            "val/code_perplexity", "perplexity of the codes", "Of the dVAE's argmax tokens over the validation set."
+            "val/code_perplexity", "perplexity of the codes", "Of the dVAE's argmax tokens on the validation set."
         ),
         Measure(
-            "residual/depth_<d>", "residual at depth d", "After d = n, 2n, 4n, 8n plain applications.",
+            "residual/depth_<d>", "residual at depth d", "Residual after d = n, 2n, 4n, 8n plain applications.",
             source="FixedPointDiagnostics", log_scale=True,
         ),
         Measure(
@@ -189,11 +190,13 @@ LOGGED: dict[str, Measure] = {
             source="FixedPointDiagnostics",
         ),
         Measure(
-            "basins/distinct", "distinct fixed points", "That 8 random starts reach, as sets of slots in any order.",
+            "basins/distinct", "distinct fixed points",
+            "Number of fixed points that 8 random starts reach, as sets of slots in any order.",
             source="FixedPointDiagnostics",
         ),
         Measure(
-            "basins/converged", "converged starts", "How many of those starts reach a fixed point in 500 applications.",
+            "basins/converged", "converged starts",
+            "Number of those starts that reach a fixed point in 500 applications.",
             source="FixedPointDiagnostics",
         ),
     )
@@ -204,11 +207,11 @@ its tag, and as the maximum under `<tag>_image_max`."""
 EVALUATED: dict[str, Measure] = {
     measure.tag: measure
     for measure in (
-        Measure("mse", "MSE", "Squared error of the image through the slots, summed over its values.",
+        Measure("mse", "MSE", "Squared error of the reconstruction through the slots, summed over values.",
                 "evaluate", better="lower"),
-        Measure("mse_per_value", "MSE per value", "Squared error of the image through the slots, mean over its values.",
-                "evaluate", better="lower"),
-        Measure("psnr", "PSNR", "Of the mean squared error a value, mean over images.",
+        Measure("mse_per_value", "MSE per value",
+                "Squared error of the reconstruction through the slots, mean over values.", "evaluate", better="lower"),
+        Measure("psnr", "PSNR", "From the mean squared error per value, mean over images.",
                 "evaluate", unit="dB", better="higher"),
         Measure("ssim", "SSIM", "Structural similarity (Wang et al. 2004).",
                 "evaluate", better="higher"),
@@ -216,13 +219,13 @@ EVALUATED: dict[str, Measure] = {
                 "evaluate", better="lower"),
         Measure("kid", "KID", "Kernel distance of Inception's features, which suits few images better.",
                 "evaluate", better="lower"),
-        Measure("cross_entropy", "cross-entropy", "Of the image's own tokens, predicted from the slots.",
+        Measure("cross_entropy", "cross-entropy", "Cross-entropy of the image's own tokens, predicted from the slots.",
                 "evaluate", unit="nats", better="lower"),
-        Measure("fg_ari", "FG-ARI", "Adjusted Rand index of the slots' masks over the pixels of objects.",
+        Measure("fg_ari", "FG-ARI", "Adjusted Rand index of the slots' masks over object pixels.",
                 "evaluate", better="higher"),
         Measure("ari", "ARI", "Adjusted Rand index of the slots' masks over all pixels.", "evaluate", better="higher"),
-        Measure("mbo_object", "mBO per object", "Best overlap (IoU) of a mask with each object, mean over all objects.",
-                "evaluate", better="higher"),
+        Measure("mbo_object", "mBO per object",
+                "Best overlap (IoU) of any mask with each object, mean over all objects.", "evaluate", better="higher"),
         Measure("mbo_image", "mBO per image", "Best overlap with each object, mean over an image's objects, then over "
                 "images.", "evaluate", better="higher"),
     )
