@@ -171,8 +171,8 @@ def paper_table(run: Run, split: str) -> list[dict[str, Any]]:
             claim = TABLE | {"claim": TABLE["claim"].format(data=name)}
             both = found.loc[pd.concat(ours.values()).index]
             if _differ(both):
-                reason = "the evaluations are not all of the same images, masks and numbers of iterations."
-                judgement = Judgement(claim["claim"], NOT_MEASURED, f"They do not compare: {reason}")
+                reason = "the evaluations do not all use the same images, masks and numbers of iterations."
+                judgement = Judgement(claim["claim"], NOT_MEASURED, f"Not comparable: {reason}")
             else:
                 reason, judgement = _why_not_beside(run, both["image_size"]), judge(part, claim)
             rows.append({"data": data, "name": name, "evaluated": ours, "reason": reason, "judgement": judgement})
@@ -188,10 +188,10 @@ def _paper_name(data: object) -> str | None:
 def _why_not_beside(run: Run, image_sizes: pd.Series) -> str:
     sizes, size = set(image_sizes.fillna(0).astype(int)), TABLE["image_size"]
     if sizes and "SLATE" not in run.shared_settings.get("model.class_path", "SLATE"):
-        return "the paper's model is SLATE, this one is not."
+        return "the paper's model is SLATE, but this one is not."
     if sizes <= {size}:
         return ""
     if 0 in sizes:
-        return f"the evaluations do not tell the size of their images; the paper's are {size}×{size}."
+        return f"the evaluations do not record the size of their images; the paper's are {size}×{size}."
     ours = " or ".join(f"{found}×{found}" for found in sorted(sizes))
     return f"images of {ours}, the paper's are {size}×{size}, and both FID and the summed MSE depend on it."

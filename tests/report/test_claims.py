@@ -122,7 +122,7 @@ CASES = {
     "a claim that holds in a few settings": (
         LOSS, apart_in(2), {}, "not separable here", "in 2 of 4 settings (all tricks; no clipping)"
     ),
-    "one seed": (LOSS, as_in_the_paper, {"seeds": 1}, "not separable here", "there is one seed only"),
+    "one seed": (LOSS, as_in_the_paper, {"seeds": 1}, "not separable here", "there is only one seed"),
     "gradients explode with clipping, too": (
         CLIP_GRADIENT, lambda mode, axes, seed: {"gradient_norm": (1e4 if mode == "unrolled" else 50) * (1 + seed)},
         {}, "shown in part", "10,000 to 20,000 without clipping, 10,000 to 20,000 with clipping; the seeds overlap"
@@ -164,7 +164,7 @@ CASES = {
         ALIKE, variants_as_in_the_paper, VARIANTS, "shown", "no medians differ by more than 1.2 times"
     ),
     "one seed of each variant": (
-        ALIKE, variants_as_in_the_paper, VARIANTS | {"seeds": 1}, "not separable here", "there is one seed only"
+        ALIKE, variants_as_in_the_paper, VARIANTS | {"seeds": 1}, "not separable here", "there is only one seed"
     ),
     "medians differ while the seeds overlap": (
         ALIKE, lambda name, axes, seed: {"losses": [99, 99, 99, OVERLAPPING[name][seed]]}, VARIANTS,
