@@ -37,7 +37,7 @@ class FixedPointDiagnostics(Probe):
         num_starts: PositiveInt = 8,
     ):
         if not measures:
-            raise UserError("measures=[]: at least one is needed")
+            raise UserError("measures=[]: expected at least one")
         super().__init__(every_n_steps, num_images)
         self.measures, self.num_starts = measures, num_starts
 

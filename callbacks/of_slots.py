@@ -11,4 +11,4 @@ class OfSlots(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not hasattr(getattr(pl_module, "model", None), "slot_attention"):
             name, kind = type(self).__name__, type(pl_module).__name__
-            raise UserError(f"trainer.callbacks: {name} looks at slots, and a {kind} has none")
+            raise UserError(f"trainer.callbacks: {name} needs slots, but a {kind} has none")

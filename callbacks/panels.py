@@ -45,7 +45,7 @@ class Panels(Checked, OfSlots):
         for logger in trainer.loggers:
             panels = Path(logger.log_dir or "") / "panels.png"
             if panels.exists() and not panels.with_suffix(".npz").exists():
-                raise UserError(f"{panels}: exists already, and is not of a training; it is not overwritten")
+                raise UserError(f"{panels}: exists already, and was not made by a training; it is not overwritten")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:

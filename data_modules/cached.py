@@ -23,7 +23,7 @@ T = TypeVar("T")
 def to_path(name: str, value: str | Path) -> Path:
     """The option `name` as an absolute path; `~` is the home folder. UserError if it can name no file."""
     if not str(value) or "\0" in str(value):
-        raise UserError(f"{name}={str(value)!r}: a path is needed")
+        raise UserError(f"{name}={str(value)!r}: expected a path")
     return Path(os.path.expanduser(value)).absolute()
 
 

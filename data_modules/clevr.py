@@ -108,7 +108,7 @@ class CLEVR(CachedDataModule):
         found = sorted(path for path in self.root.iterdir() if path.suffix in SUFFIXES)
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
-            raise UserError(f"{self.root}: expected one file ({kinds}), found {names}; root may name it")
+            raise UserError(f"{self.root}: expected one file ({kinds}), found {names}; root can name the file")
         return found[0]
 
 

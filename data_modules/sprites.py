@@ -85,7 +85,7 @@ class Sprites(ImageDataModule):
         super().__init__(image_size, batch_size, num_workers, seed)
         for name, (least, most) in {"num_objects": num_objects, "size": size}.items():
             if least > most:
-                raise UserError(f"{name}=[{least}, {most}]: the smallest and then the largest is needed")
+                raise UserError(f"{name}=[{least}, {most}]: expected the smallest, then the largest")
         if num_objects[1] > (limit := np.iinfo(np.uint8).max):
             raise UserError(f"num_objects=[{num_objects[0]}, {num_objects[1]}]: a mask of bytes has at most {limit}")
         self.num_objects, self.size, self.overlap, self.ground = tuple(num_objects), tuple(size), overlap, ground

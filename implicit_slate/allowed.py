@@ -46,7 +46,7 @@ def restricted(name: str, base: type | None, needed: str, fits: Callable[[Any], 
             with contextlib.suppress(ValueError):
                 number = base(value)
         if not allows(kind, number):
-            raise NotAllowed(f"{needed} is needed. Got value: {value}")
+            raise NotAllowed(f"expected {needed}. Got value: {value}")
         return number if base is None else base(number)
 
     members = {"__doc__": needed, "needed": needed, "base": base, "fits": staticmethod(fits)}
@@ -74,14 +74,12 @@ if TYPE_CHECKING:
     PositiveShare = float
     InnerShare = float
 else:
-    PositiveInt = restricted("PositiveInt", int, "a whole number from 1 on", lambda value: value >= 1)
-    NonNegativeInt = restricted("NonNegativeInt", int, "a whole number from 0 on", lambda value: value >= 0)
+    PositiveInt = restricted("PositiveInt", int, "a positive whole number", lambda value: value >= 1)
+    NonNegativeInt = restricted("NonNegativeInt", int, "a whole number of at least 0", lambda value: value >= 0)
     Seed = restricted("Seed", int, f"a whole number from 0 to {LARGEST_SEED}", lambda value: 0 <= value <= LARGEST_SEED)
-    MultipleOf4 = restricted(
-        "MultipleOf4", int, "a multiple of 4 from 4 on", lambda value: value >= 4 and not value % 4
-    )
+    MultipleOf4 = restricted("MultipleOf4", int, "a positive multiple of 4", lambda value: value >= 4 and not value % 4)
     PositiveFloat = restricted("PositiveFloat", float, "a number above 0", lambda value: value > 0)
-    NonNegativeFloat = restricted("NonNegativeFloat", float, "a number from 0 on", lambda value: value >= 0)
+    NonNegativeFloat = restricted("NonNegativeFloat", float, "a number of at least 0", lambda value: value >= 0)
     Share = restricted("Share", float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
     PositiveShare = restricted("PositiveShare", float, "a number above 0, up to 1", lambda value: 0 < value <= 1)
     InnerShare = restricted("InnerShare", float, "a number between 0 and 1", lambda value: 0 < value < 1)
@@ -141,11 +139,11 @@ def allows(hint: Any, value: Any) -> bool:
 
 
 def refusal(name: str, hint: Any, value: Any) -> str:
-    """The line that refuses a value, such as `num_slots=six: a whole number from 1 on is needed`."""
+    """The line that refuses a value, such as `num_slots=six: expected a positive whole number`."""
     words = [word for one in (hint, *get_args(hint)) if get_origin(one) is Literal for word in get_args(one)]
     close = difflib.get_close_matches(str(value), map(str, words), n=1)
     hint_at = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{name}={'null' if value is None else value}: {describe(hint)} is needed{hint_at}"
+    return f"{name}={'null' if value is None else value}: expected {describe(hint)}{hint_at}"
 
 
 def describe(hint: Any) -> str:

@@ -11,36 +11,36 @@ from implicit_slate.provenance import revision, versions
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("implicit_slate.training.command:fit", "train a model: fit --config experiments/X.yaml"),
-    "validate": ("implicit_slate.training.command:validate", "the validation losses of a checkpoint"),
-    "test": ("implicit_slate.training.command:test", "the test losses of a checkpoint"),
+    "validate": ("implicit_slate.training.command:validate", "compute the validation losses of a checkpoint"),
+    "test": ("implicit_slate.training.command:test", "compute the test losses of a checkpoint"),
     "ablate": ("implicit_slate.ablation.command:main", "run or resume a grid of ablations.yaml"),
     "tune": (
         "implicit_slate.ablation.tuning.command:main",
-        "search the best learning rate, clip and warmup of each gradient mode",
+        "search for the best learning rate, clip and warmup of each gradient mode",
     ),
     "cell": ("implicit_slate.ablation.cell:main", "run or resume one prepared cell of a grid"),
-    "report": ("implicit_slate.report:main", "write a grid's report again from its result files"),
-    "tensorboard": ("implicit_slate.ablation.tensorboard:main", "TensorBoard on a grid, with short names of its cells"),
+    "report": ("implicit_slate.report:main", "rewrite a grid's report from its result files"),
+    "tensorboard": ("implicit_slate.ablation.tensorboard:main", "start TensorBoard on a grid, with short cell names"),
     "evaluate": (
         "implicit_slate.evaluation.command:main",
-        "MSE, PSNR, SSIM, FID, ARI and panels of a checkpoint, or of a grid's cells",
+        "compute MSE, PSNR, SSIM, FID, ARI and panels for a checkpoint, or for a grid's cells",
     ),
-    "generate": ("implicit_slate.evaluation.on_images:generate", "send images through a model's slots; its masks"),
-    "view": ("implicit_slate.evaluation.view:main", "images, and what models make of them, in FiftyOne's app"),
+    "generate": ("implicit_slate.evaluation.on_images:generate", "send images through a model's slots; draw masks"),
+    "view": ("implicit_slate.evaluation.view:main", "show images, reconstructions and masks in FiftyOne's app"),
     "fixed-points": (
         "implicit_slate.evaluation.on_images:fixed_points",
-        "whether trained slots are fixed points, and how near each gradient mode is to the exact one",
+        "test whether trained slots are fixed points, and how near each gradient mode is to the exact one",
     ),
-    "data render": ("data_modules.rendering.generate:main", "make scenes like CLEVR-Mirror's, with instance masks"),
-    "data check": ("implicit_slate.evaluation.check_data:main", "list what is wrong with a data set's folder"),
+    "data render": ("data_modules.rendering.generate:main", "render scenes like CLEVR-Mirror's, with instance masks"),
+    "data check": ("implicit_slate.evaluation.check_data:main", "list the errors in a data set's folder"),
     "data download": ("data_modules.downloading.command:main", "fetch the data sets that have a stable public address"),
     "data write": ("implicit_slate.evaluation.write_data:main", "write an experiment's images and masks as a folder"),
-    "export": ("implicit_slate.training.export:main", "a checkpoint's model as a file that `load_pretrained` reads"),
+    "export": ("implicit_slate.training.export:main", "save a checkpoint's model as a file for `load_pretrained`"),
     "import-checkpoint": (
         "implicit_slate.training.import_checkpoint:main",
         "convert a checkpoint of the public SLATE code",
     ),
-    "doctor": ("implicit_slate.doctor:main", "what this machine has, what is missing, and the remedy"),
+    "doctor": ("implicit_slate.doctor:main", "check what this machine has, what is missing, and how to fix it"),
 }
 """Each command's function, as module:name, and what it does. The function takes the arguments after the command and
 returns the exit status. Beside it stands its parser: `parser` of a `main`, `fit_parser` of a `fit`. The module imports

@@ -1,4 +1,4 @@
-"""`implicit-slate doctor`: what this machine has for the project, what is missing, and the remedy, a line for each.
+"""`implicit-slate doctor`: what this machine has for the project, what is missing, and how to fix it, one line each.
 
 Exit status: 0 training works here, 1 something that every training needs is missing.
 """

@@ -48,8 +48,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def add_data_option(self) -> None:
         """`--data`, which goes with `parse_with_data_options`."""
-        self.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data is "
-                          "taken; --data.KEY VALUE changes one setting; default: the data of the training")  # fmt: skip
+        self.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data to "
+                          "use; --data.KEY VALUE changes one setting; default: the training data's")  # fmt: skip
 
     def parse_with_data_options(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         """The arguments that are known, and the options `--data.KEY VALUE` as they are. `UserError` for others."""

@@ -122,7 +122,7 @@ class RunFolder:
 
     def _cells_on_disk(self) -> dict[str, Axes]:
         if not self.path.is_dir():
-            raise UserError(f"{self.path}: no such folder; expected the folder of a grid, as runs/demo")
+            raise UserError(f"{self.path}: no such folder; expected the folder of a grid, such as runs/demo")
         entries = self.facts().get("cells")
         if entries is None:  # torn, perhaps; the cells know themselves
             entries = filter(None, (read_json(file) for file in sorted(self.path.glob("cells/*/cell.json"))))

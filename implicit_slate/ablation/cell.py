@@ -1,7 +1,8 @@
 """`implicit-slate cell DIR`: run or resume the cell that was prepared in DIR.
 
-A cell that is done ends at once, one that somebody works on says so, one that was begun resumes. Whatever runs a grid
-(the pool of this machine, a cluster) starts cells by this and by nothing else, as often as it likes.
+If the cell is done, the command ends at once; if another process is working on it, it says so; if it was begun, it
+resumes. Whatever runs a grid (the pool of this machine, a cluster) starts cells with this command only, any number of
+times.
 """
 
 import json
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
 
 def parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate cell", __doc__, "implicit-slate cell runs/demo/cells/ID")
-    parser.add_argument("dir", type=Path, metavar="DIR", help="the folder of a cell, as runs/demo/cells/…")
+    parser.add_argument("dir", type=Path, metavar="DIR", help="the folder of a cell, such as runs/demo/cells/…")
     return parser
 
 
@@ -76,13 +77,13 @@ def check(folder: Path, content: Mapping[str, Any]) -> None:
         old, new, absent = dict(leaves(found)), dict(leaves(content)), object()
         for key in [*new, *old]:  # `origin` was written by earlier versions
             if key != "origin" and old.get(key, absent) != new.get(key, absent):
-                raise UserError(f"{folder}: holds a cell of another configuration ({key} differs); give another --out")
+                raise UserError(f"{folder}: holds a different cell ({key} differs); give another --out")
 
 
 def run(folder: Path) -> int:
     """Run the prepared cell in `folder`; the exit status of `main`."""
     if read_json(folder / "cell.json") is None:
-        raise UserError(f"{folder}: no prepared cell: cell.json is missing or torn; `implicit-slate ablate` writes it")
+        raise UserError(f"{folder}: cell.json is missing or truncated; `implicit-slate ablate` writes it")
     if is_done(folder):
         return 0
     if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:

@@ -54,29 +54,29 @@ implicit-slate ablate tricks --launcher slurm --time 8:00:00 --partition gpu --s
 
 def parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate ablate", __doc__, EXAMPLES)
-    parser.add_argument("grid", metavar="GRID", help="its name in ablations.yaml").completer = _grids
-    parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="where grids are defined")
-    parser.add_argument("--out", type=Path, help="the folder of the run; default: runs/GRID")
-    parser.add_argument("--devices", type=positive, help="processes (GPUs) of each cell, on each node; default: 1")
+    parser.add_argument("grid", metavar="GRID", help="name of a grid in ablations.yaml").completer = _grids
+    parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="file that defines the grids")
+    parser.add_argument("--out", type=Path, help="folder of the run; default: runs/GRID")
+    parser.add_argument("--devices", type=positive, help="processes (GPUs) per cell on each node; default: 1")
     parser.add_argument("--list", action="store_true", help="print the cells and their state, and run nothing")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan, with hours by a probe; run nothing")
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="local", help="docs/clusters.md; default: local")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, with hours estimated by a probe")
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="local", help="see docs/clusters.md; default: local")
     local = parser.add_argument_group("--launcher local: this machine")
-    local.add_argument("--workers", type=positive, help="cells at a time; default: as there are GPUs or cores for")
+    local.add_argument("--workers", type=positive, help="cells at a time; default: as many as GPUs or cores allow")
     local.add_argument(
         "--cells-per-device",
         type=positive,
         help="cells that share a GPU; more than 1 gained nothing where we measured it",
     )
     slurm = parser.add_argument_group("--launcher slurm: batch jobs, one task per cell")
-    slurm.add_argument("--nodes", type=positive, help="of each cell; default: 1")
-    slurm.add_argument("--time", help="limit of each job, as 8:00:00; a cell that reaches it is continued")
+    slurm.add_argument("--nodes", type=positive, help="nodes per cell; default: 1")
+    slurm.add_argument("--time", help="time limit of each job, such as 8:00:00; a cell that reaches it is continued")
     slurm.add_argument("--partition")
     slurm.add_argument("--max-parallel", type=positive, help="cells at a time; default: no limit")
     slurm.add_argument(
-        "--slurm", action="append", metavar="KEY=VALUE", help="any option of sbatch, in place of ours; may be repeated"
+        "--slurm", action="append", metavar="KEY=VALUE", help="any option of sbatch, overriding ours; may be repeated"
     )
-    slurm.add_argument("--wait", action="store_true", help="show the progress until all jobs have ended")
+    slurm.add_argument("--wait", action="store_true", help="show progress until all jobs have ended")
     return parser
 
 
@@ -116,10 +116,10 @@ def _check_folder(folder: RunFolder, preparations: Preparations) -> None:
     begun = [{"cell": file.parent.name} for file in path.glob("cells/*/cell.json")]
     is_run = begun or (path / "grid.json").exists()
     if not is_run and any(not entry.name.startswith(".") for entry in path.iterdir()):
-        raise UserError(f"{path}: holds other files and no run of a grid; give another --out")
+        raise UserError(f"{path}: holds other files, but no run of a grid; give another --out")
     for entry in folder.facts().get("cells", begun):
         if entry["cell"] not in folder.cells:
-            raise UserError(f"{path}: holds a run with other cells (as {entry['cell']}); give another --out")
+            raise UserError(f"{path}: holds a run with other cells (such as {entry['cell']}); give another --out")
     for cell, content in preparations.items():
         check(cell, content)
 

@@ -85,7 +85,7 @@ def load_grid(path: Path, name: str) -> Grid:
     if (pretrain := grid.get("pretrain")) is not None:
         _check_keys(pretrain, f"{where}, 'pretrain'", required=("experiment", "checkpoint"))
         if not isinstance(pretrain["checkpoint"], str):
-            raise UserError(f"{where}, 'pretrain': checkpoint={pretrain['checkpoint']!r} is no dotted key")
+            raise UserError(f"{where}, 'pretrain': checkpoint={pretrain['checkpoint']!r} is not a dotted key")
         before = (_experiment(pretrain, path, where), pretrain["checkpoint"])
     overrides = _checked_overrides(grid.get("overrides", {}), f"{where}, 'overrides'")
     try:
@@ -205,7 +205,7 @@ def _checked_axes(axes: Any, path: Path) -> dict[str, dict]:
     for name, values in _mapping(axes, f"{path}: 'axes'").items():
         where = f"{path}: axis {name!r}"
         if name in OPERATORS or name in TAKEN or not re.fullmatch(r"[A-Za-z]\w*", str(name)):
-            raise UserError(f"{where}: this name is taken or no plain word")
+            raise UserError(f"{where}: this name is taken, or is not a plain word")
         if not _mapping(values, where):
             raise UserError(f"{where}: no values")
         for value, overrides in values.items():
@@ -219,7 +219,7 @@ def _checked_axes(axes: Any, path: Path) -> dict[str, dict]:
 def _checked_overrides(overrides: Any, where: str) -> dict[str, Any]:
     for key in _mapping(overrides, where):
         if not isinstance(key, str):
-            raise UserError(f"{where}: {key!r} is no dotted key")
+            raise UserError(f"{where}: {key!r} is not a dotted key")
     return overrides
 
 

@@ -34,12 +34,12 @@ CHARTS = {
 
 
 def parser() -> ArgumentParser:
-    about = "TensorBoard on a grid, with short names of its cells, or on a folder with grids and other runs."
+    about = "Start TensorBoard on a grid, with short cell names, or on a folder with grids and other runs."
     made = ArgumentParser("implicit-slate tensorboard", about, "implicit-slate tensorboard runs/demo")
     made.add_argument(
-        "run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo, or one that holds several"
+        "run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, such as runs/demo, or of several"
     )
-    made.add_argument("--port", type=port, default=6006, help="0 for any that is free; default: 6006")
+    made.add_argument("--port", type=port, default=6006, help="0 for any free port; default: 6006")
     return made
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     run_dir = arguments.run_dir
     if not run_dir.is_dir():
-        raise UserError(f"{run_dir}: no such folder; expected one with runs, as runs/demo")
+        raise UserError(f"{run_dir}: no such folder; expected one with runs, such as runs/demo")
     from tensorboard import default, program  # takes a second
 
     plugins = default.get_plugins()  # the page opens with the first one that has something to show

@@ -2,8 +2,8 @@
 
 METRICS = {
     "reconstruction": "MSE, PSNR and SSIM of the image through the slots (with all but segmentation alone)",
-    "cross_entropy": "of the image's own tokens, predicted from the slots",
-    "segmentation": "FG-ARI, ARI and mBO of the slots' masks, where the data has masks",
+    "cross_entropy": "cross-entropy of the image's own tokens, predicted from the slots",
+    "segmentation": "FG-ARI, ARI and mBO of the slots' masks, if the data has masks",
     "fid": "Fréchet Inception distance between the images and their reconstructions",
     "kid": "kernel Inception distance, which suits few images better (only if asked for)",
 }

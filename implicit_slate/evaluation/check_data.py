@@ -1,8 +1,8 @@
-"""`implicit-slate data check KIND DIR`: compares a folder with the format of its data set.
+"""`implicit-slate data check KIND DIR`: check that a folder has the format of its data set.
 
-All that the data module would read is read and decoded; --data.KEY VALUE gives it a setting. What is wrong is printed
-line by line: path, what was expected, what was found. Exit status: 0 all is well, 1 something is wrong in the data,
-2 bad usage, such as a folder that is not there.
+Reads and decodes everything that the data module would read; --data.KEY VALUE changes a setting of the module. Prints
+one line per error: path, what was expected, what was found. Exit status: 0 no errors, 1 errors in the data, 2 bad
+usage, such as a missing folder.
 """
 
 import sys
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     from implicit_slate.evaluation.data import parse_data  # this imports PyTorch
 
     if any(option.partition("=")[0] == "--data.root" for option in options):
-        raise UserError("data check: the folder is DIR, not --data.root")
+        raise UserError("data check: give the folder as DIR, not as --data.root")
     # Not by way of the options: a folder may have a name that YAML reads as something else.
     settings = parse_data([f"--data=data_modules.{name}", *options, "--data.root=."])["init_args"]
     module = kind(**settings | {"root": args.folder})
@@ -140,7 +140,7 @@ def parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate data check", __doc__, EXAMPLES)
     kind = parser.add_argument("kind", metavar="KIND", help=", ".join(data_modules.KINDS))
     kind.completer = lambda **_: data_modules.KINDS  # for the shell
-    parser.add_argument("folder", metavar="DIR", type=Path, help="the data set's folder, or the file of a CLEVR")
-    parser.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good ones to this file")
-    parser.add_argument("--workers", type=positive, default=num_cores(), help="threads (one per core)")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="the data set's folder, or a CLEVR file")
+    parser.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good items to this file")
+    parser.add_argument("--workers", type=positive, default=num_cores(), help="threads; default: one per core")
     return parser

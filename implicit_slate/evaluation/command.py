@@ -1,4 +1,4 @@
-"""`implicit-slate evaluate`: reconstruction, segmentation, FID and more of a checkpoint, or of every cell of a grid."""
+"""`implicit-slate evaluate`: reconstruction, segmentation, FID and more, of a checkpoint or of every cell of a grid."""
 
 import argparse
 import json
@@ -17,7 +17,8 @@ from implicit_slate.files import check_writable, read_json, write_atomically
 from implicit_slate.processes import end_with_parent, expecting_children
 from implicit_slate.run_folder import LAST, RunFolder, run_of
 
-EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped. What is done is not done again.
+EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped.
+Finished evaluations are not repeated.
 
 Files: <split>.json, .md (rows of a table), .csv (every image), .png (panels) and _panels.npz, in the folder
 `evaluation` of the run, beside its `checkpoints`. Earlier results are replaced there, other files never.
@@ -36,11 +37,11 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"{target}: {found}; evaluate needs a checkpoint (.ckpt), or a grid's folder")
     checkpoints = [checkpoint for target in arguments.targets for checkpoint in find_checkpoints(target)]
     if len(checkpoints) > 1 and (arguments.json or arguments.out):
-        raise UserError("--json and --out are for one checkpoint; the results of a grid lie in its cells")
+        raise UserError("--json and --out are for one checkpoint; the results of a grid are in its cells")
     folders = {default_folder(checkpoint): checkpoint for checkpoint in checkpoints}
     if len(folders) < len(checkpoints):
         both = next(checkpoint for checkpoint in checkpoints if checkpoint not in folders.values())
-        raise UserError(f"{both}: another of the checkpoints has its results in the same folder, "
+        raise UserError(f"{both}: another checkpoint has its results in the same folder, "
                         f"{default_folder(both)}; evaluate one at a time, with --out")  # fmt: skip
     if arguments.out:  # without, results go to a folder of ours
         others = arguments.out.glob(f"{arguments.split}[._]*")
@@ -117,7 +118,7 @@ def _check_replaceable(result: Path, *others: Path) -> None:
     if "fingerprint" not in (read_json(result) or {}):
         for file in (result, *others):
             if file.exists():
-                raise UserError(f"{file}: exists already, and no evaluation has made it; it is not overwritten")
+                raise UserError(f"{file}: exists already, and was not made by an evaluation; it is not overwritten")
 
 
 def parser() -> ArgumentParser:
@@ -126,26 +127,26 @@ def parser() -> ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("targets", type=Path, nargs="+", metavar="CHECKPOINT",
-                        help="a checkpoint, or the folder of a grid: then every complete cell")  # fmt: skip
+                        help="a checkpoint, or the folder of a grid (every complete cell)")  # fmt: skip
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
     parser.add_argument("--images", type=positive, metavar="N", help="the first N images only")
     parser.add_argument("--draws", type=positive, default=3, metavar="D",
-                        help="draws of the initial slots, over which the spread is given; default: 3")  # fmt: skip
+                        help="draws of the initial slots, to measure the spread; default: 3")  # fmt: skip
     parser.add_argument("--metrics", type=_metrics, metavar="NAME,…",
                         help="; ".join(f"{name}: {text}" for name, text in METRICS.items())
                         + f"; default: those of {', '.join(BY_DEFAULT)} that can be measured")  # fmt: skip
-    parser.add_argument("--masks", choices=("nearest", "bilinear"), default="nearest", help="how masks that have one "
-                        "value for a token are enlarged to the image; default: nearest")  # fmt: skip
+    parser.add_argument("--masks", choices=("nearest", "bilinear"), default="nearest", help="how masks with one value "
+                        "per token are upsampled to the image; default: nearest")  # fmt: skip
     parser.add_argument("--iterations", type=positive, metavar="N", help="refine the slots N times; default: "
-                        "as often as in training")  # fmt: skip
-    parser.add_argument("--fid-weights", type=Path, metavar="PATH", help="the Inception network's weights, a file or "
+                        "as in training")  # fmt: skip
+    parser.add_argument("--fid-weights", type=Path, metavar="PATH", help="weights of the Inception network, a file or "
                         "its folder; default: where `data download fid-weights` puts them")  # fmt: skip
-    parser.add_argument("--batch-size", type=positive, default=50, help="images at a time on a device; default: 50")
+    parser.add_argument("--batch-size", type=positive, default=50, help="images per batch and device; default: 50")
     parser.add_argument("--devices", type=positive, help="GPUs, or processes on a CPU, that share the images; "
                         "default: all GPUs, or 1")  # fmt: skip
-    parser.add_argument("--seed", type=seed, default=0, help="of the initial slots; default: 0")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file as well; one that "
-                        "is there is replaced only if it is such a result")  # fmt: skip
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the initial slots; default: 0")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file; an existing "
+                        "file is replaced only if it is such a result")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for the files")
     parser.add_data_option()
     return parser
@@ -175,7 +176,7 @@ def find_checkpoints(target: Path) -> list[Path]:
         if checkpoint not in found:
             print(f"implicit-slate: {checkpoint}: torn or gone; its cell is left out", file=sys.stderr)
     if not found:
-        raise UserError(f"{target}: expected a grid with cells that are complete; found none")
+        raise UserError(f"{target}: expected a grid with complete cells, found none")
     return found
 
 

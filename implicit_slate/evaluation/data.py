@@ -38,7 +38,7 @@ def describe_data(checkpoint: Path, given: str | None, options: Sequence[str]) -
     elif given:
         arguments = ["--data", given, *arguments]
     elif base is None:
-        raise UserError(f"{checkpoint}: no config.yaml of its run says which data it was trained on: give --data "
+        raise UserError(f"{checkpoint}: its run has no config.yaml that says which data it was trained on: give --data "
                         "experiments/X.yaml, or --data data_modules.CLEVRMirror --data.root DIR")  # fmt: skip
     if base is not None:
         content = load_yaml(base)

@@ -81,7 +81,7 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
     stems: dict[str, Path] = {}
     for file in files:
         if (other := stems.setdefault(file.stem, file)) is not file:
-            raise UserError(f"{file}: has the name of {other}, so one reconstruction would overwrite the other")
+            raise UserError(f"{file}: has the same name as {other}, so one reconstruction would overwrite the other")
     return files
 
 

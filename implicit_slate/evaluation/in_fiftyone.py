@@ -41,8 +41,8 @@ def connect() -> ModuleType:
         fiftyone.list_datasets()
     except Exception as error:  # of many kinds: there is no server, it does not start, it does not answer
         reason = " ".join(str(error).split())[:120]
-        raise UserError("FiftyOne has no database: make setup EXTRAS=coco installs its server; or name a MongoDB of "
-                        f"your own by FIFTYONE_DATABASE_URI=mongodb://HOST:PORT ({reason})") from None  # fmt: skip
+        raise UserError("FiftyOne has no database: make setup EXTRAS=coco installs its server; or name your MongoDB "
+                        f"with FIFTYONE_DATABASE_URI=mongodb://HOST:PORT ({reason})") from None  # fmt: skip
     return fiftyone
 
 
@@ -96,8 +96,8 @@ def show(fo: ModuleType, dataset: Any, remote: bool, port: int) -> None:
             session = fo.launch_app(view=view, color_scheme=scheme, remote=remote, port=port, address="127.0.0.1")
             break
     else:
-        raise UserError(f"--port {port}: FiftyOne's app has not started there within three minutes; the data set is "
-                        f"made, so this starts it, too: fiftyone app launch {dataset.name}")  # fmt: skip
+        raise UserError(f"--port {port}: FiftyOne's app did not start there within three minutes; the data set is "
+                        f"complete, so you can also start it with: fiftyone app launch {dataset.name}")  # fmt: skip
     try:
         session.wait(-1 if remote else 3)
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
-"""`implicit-slate view`: images and what models make of them, in FiftyOne's app; those first where models differ most.
+"""`implicit-slate view`: images and models' outputs in FiftyOne's app, sorted by how much the models differ.
 
-It shows each image and its true masks and, of each model, the image through the slots, the slots' masks, MSE,
-cross-entropy, FG-ARI, mBO, and the spectral norm of the slot Jacobian.
+It shows each image with its true masks and, for each model, the reconstruction through the slots, the slots' masks,
+MSE, cross-entropy, FG-ARI, mBO, and the spectral norm of the slot Jacobian.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     first = arguments.targets[0]
     out = (arguments.out or (first / "view" if first.is_dir() else default_folder(first, "view"))).absolute()
     if out.exists() and not (out / LISTING).exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: exists already, and is no view; nothing is written there")
+        raise UserError(f"{out}: exists already, and is not a view; nothing is written there")
 
     from implicit_slate.evaluation.data import describe_data, load_images
     from implicit_slate.evaluation.in_fiftyone import connect, make_dataset, show
@@ -53,18 +53,18 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = ArgumentParser("implicit-slate view", __doc__, EXAMPLES, formatter_class=raw)
-    parser.add_argument("targets", type=Path, nargs="+", metavar="RUN_DIR|CHECKPOINT", help="a grid's folder, or what "
-                        "is to be compared: checkpoints, folders of cells, models by names or files")  # fmt: skip
+    parser.add_argument("targets", type=Path, nargs="+", metavar="RUN_DIR|CHECKPOINT", help="a grid's folder, or the "
+                        "models to compare: checkpoints, folders of cells, names or files of models")  # fmt: skip
     parser.add_argument("--only", type=_assignment, action="append", default=[], metavar="AXIS=VALUE",
-                        help="of a grid, only cells that have this value on an axis; may be repeated")  # fmt: skip
+                        help="only cells of the grid with this value on an axis; may be repeated")  # fmt: skip
     parser.add_argument("--images", type=positive, default=100, metavar="N", help="the first N images; default: 100")
     parser.add_argument("--split", choices=("test", "val", "train"), default="test", help="default: test")
     parser.add_data_option()
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder for the pictures; default: "
-                        "view in the folder of the run")  # fmt: skip
-    parser.add_argument("--no-app", action="store_true", help="make FiftyOne's data set, and do not open its app")
-    parser.add_argument("--remote", action="store_true", help="serve the app, and open no browser; Ctrl-C ends it")
-    parser.add_argument("--port", type=port, default=5151, help="of the app; default: 5151")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the pictures; default: "
+                        "`view` in the folder of the run")  # fmt: skip
+    parser.add_argument("--no-app", action="store_true", help="create FiftyOne's data set without opening the app")
+    parser.add_argument("--remote", action="store_true", help="serve the app without opening a browser; Ctrl-C ends it")
+    parser.add_argument("--port", type=port, default=5151, help="port of the app; default: 5151")
     return parser
 
 
@@ -88,7 +88,7 @@ def choose(targets: Sequence[Path], only: dict[str, str]) -> list[Path]:
     grids = [target for target in targets if target.is_dir() and not (target / LAST).exists()]
     if only and not grids:
         wanted = " ".join(f"--only {axis}={value}" for axis, value in only.items())
-        raise UserError(f"{wanted}: chooses among the cells of a grid, but {targets[0]} is no grid's folder")
+        raise UserError(f"{wanted}: selects cells of a grid, but {targets[0]} is not a grid's folder")
     chosen = []
     for target in targets:
         chosen += _one_of_each_mode(target, only) if target in grids else [target / LAST if target.is_dir() else target]

@@ -1,7 +1,7 @@
-"""`implicit-slate data write`: the data of an experiment file, as a folder that `data_modules.ImageFolder` reads.
+"""`implicit-slate data write`: write the data of an experiment file as a folder for `data_modules.ImageFolder`.
 
 DIR/<split>_<number>.png         RGB
-DIR/masks/<split>_<number>.png   8-bit, one channel, where the data has masks: 0 background, i the i-th object
+DIR/masks/<split>_<number>.png   8-bit, one channel, if the data has masks: 0 background, i the i-th object
 DIR/{train,val,test}.txt         the lists of the splits
 """
 
@@ -53,7 +53,7 @@ def parser() -> ArgumentParser:
     parser = ArgumentParser(
         "implicit-slate data write", __doc__, EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="an experiment file, whose data is written; "
+    parser.add_argument("experiment", metavar="EXPERIMENT.yaml", help="an experiment file whose data to write; "
                         "--data.KEY VALUE changes one setting")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one")
     return parser
@@ -66,7 +66,7 @@ def check(data: dict[str, Any]) -> None:
     has_masks = {split: "mask" in load_images(data, split)[[0]] for split in ("train", "val", "test")}
     without = [split for split in has_masks if not has_masks[split]]
     if any(has_masks.values()) and without:
-        raise UserError(f"{describe_split(data, without[0])} has no masks, but others have; a folder has them for all")
+        raise UserError(f"{describe_split(data, without[0])} has no masks, but others do; a folder needs them for all")
 
 
 def write_folder(splits: "Splits", folder: Path) -> None:

@@ -53,7 +53,7 @@ class Unrolled(Gradient):
 
     def check(self, solver):
         if solver.name != "picard":
-            raise UserError(f"gradient 'unrolled' goes with solver 'picard' only, not with {solver.name!r}")
+            raise UserError(f"gradient 'unrolled' works only with solver 'picard', not with {solver.name!r}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Truncated(Gradient):
 
     def check(self, solver):
         if solver.name != "picard" or solver.tol is not None:
-            raise UserError("gradient 'truncated' goes with a fixed number of iterations of solver 'picard' only")
+            raise UserError("gradient 'truncated' works only with solver 'picard' and a fixed number of iterations")
         if self.k > solver.max_iterations:
             raise UserError(f"gradient truncated({self.k}): there are only {solver.max_iterations} iterations")
 
@@ -137,7 +137,7 @@ class Exact(Gradient):
         if self.method not in METHODS:
             raise UserError(f"gradient 'exact': unknown method {self.method!r}{nearest(self.method, METHODS)}")
         if not isinstance(self.max_iterations, int) or self.max_iterations < 1:
-            raise UserError(f"gradient 'exact': at least 1 backward iteration is needed, got {self.max_iterations}")
+            raise UserError(f"gradient 'exact': expected at least 1 backward iteration, got {self.max_iterations}")
 
     def __call__(self, f, z0, solver):
         with torch.no_grad():
@@ -185,7 +185,7 @@ def parse_gradient(gradient: str | Gradient) -> Gradient:
     if isinstance(gradient, Gradient):
         return gradient
     if not isinstance(gradient, str):
-        raise UserError(f"gradient={gradient!r}: expected a gradient mode, or how it is written")
+        raise UserError(f"gradient={gradient!r}: expected a gradient mode or its name")
     spelling = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", gradient)
     if not spelling or spelling[1] not in MODES:
         raise UserError(f"unknown gradient mode {gradient!r}{nearest(gradient, MODES)}")
@@ -239,7 +239,7 @@ def fixed_point(
 
 def _check_k(mode: Truncated | Phantom) -> None:
     if not isinstance(mode.k, int) or mode.k < 1:
-        raise UserError(f"gradient '{type(mode).__name__.lower()}': k must be a whole number from 1 on, got {mode.k}")
+        raise UserError(f"gradient '{type(mode).__name__.lower()}': k must be a positive whole number, got {mode.k}")
 
 
 def _number_or_word(text: str) -> int | float | str:

@@ -159,13 +159,13 @@ def _times(x: Tensor, weight: Tensor) -> Tensor:
 def check_sampling(vocab_size: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raise `UserError` for settings of `choose` that are out of range or contradict each other."""
     if not 0 <= temperature < float("inf"):
-        raise UserError(f"temperature={temperature}: a number from 0 (the most likely token) on is needed")
+        raise UserError(f"temperature={temperature}: expected a number of at least 0 (0: the most likely token)")
     if temperature == 0 and (top_k, top_p) != (None, None):
         raise UserError("top_k and top_p are settings of sampling: they need a temperature above 0")
     if top_k is not None and not 1 <= top_k <= vocab_size:
-        raise UserError(f"top_k={top_k}: a number from 1 to vocab_size={vocab_size} is needed")
+        raise UserError(f"top_k={top_k}: expected a number from 1 to vocab_size={vocab_size}")
     if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p={top_p}: a number above 0 and up to 1 is needed")
+        raise UserError(f"top_p={top_p}: expected a number above 0 and at most 1")
 
 
 def choose(

@@ -96,7 +96,7 @@ def load_public_state(source: str | os.PathLike | Mapping[str, Tensor], **given:
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     except (KeyError, AttributeError, TypeError, IndexError) as error:
-        raise UserError(f"{where}: no state of the public SLATE, {error} is not there or not a tensor") from None
+        raise UserError(f"{where}: not a state of the public SLATE: {error} is missing or not a tensor") from None
     model = SLATE(**settings)
     try:
         model.load_state_dict(renamed)

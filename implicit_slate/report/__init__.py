@@ -1,4 +1,4 @@
-"""The report of a grid, rebuilt at any moment from the files that the grid left: `implicit-slate report RUN_DIR`."""
+"""`implicit-slate report RUN_DIR`: rebuild the report of a grid from the files of its cells, at any time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,5 +32,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate report", __doc__, "implicit-slate report runs/demo")
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, as runs/demo")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a grid, such as runs/demo")
     return parser

@@ -84,7 +84,7 @@ def explain(error: BaseException) -> BadKey:
         return BadKey(refusal(key, functools.reduce(operator.or_, _needed(union or sentence)), value), key)
     if found := re.search(r"argument after \*\* must be a mapping, not (\w+)", sentence):
         value = found[1].replace("NoneType", "null")  # of the only group of settings that we have
-        return BadKey(f"optimization={value}: a group of settings is needed", "")
+        return BadKey(f"optimization={value}: expected a group of settings", "")
     reason = " ".join(sentence.splitlines()[0].split()) if sentence else type(error).__name__
     return BadKey(f"{key}: {reason}" if key else reason, key)
 

@@ -131,7 +131,7 @@ class ExperimentCLI(LightningCLI):
         """`UserError` if the checkpoint that `--ckpt_path` names is not there, or damaged, or needed and not named."""
         self._checkpoint = self._settings.get("ckpt_path")
         if self._checkpoint is None and self.config.get("subcommand") in ("validate", "test"):
-            raise UserError(f"{self.config.subcommand}: --ckpt_path, the checkpoint to be measured, is needed")
+            raise UserError(f"{self.config.subcommand}: needs --ckpt_path, the checkpoint to measure")
         self._trained = read_checkpoint(self._checkpoint) if self._checkpoint is not None else None
 
     def before_validate(self) -> None:

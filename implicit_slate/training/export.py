@@ -1,4 +1,4 @@
-"""`implicit-slate export`: the model of a checkpoint as a file to share, which `load_pretrained` reads."""
+"""`implicit-slate export`: save the model of a checkpoint as a file to share, for `load_pretrained`."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from implicit_slate.files import write_atomically
 def parser() -> ArgumentParser:
     example = "implicit-slate export runs/demo/cells/ID/checkpoints/last.ckpt demo.safetensors"
     parser = ArgumentParser("implicit-slate export", __doc__, example)
-    parser.add_argument("checkpoint", type=Path, help="of a model with slots, or of a dVAE trained alone")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint of a model with slots, or of a dVAE trained alone")
     parser.add_argument("out", type=Path, metavar="OUT.safetensors", help="the file to write")
     return parser
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     from implicit_slate.training.dvae_module import load_dvae
 
     if args.out.suffix != SUFFIX:
-        raise UserError(f"{args.out}: a name that ends in {SUFFIX} is needed")
+        raise UserError(f"{args.out}: expected a name that ends in {SUFFIX}")
     if args.out.exists():
         raise UserError(f"{args.out}: exists already; it is not overwritten")
 

@@ -1,4 +1,4 @@
-"""`implicit-slate import-checkpoint`: a checkpoint of the public SLATE code as one of ours."""
+"""`implicit-slate import-checkpoint`: convert a checkpoint of the public SLATE code into one of ours."""
 
 import io
 from pathlib import Path
@@ -12,13 +12,13 @@ EXAMPLE = """implicit-slate import-checkpoint PUBLIC.pt OUT.ckpt \\
 
 def parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate import-checkpoint", __doc__, EXAMPLE)
-    parser.add_argument("public", type=Path, help="a bare state dict, or a training checkpoint with it under 'model'")
+    parser.add_argument("public", type=Path, help="a state dict, or a training checkpoint that holds it under 'model'")
     parser.add_argument("out", type=Path, help="the checkpoint to write")
     parser.add_argument("--num-slots", type=int, required=True)
     parser.add_argument("--num-iterations", type=int, required=True)
     parser.add_argument("--num-slot-heads", type=int, required=True)
     parser.add_argument("--num-heads", type=int, required=True, help="heads of the transformer")
-    parser.add_argument("--gradient", default="unrolled", help="unrolled, as the public code trains, or implicit")
+    parser.add_argument("--gradient", default="unrolled", help="unrolled (as the public code trains), or implicit")
     return parser
 
 

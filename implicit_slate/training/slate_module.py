@@ -73,7 +73,7 @@ class SLATEModule(SlotModule):
         solver, gradient = self.model.slot_attention.solver, self.model.slot_attention.gradient
         fixed = solver.tol is None and not isinstance(gradient, Exact)
         if compile and not fixed:
-            raise UserError("compile: goes with a fixed number of iterations, without tol and exact gradients")
+            raise UserError("compile: needs a fixed number of iterations, without tol or exact gradients")
         self._compile = compile if compile is not None or fixed else False
 
     def setup(self, stage: str) -> None:

@@ -54,7 +54,7 @@ else:
     AcceleratorName = restricted("AcceleratorName", str, "the name of an accelerator", _is_accelerator)
     Precision = restricted("Precision", None, "a precision, as 32-true", _is_precision)
     CountOrEndless = restricted(
-        "CountOrEndless", int, "a whole number from 1 on, or -1 for no end", lambda count: count >= 1 or count == -1
+        "CountOrEndless", int, "a positive whole number, or -1 for no end", lambda count: count >= 1 or count == -1
     )
     Devices = restricted("Devices", None, "a number of devices, their indices as [0, 1], or auto", _are_devices)
 

@@ -273,12 +273,12 @@ def test_a_folder_without_a_prepared_cell_is_named(tmp_path, capsys, damage):
     folder = prepared(tmp_path / "a", OFTEN)
     damage(folder / "cell.json")
     assert main(["cell", str(folder)]) == 2
-    assert f"{folder}: no prepared cell" in capsys.readouterr().err
+    assert f"{folder}: cell.json is missing or truncated" in capsys.readouterr().err
 
 
 def test_a_cell_of_another_configuration_is_refused(tmp_path):
     folder = prepared(tmp_path / "a", OFTEN)
-    with pytest.raises(UserError, match="another configuration"):
+    with pytest.raises(UserError, match="holds a different cell"):
         prepared(folder, OFTEN, **{"model.pause": 0.5})
     prepared(folder, OFTEN)
 

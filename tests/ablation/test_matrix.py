@@ -121,10 +121,10 @@ def test_two_may_not_set_one_key_nor_share_a_folder(axes, overrides, message):
         ("{experiment: e.yaml, cells: clip, pretrain: {experiment: e.yaml}}", "the key 'checkpoint' is missing"),
         (
             "{experiment: e.yaml, cells: clip, pretrain: {experiment: e.yaml, checkpoint: null}}",
-            "'pretrain': checkpoint=None is no dotted key",
+            "'pretrain': checkpoint=None is not a dotted key",
         ),
         ("{experiment: e.yaml, cells: clip, overrides: 5}", "grid 'g', 'overrides': expected a mapping, got 5"),
-        ("{experiment: e.yaml, cells: clip, overrides: {3: 5}}", "grid 'g', 'overrides': 3 is no dotted key"),
+        ("{experiment: e.yaml, cells: clip, overrides: {3: 5}}", "grid 'g', 'overrides': 3 is not a dotted key"),
         ("{experiment: e.yaml, cells: {clip: [of]}}", "axis 'clip' has no value 'of'; did you mean 'off'?"),
         ("nothing", "expected a mapping"),
     ],
@@ -143,7 +143,7 @@ def test_a_wrong_grid_is_named(tmp_path, grid, message):
 )
 def test_an_axis_may_not_have_the_name_of_a_column_of_the_results(tmp_path, name):
     (tmp_path / "ablations.yaml").write_text(f"axes: {{{name}: {{on: {{}}}}}}\ngrids: {{}}\n")
-    with pytest.raises(UserError, match=f"axis '{name}': this name is taken or no plain word"):
+    with pytest.raises(UserError, match=f"axis '{name}': this name is taken, or is not a plain word"):
         load_grid(tmp_path / "ablations.yaml", "g")
 
 

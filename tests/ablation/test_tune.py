@@ -95,7 +95,7 @@ def test_each_mode_is_tuned_and_its_best_settings_are_an_experiment(tune, tmp_pa
         (["nowhere.yaml"], "nowhere.yaml: No such file"),
         (["nogrid"], "unknown grid 'nogrid'"),
         (["pair", "--modes", "implicitt"], "has no gradient mode 'implicitt'; did you mean 'implicit'?"),
-        (["pair", "--out", "runs/pair"], "runs/pair: holds other files and no search; give another --out"),
+        (["pair", "--out", "runs/pair"], "runs/pair: holds other files, but no search; give another --out"),
         (["pair", "--trials", "0"], "--trials: expected a positive number, got '0'"),
     ],
 )

@@ -120,7 +120,7 @@ def test_sets_are_compared_in_the_order_that_fits_best():
 
 
 def test_an_unknown_measure_is_named():
-    with pytest.raises(UserError, match="measures=.*'basin'.*: a list of one of residual_at_depth, .* is needed"):
+    with pytest.raises(UserError, match="measures=.*'basin'.*: expected a list of one of residual_at_depth, .*"):
         FixedPointDiagnostics(["basin"])
 
 

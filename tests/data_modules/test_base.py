@@ -115,8 +115,8 @@ def test_workers_give_the_same_batches():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *(((size, 4), f"image_size={size}: a multiple of 4 from 4 on is needed") for size in (30, 65, 0, -4)),
-        ((8, 0), "batch_size=0: a whole number from 1 on is needed"),
+        *(((size, 4), f"image_size={size}: expected a positive multiple of 4") for size in (30, 65, 0, -4)),
+        ((8, 0), "batch_size=0: expected a positive whole number"),
     ],
 )
 def test_bad_options(options, message):

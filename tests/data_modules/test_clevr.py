@@ -242,7 +242,7 @@ def test_tfrecords_with_a_fault(tmp_path, blames, content, message):
 
 def test_a_check_of_one_of_several_files(file, check):
     shutil.copy(file, other := file.with_stem("other"))
-    assert check("clevr", file.parent)[1][0].endswith("; root may name it")
+    assert check("clevr", file.parent)[1][0].endswith("; root can name the file")
     status, lines = check("clevr", other)
     assert status == 1 and lines[0] == "scenes 12 scenes"
     message = f"implicit-slate: {other}: expected the folder of a data set, found none"

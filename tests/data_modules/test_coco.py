@@ -153,7 +153,7 @@ def test_another_folder(tmp_path, check):
 def test_a_partial_copy_in_the_zoo_needs_max_samples(tmp_path):
     made.coco_zoo(tmp_path)
     fails(tmp_path, f"{tmp_path}/coco-2017/train/data: holds 6 of 118287 images; max_samples must", max_samples=None)
-    fails(tmp_path, "max_samples=0: a whole number from 1 on or null is needed", max_samples=0)
+    fails(tmp_path, "max_samples=0: expected a positive whole number or null", max_samples=0)
 
 
 def edit(folder, change) -> None:

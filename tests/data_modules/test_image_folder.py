@@ -93,7 +93,7 @@ def test_masks_elsewhere(folder, tmp_path):
 def test_an_option_that_is_no_path_is_refused(folder, name, value):
     with pytest.raises(UserError) as error:
         ImageFolder(**{"root": folder} | {name: value})
-    assert str(error.value) == f"{name}={value!r}: a path is needed"
+    assert str(error.value) == f"{name}={value!r}: expected a path"
 
 
 def test_a_tilde_is_the_home_folder(folder, tmp_path, monkeypatch):

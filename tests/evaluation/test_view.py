@@ -116,7 +116,7 @@ def test_only_chooses_in_a_grid(grid, capsys):
     for target in ("sprites-implicit", grid / "cells" / "implicit,on,0"):
         assert main(["view", str(target), "--only", "clip=off"]) == 2
         error = capsys.readouterr().err
-        assert f"--only clip=off: chooses among the cells of a grid, but {target} is no grid's folder" in error
+        assert f"--only clip=off: selects cells of a grid, but {target} is not a grid's folder" in error
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_only_chooses_in_a_grid(grid, capsys):
         (["--only", "clipp=on"], "has no such axis; did you mean 'clip'?"),
         (["--only", "clip=onn"], "has no such value; did you mean 'on'?"),
         (["--only", "clip"], "--only: expected AXIS=VALUE, got 'clip'"),
-        (["--out", "{taken}"], "exists already, and is no view; nothing is written there"),
+        (["--out", "{taken}"], "exists already, and is not a view; nothing is written there"),
         (["--data.image_size", "8"], "a model of images of 16 pixels; data_modules.CLEVRMirror has 8"),
         ([], "needs the extra 'coco': make setup EXTRAS=coco"),
     ],

@@ -70,7 +70,7 @@ def test_a_start_that_is_no_state(z0, message):
     ("settings", "message"),
     [
         (dict(gradient="implict"), "did you mean 'implicit'"),
-        (dict(gradient="neumann(0)"), "k must be a whole number from 1 on, got 0"),
+        (dict(gradient="neumann(0)"), "k must be a positive whole number, got 0"),
         (dict(gradient="truncated(-1)"), "got -1"),
         (dict(gradient="truncated(8)"), "only 7 iterations"),
         (dict(gradient="neumann(2.5)"), "got 2.5"),

@@ -48,7 +48,7 @@ def test_a_slot_is_an_object_with_values_in_the_unit_interval():
 
 @pytest.mark.parametrize("size", [0, 18, 30])
 def test_a_size_that_is_no_multiple_of_four(size):
-    with pytest.raises(UserError, match=f"image_size={size}: a multiple of 4"):
+    with pytest.raises(UserError, match=f"image_size={size}: expected a positive multiple of 4"):
         model(image_size=size)
 
 

@@ -79,7 +79,7 @@ SHORTER = "dictionary.dictionary.weight"
         (lambda state: state | {"resnet.layer1.weight": torch.zeros(2)}, "'resnet.layer1.weight'"),
         (lambda state: {k: v for k, v in state.items() if k != "tf_dec.layer_norm.bias"}, "transformer.norm.bias"),
         (lambda state: state | {SHORTER: state[SHORTER][:-3]}, "dictionary.weight"),
-        (lambda state: state | {"out.weight": "lost"}, "no state of the public SLATE"),
+        (lambda state: state | {"out.weight": "lost"}, "not a state of the public SLATE"),
     ],
     ids=["empty", "unknown name", "missing name", "other shape", "no tensor"],
 )

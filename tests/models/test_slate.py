@@ -179,7 +179,7 @@ def test_initial_slots_come_from_mu_and_sigma_and_a_given_generator():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (dict(image_size=18), "image_size=18: a multiple of 4"),
+        (dict(image_size=18), "image_size=18: expected a positive multiple of 4"),
         (dict(num_heads=3), "d_model=16 is not divisible by num_heads=3"),
         (dict(num_slot_heads=5), "slot_size=24 is not divisible by num_slot_heads=5"),
     ],

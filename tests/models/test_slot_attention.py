@@ -70,7 +70,7 @@ def test_slots_keep_their_type_under_autocast(inputs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "broyden", "gradient": "unrolled"}, "goes with solver 'picard' only"),
+        ({"solver": "broyden", "gradient": "unrolled"}, "works only with solver 'picard'"),
         ({"num_iterations": 2, "gradient": "truncated(3)"}, "only 2 iterations"),
         ({"slot_init": "gausian"}, "did you mean 'gaussian'"),
         ({"num_iterations": 0}, "num_iterations=0"),

@@ -125,5 +125,5 @@ def test_training_compiles_once(monkeypatch):
 
 @pytest.mark.parametrize("settings", [{"tol": 1e-3}, {"gradient": "exact(gmres)"}])
 def test_what_stops_by_what_it_finds_is_not_compiled(settings):
-    with pytest.raises(UserError, match="compile: goes with a fixed number of iterations"):
+    with pytest.raises(UserError, match="compile: needs a fixed number of iterations"):
         module(SLATEModule, compile=True, **settings)

@@ -42,15 +42,15 @@ def test_overrides_reach_the_model_and_null_turns_a_trick_off_and_leaves_the_oth
 
 
 MISTAKES = {
-    "model.num_slots": ("six", "model.num_slots=six: a whole number from 1 on is needed"),
-    "model.optimization.clip_norm": ("x", "model.optimization.clip_norm=x: a number above 0 or null is needed"),
+    "model.num_slots": ("six", "model.num_slots=six: expected a positive whole number"),
+    "model.optimization.clip_norm": ("x", "model.optimization.clip_norm=x: expected a number above 0 or null"),
     "model.optimization.decay": (
         "plato",
-        "decay=plato: one of plateau, half_life or null is needed; did you mean 'plateau'",
+        "decay=plato: expected one of plateau, half_life or null; did you mean 'plateau'",
     ),
-    "data.image_size": ([1], r"data.image_size=\[1\]: a multiple of 4 from 4 on is needed"),
-    "trainer.max_steps": ("many", "trainer.max_steps=many: a whole number from 1 on, or -1 for no end is needed"),
-    "seed_everything": ("false", "seed_everything=False: a whole number from 0 to 4294967295 or True is needed"),
+    "data.image_size": ([1], r"data.image_size=\[1\]: expected a positive multiple of 4"),
+    "trainer.max_steps": ("many", "trainer.max_steps=many: expected a positive whole number, or -1 for no end"),
+    "seed_everything": ("false", "seed_everything=False: expected a whole number from 0 to 4294967295 or True"),
     "model.gradeint": ("implicit", "unknown key 'model.gradeint'; did you mean 'model.gradient'"),
     "model.optimization.clip_nrm": (1, "did you mean 'model.optimization.clip_norm'"),
     "data.bach_size": (3, "unknown key 'data.bach_size'; did you mean 'data.batch_size'"),
@@ -77,11 +77,11 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path, key):
     ("option", "message"),
     [
         ("--model.gradient=impliict", "unknown gradient mode 'impliict'; did you mean 'implicit'"),
-        ("--model.image_size=30", "image_size=30: a multiple of 4 from 4 on is needed"),
+        ("--model.image_size=30", "image_size=30: expected a positive multiple of 4"),
         ("--model.num_heads=3", "d_model=64 is not divisible by num_heads=3"),
         ("--model.dvae_checkpoint=/nowhere.ckpt", "/nowhere.ckpt: no such file"),
         ("--trainer.accelerator=abacus", "abacus"),
-        ("--model.optimization.clip_norm=-1", "^model.optimization.clip_norm=-1: a number above 0 or null is needed"),
+        ("--model.optimization.clip_norm=-1", "^model.optimization.clip_norm=-1: expected a number above 0 or null"),
         ("--model.image_size=64", "model.image_size=64 but data.image_size=32"),
         ("--model=implicit_slate.training.SLAET", "model: module 'implicit_slate.training' has no attribute 'SLAET'"),
         ("--data=data_modules.MirrorScene", "no attribute 'MirrorScene'; did you mean 'MirrorScenes'"),
@@ -90,7 +90,7 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path, key):
         ("--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_imags: 2}}]", "callbacks.num_images'"),
         (
             "--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_images: x}}]",
-            "^trainer.callbacks.num_images=x: a whole",
+            "^trainer.callbacks.num_images=x: expected a positive",
         ),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_training_that_goes_on_from_its_end_is_the_one_that_did_not_end_there(
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_random_weights_are_not_measured_by_mistake(tmp_path, capsys, command):
     assert main([command, *tiny_run(tmp_path / "out")[1:]]) == 2
-    message = f"implicit-slate: {command}: --ckpt_path, the checkpoint to be measured, is needed\n"
+    message = f"implicit-slate: {command}: needs --ckpt_path, the checkpoint to measure\n"
     assert capsys.readouterr().err == message and not (tmp_path / "out").exists()
 
 
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
         ),
         (
             "--trainer.callbacks=[{class_path: callbacks.FixedPointDiagnostics, init_args: {measures: []}}]",
-            "measures=[]: at least one is needed",
+            "measures=[]: expected at least one",
         ),
         ("--trainer.val_check_interval=0.5", "val_check_interval"),
         ("--model.slot_init=queries", "basins"),
@@ -221,7 +221,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
         ("--model.num_heads=5", "model.d_model=16 is not divisible by num_heads=5"),
         (
             "--model.optimization.learning_rate=null",
-            "optimization.learning_rate=null: a number above 0 is needed",
+            "optimization.learning_rate=null: expected a number above 0",
         ),
         ("--ckpt_path=last", "last: no such file"),
     ],
@@ -246,7 +246,7 @@ def test_a_callback_that_looks_at_slots_needs_a_model_with_slots(tmp_path, capsy
     callbacks = f"[{{class_path: callbacks.{kind}, init_args: {options or '{}'}}}]"
     folder = tmp_path / "out"
     assert main([*dvae, f"--trainer.callbacks={callbacks}", f"--trainer.default_root_dir={folder}"]) == 2
-    message = f"implicit-slate: trainer.callbacks: {kind} looks at slots, and a DVAEModule has none"
+    message = f"implicit-slate: trainer.callbacks: {kind} needs slots, but a DVAEModule has none"
     assert capsys.readouterr().err.splitlines()[-1] == message and not folder.exists()
 
 
@@ -270,7 +270,7 @@ def test_the_file_that_has_a_wrong_value_is_named(tmp_path):
     config = override(load_yaml(DEMO), {"model.num_slots": 0})
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
     both = ["fit", "--config", str(DEMO), "-c", str(tmp_path / "x.yaml")]
-    with pytest.raises(UserError, match=f"^{tmp_path}/x.yaml: model.num_slots=0: a whole number from 1 on is needed$"):
+    with pytest.raises(UserError, match=f"^{tmp_path}/x.yaml: model.num_slots=0: expected a positive whole number$"):
         ExperimentCLI(args=both)
     with pytest.raises(UserError, match="^model.num_slots=-1: "):
         ExperimentCLI(args=["fit", "--config", str(DEMO), "--model.num_slots=-1"])

@@ -184,5 +184,5 @@ def test_the_gradient_of_the_regulariser_goes_through_the_step_alone():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weight", [-1.0, float("nan")])
 def test_a_bad_weight_is_refused(kind, weight):
-    with pytest.raises(UserError, match="jacobian_weight=.*: a number from 0 on"):
+    with pytest.raises(UserError, match="jacobian_weight=.*: expected a number of at least 0"):
         module(kind, jacobian_weight=weight)

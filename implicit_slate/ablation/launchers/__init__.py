@@ -75,5 +75,5 @@ def launcher(options: argparse.Namespace) -> Callable[[Work], Callable[[], bool]
     for option in {option for those in LAUNCHERS.values() for option in those} - {*LAUNCHERS[name]}:
         if getattr(options, option):
             others = " or ".join(other for other, known in LAUNCHERS.items() if option in known)
-            raise UserError(f"--{option.replace('_', '-')}: is for --launcher {others}, and not for {name}")
+            raise UserError(f"--{option.replace('_', '-')}: is for --launcher {others}, not for {name}")
     return importlib.import_module(f"implicit_slate.ablation.launchers.{name}").launch

@@ -1,7 +1,7 @@
-"""`implicit-slate tune`: search the best learning rate, clip and warmup of each gradient mode, in the same way for all.
+"""`implicit-slate tune`: search for the best learning rate, clip and warmup of each gradient mode, all in the same way.
 
-NAME is a grid of ablations.yaml, whose gradient modes are tuned as their first cells have them, or an experiment file.
-Given again, it continues; given several times at once, on this or other hosts with one --storage, all take part.
+NAME is an experiment file, or a grid of ablations.yaml: then each gradient mode is tuned with the settings of its first
+cell. Repeat the command to continue. Several of them, on this or other hosts with one --storage, share the work.
 """
 
 import os
@@ -58,15 +58,15 @@ implicit-slate tune solvers --storage postgresql://USER@HOST/NAME"""
 def parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate tune", __doc__, EXAMPLES)
     parser.add_argument("name", metavar="NAME", help="a grid's name in ablations.yaml, or an experiment file")
-    parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="where grids are defined")
+    parser.add_argument("--file", type=Path, default=Path("ablations.yaml"), help="file that defines the grids")
     parser.add_argument("--modes", nargs="+", metavar="MODE", help="default: the grid's, or unrolled and implicit")
-    parser.add_argument("--trials", type=positive, default=40, help="of each mode; default: 40")
+    parser.add_argument("--trials", type=positive, default=40, help="trials per mode; default: 40")
     parser.add_argument(
-        "--storage", help="postgresql://USER@HOST/NAME or sqlite:///FILE; default: a file in the folder"
+        "--storage", help="postgresql://USER@HOST/NAME or sqlite:///FILE; default: a file in the folder of the run"
     )
-    parser.add_argument("--out", type=Path, help="the folder of the run; default: runs/tune-NAME")
-    parser.add_argument("--devices", type=positive, default=1, help="processes (GPUs) of each cell; default: 1")
-    parser.add_argument("--workers", type=positive, help="cells at a time; default: as there are GPUs or cores for")
+    parser.add_argument("--out", type=Path, help="folder of the run; default: runs/tune-NAME")
+    parser.add_argument("--devices", type=positive, default=1, help="processes (GPUs) per cell; default: 1")
+    parser.add_argument("--workers", type=positive, help="cells at a time; default: as many as GPUs or cores allow")
     return parser
 
 
@@ -96,7 +96,7 @@ def _run(target: Target, folder: Path, arguments) -> int:
 
     is_ours = (folder / "cells").is_dir() and not (folder / "grid.json").exists()
     if folder.exists() and not is_ours and any(folder.iterdir()):
-        raise UserError(f"{folder}: holds other files and no search; give another --out")
+        raise UserError(f"{folder}: holds other files, but no search; give another --out")
     origins = {f"{arguments.name}, gradient {mode}": config for mode, config in target.configs.items()}
     run = RunFolder(folder, {})
     with fork_server():

@@ -108,7 +108,7 @@ class Search:
                 study.set_user_attr("preparation", wanted)
                 study.enqueue_trial(self.spaces[mode].own, skip_if_exists=True)
             elif found != wanted:
-                raise UserError(f"the storage holds a study {name!r} of another configuration; give another --out")
+                raise UserError(f"the storage holds a different study {name!r}; give another --out")
             self.studies[mode] = study
 
     def run(self, trials: int, resources: Resources) -> None:

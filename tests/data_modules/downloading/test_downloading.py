@@ -57,7 +57,7 @@ def test_a_stopped_run_goes_on_unless_the_file_has_changed(server, tmp_path, mon
     monkeypatch.setattr(transfer, "ATTEMPTS", 1)
     server.files["/a"], server.breaks = CONTENT, [100_000]
     remote = Remote(f"{server.address}/a")
-    with pytest.raises(DownloadError, match="/a: .*200000 more expected.*; the same command goes on"):
+    with pytest.raises(DownloadError, match="/a: .*200000 more expected.*; the same command continues"):
         fetch(remote, tmp_path)
     assert names(tmp_path) == [".a.part", ".a.part.version"]
     server.files["/a"] = content = CONTENT[::-1] if changed else CONTENT
@@ -99,7 +99,7 @@ def test_a_file_is_kept_when_it_is_stopped_while_its_checksum_is_computed(server
 @pytest.mark.parametrize(
     ("errors", "content", "message"),
     [
-        ([503] * 9, CONTENT, "data.h5: the server answers 503 Service Unavailable; the same command goes on"),
+        ([503] * 9, CONTENT, "data.h5: the server answers 503 Service Unavailable; the same command continues"),
         ([404], CONTENT, "data.h5: the server answers 404 Not Found"),
         ([], CONTENT[:-1], "expected 300000 bytes, but the server has 299999"),
         ([], CONTENT[::-1], "data.h5: expected sha256:.* but got .*; removed"),
@@ -115,7 +115,7 @@ def test_a_server_that_fails(server, remote, tmp_path, errors, content, message)
 
 def test_no_server(tmp_path, monkeypatch):
     monkeypatch.setattr(transfer, "PAUSE", 0.0)
-    with pytest.raises(DownloadError, match="http://127.0.0.1:9/x: .*refused.*; the same command goes on"):
+    with pytest.raises(DownloadError, match="http://127.0.0.1:9/x: .*refused.*; the same command continues"):
         fetch(Remote("http://127.0.0.1:9/x"), tmp_path)
 
 

