@@ -40,11 +40,11 @@ test:  ## set up with all extras, then run the tests
 	@$(MAKE) --no-print-directory setup EXTRAS=all
 	@$(BIN)/python -m pytest $(TEST_PROCESSES) -m "not slow"
 
-test-slow:  ## the tests that take longer, too
+test-slow:  ## also run the tests that take longer
 	@$(MAKE) --no-print-directory setup EXTRAS=all
 	@$(BIN)/python -m pytest $(TEST_PROCESSES)
 
-faults:  ## kill a grid's processes 100 times and take its disk's power 20 times: its numbers must not change (as root; long)
+faults:  ## kill a grid's processes 100 times and cut its disk's power 20 times: its numbers must not change (as root; long)
 	@$(MAKE) --no-print-directory setup EXTRAS=test
 	@$(BIN)/python -m pytest -s tests/faults
 
@@ -58,19 +58,19 @@ bench:  ## time our training step and a plain one, the Jacobian callback, our so
 	@$(BIN)/python -m benchmarks.loading
 	@$(BIN)/python -m benchmarks.generation
 
-bench-gpu:  ## what this machine's GPU does, in 8 minutes and without network: .venv's Python, else PYTHON; OUT=runs/gpu
+bench-gpu:  ## measure this machine's GPU in 8 minutes, without network, with .venv's Python, else PYTHON; OUT=runs/gpu
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
-complexity: setup  ## time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
+complexity: setup  ## measure time and memory against the number of iterations, in each gradient mode; OUT=runs/complexity
 	@$(BIN)/python -m benchmarks.complexity $(if $(OUT),--out $(OUT))
 
-paper-slice:  ## both modes at the paper's size, 4 seeds each, on one GPU: renders scenes; CELLS_PER_DEVICE=2 cells share it
+paper-slice:  ## train both modes at the paper's size, 4 seeds each, on one GPU; renders scenes first; also CELLS_PER_DEVICE=2
 	@$(MAKE) --no-print-directory setup EXTRAS=render
 	@[ -d $(SCENES) -a ! -e $(SCENES)/render.json ] || \
 		$(BIN)/implicit-slate data render --scenes 10000 --size 96 --out $(SCENES)
 	@$(MAKE) --no-print-directory ablate GRID=paper_slice
 
-tensorboard: setup  ## TensorBoard on runs/ (LOGDIR=runs/demo for a grid, or another folder)
+tensorboard: setup  ## start TensorBoard on runs/ (LOGDIR=runs/demo for a grid, or another folder)
 	@$(BIN)/implicit-slate tensorboard $(LOGDIR)
 
 docs:  ## build the documentation site into docs/_build; a warning is an error
