@@ -65,7 +65,7 @@ def test_a_number_of_steps_that_is_none_is_a_line(grids):
     experiment = grids.path / "experiment.yaml"
     experiment.write_text(experiment.read_text().replace("max_steps: 60", "max_steps: many"))
     status, _, err = grids.run("one")
-    assert status == 2 and err.startswith("implicit-slate: ") and "trainer.max_steps=many: a whole number" in err
+    assert status == 2 and err.startswith("implicit-slate: ") and "trainer.max_steps=many: expected a positive whole number" in err
     assert err.count("\n") == 1 and not (grids.path / "runs").exists()
 
 

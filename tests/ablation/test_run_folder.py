@@ -53,7 +53,7 @@ def test_comments_do_not_count_and_a_torn_file_is_written_anew(grids, run, file)
     "name, devices, place, message",
     [
         ("ends", 2, "run", "devices differs"),
-        ("pair", None, "run", r"other cells \(as end=well,seed=0\)"),
+        ("pair", None, "run", r"other cells \(such as end=well,seed=0\)"),
         ("ends", None, ".", "other files"),
         ("ends", None, "experiment.yaml", "is not a folder"),
     ],
@@ -69,7 +69,7 @@ def test_a_run_whose_grid_file_is_gone_is_known_by_its_cells(grids, run):
     before = (run.path / "grid.json").read_text()
     (run.path / "grid.json").unlink()
     folder, _, preparations = grids.plan("pair")
-    with pytest.raises(UserError, match=r"other cells \(as end="):
+    with pytest.raises(UserError, match=r"other cells \(such as end="):
         command._check_folder(folder, preparations)
     command._begin(*grids.plan("ends"))
     assert (run.path / "grid.json").read_text() == before
