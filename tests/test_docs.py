@@ -114,6 +114,8 @@ def test_the_python_of_a_document_runs(name, tmp_path, monkeypatch, state):  # n
             pytest.skip("the weights of FID are not here")
     monkeypatch.chdir(tmp_path)
     torch.save({"model": state}, "public.pt")
+    sizes = ["--num-slots", "3", "--num-iterations", "3", "--num-slot-heads", "1", "--num-heads", "4"]
+    assert main(["import-checkpoint", "public.pt", "CKPT", *sizes]) == 0
     grid = Grid(tmp_path / "runs" / "demo")
     for gradient in ("unrolled", "implicit"):
         grid.cell(gradient, clip="on")

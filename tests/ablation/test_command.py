@@ -65,8 +65,8 @@ def test_a_number_of_steps_that_is_none_is_a_line(grids):
     experiment = grids.path / "experiment.yaml"
     experiment.write_text(experiment.read_text().replace("max_steps: 60", "max_steps: many"))
     status, _, err = grids.run("one")
-    assert status == 2 and err.startswith("implicit-slate: ") and "trainer.max_steps=many: expected a positive whole number" in err
-    assert err.count("\n") == 1 and not (grids.path / "runs").exists()
+    assert status == 2 and "trainer.max_steps=many: expected a positive whole number" in err
+    assert err.startswith("implicit-slate: ") and err.count("\n") == 1 and not (grids.path / "runs").exists()
 
 
 @pytest.mark.parametrize("damage", [lambda file: os.truncate(file, 1000), lambda file: file.unlink()])
