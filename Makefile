@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml requirements.lock scripts/setup
 
 ablate: setup  ## run grid GRID (default: demo) and write its report under runs/GRID; also DEVICES, WORKERS, CELLS_PER_DEVICE, OUT
 	@$(BIN)/implicit-slate ablate $(GRID) $(if $(OUT),--out $(OUT)) $(if $(DEVICES),--devices $(DEVICES)) \
-		$(if $(WORKERS),--workers $(WORKERS)) $(if $(CELLS_PER_DEVICE),--cells-per-device $(CELLS_PER_DEVICE)) $(if $(STORAGE),$(error STORAGE is gone: hosts share the folder OUT))
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(CELLS_PER_DEVICE),--cells-per-device $(CELLS_PER_DEVICE))
 	@$(if $(filter demo,$(GRID)),$(BIN)/implicit-slate evaluate $(or $(OUT),runs/demo) --metrics reconstruction$(comma)segmentation \
 		--images 200 --draws 1 --batch-size 200)
 

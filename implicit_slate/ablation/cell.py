@@ -75,8 +75,8 @@ def check(folder: Path, content: Mapping[str, Any]) -> None:
     found = read_json(folder / "cell.json")
     if found is not None:
         old, new, absent = dict(leaves(found)), dict(leaves(content)), object()
-        for key in [*new, *old]:  # `origin` was written by earlier versions
-            if key != "origin" and old.get(key, absent) != new.get(key, absent):
+        for key in [*new, *old]:
+            if old.get(key, absent) != new.get(key, absent):
                 raise UserError(f"{folder}: holds a different cell ({key} differs); give another --out")
 
 
