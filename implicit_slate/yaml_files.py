@@ -56,7 +56,27 @@ def load_yaml(path: Path) -> dict:
         raise UserError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values")
+    for problem in _misplaced(content):
+        raise UserError(f"{path}: {problem}")
     return content
+
+
+def _misplaced(section: Any, prefix: str = "") -> Iterator[str]:
+    """What in an experiment is not where LightningCLI looks for it. That would name other keys, or drop the value."""
+    if isinstance(section, list):
+        for item in section:
+            yield from _misplaced(item, prefix)
+    if not isinstance(section, Mapping):
+        return
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        if "class_path" in section and key not in ("class_path", "init_args", "dict_kwargs"):
+            yield f"{name}: expected below {prefix}init_args"
+        if key == "class_path" and not isinstance(value, str):
+            yield f"{name}={'null' if value is None else value}: expected the name of a class"
+        if not isinstance(value, Mapping) and (key == "init_args" or (name == "trainer" and value is not None)):
+            yield f"{name}={'null' if value is None else value}: expected a group of settings"
+        yield from _misplaced(value, f"{name}.")
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

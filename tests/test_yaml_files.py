@@ -37,3 +37,24 @@ def test_malformed_yaml_is_one_line_with_file_and_line(tmp_path, text, message):
     with pytest.raises(UserError) as error:
         load_yaml(file)
     assert str(file) in str(error.value) and message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("trainer:\n- max_steps: 3\n", "trainer=[{'max_steps': 3}]: expected a group of settings"),
+        ("model: {class_path: a.B, init_args: }\n", "model.init_args=null: expected a group of settings"),
+        ("model: {class_path: a.B, size: 3}\n", "model.size: expected below model.init_args"),
+        ("model: {class_path: }\n", "model.class_path=null: expected the name of a class"),
+        (
+            "trainer: {callbacks: [{class_path: a.B, size: 3}]}\n",
+            "trainer.callbacks.size: expected below trainer.callbacks.init_args",
+        ),
+    ],
+)
+def test_what_stands_in_a_wrong_place_is_named(tmp_path, text, message):
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_yaml(file)
+    assert str(error.value) == f"{file}: {message}"
