@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ArgumentError
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -117,8 +118,9 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"model.image_size={model_size} but data.image_size={data_size}: they must be the same")
         ours = isinstance(self.datamodule, data_modules.ImageDataModule)
         epochs, most, batches = self.trainer.max_epochs, self.trainer.max_steps, self.trainer.limit_train_batches
-        if ours and epochs != -1 and most == -1 and not isinstance(batches, int):
-            ends = "epochs of our data do not end; give max_steps, or limit_train_batches"
+        is_timed = any(isinstance(callback, Timer) for callback in self.trainer.callbacks)
+        if ours and epochs != -1 and most == -1 and not (is_timed or isinstance(batches, int)):
+            ends = "epochs of our data do not end; give max_steps, max_time or limit_train_batches"
             raise UserError(f"trainer.max_epochs={epochs}: {ends}")
         channels = self.model.hparams.get("image_channels", 3)
         if channels != 3 and ours:

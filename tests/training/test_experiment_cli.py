@@ -191,7 +191,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
         ("--trainer.gradient_clip_algorithm=norm", "trainer.gradient_clip_algorithm=norm: has no effect here"),
         (
             "--trainer={max_steps: -1, max_epochs: 2}",
-            "trainer.max_epochs=2: epochs of our data do not end; give max_steps, or limit_train_batches",
+            "trainer.max_epochs=2: epochs of our data do not end; give max_steps, max_time or limit_train_batches",
         ),
         (
             "--trainer.callbacks=[{class_path: lightning.pytorch.callbacks.GradientAccumulationScheduler, "
@@ -255,6 +255,13 @@ def test_a_monitor_that_nobody_logs_is_one_line(tmp_path, capsys):
     assert main([*tiny_run(tmp_path), f"--trainer.callbacks={stopping}"]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("implicit-slate: ")]
     assert "Early stopping conditioned on metric `val/los`" in line
+
+
+def test_a_time_is_an_end_too(tmp_path):
+    options = ["--data=data_modules.Sprites", "--data.num_images=[8,8,8]", "--trainer.max_steps=-1"]
+    cli = ExperimentCLI(args=tiny_run(tmp_path, *options, "--trainer.max_time=00:00:00:01"))
+    [checkpoint] = tmp_path.rglob("*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == cli.trainer.global_step > 0
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
