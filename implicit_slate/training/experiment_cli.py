@@ -173,6 +173,10 @@ class ExperimentCLI(LightningCLI):
         """Do the work. If the input turns out to be bad before the first step, nothing of it is left behind."""
         self._trained = None  # Lightning reads the checkpoint again, and training needs the memory
         folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
+        written = folder / "config.yaml"  # by LightningCLI; without a logger, into the folder where one stands
+        files = experiment_files(self._args) if isinstance(self._args, list) else []
+        if any(file.resolve() == written.resolve() for file in files):
+            raise UserError(f"{written}: the run would overwrite it; give another trainer.default_root_dir or logger")
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             work(weights_only=True, **options)  # no code that a checkpoint may hold is run

@@ -264,6 +264,15 @@ def test_a_time_is_an_end_too(tmp_path):
     assert torch.load(checkpoint, weights_only=True)["global_step"] == cli.trainer.global_step > 0
 
 
+def test_the_file_of_the_run_is_not_overwritten(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_bytes(DEMO.read_bytes())
+    options = tiny_run(tmp_path, "--trainer.logger=false")
+    options[options.index(str(DEMO))] = str(tmp_path / "config.yaml")
+    assert main(options) == 2
+    assert f"{tmp_path}/config.yaml: the run would overwrite it" in capsys.readouterr().err.splitlines()[-1]
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [DEMO.read_bytes()]
+
+
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     def full(*args, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
