@@ -65,7 +65,8 @@ def explain(error: BaseException) -> BadKey:
         if isinstance(cause, ModuleNotFoundError):
             sentence += "; if it is your own, PYTHONPATH must name its folder"
         elif found := NO_CLASS.match(sentence):
-            sentence += nearest(found["name"], dir(sys.modules[found["module"]]))
+            module = sys.modules[found["module"]]
+            sentence += nearest(found["name"], getattr(module, "__all__", dir(module)))  # ours import when asked
         while found := KEY.match(sentence):
             key, sentence = found.groups()
             if path[-1:] != [key]:

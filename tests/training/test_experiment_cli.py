@@ -85,6 +85,7 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path, key):
         ("--model.image_size=64", "model.image_size=64 but data.image_size=32"),
         ("--model=implicit_slate.training.SLAET", "model: module 'implicit_slate.training' has no attribute 'SLAET'"),
         ("--data=data_modules.MirrorScene", "no attribute 'MirrorScene'; did you mean 'MirrorScenes'"),
+        ("--trainer.callbacks=[{class_path: callbacks.SlotUsag}]", "'SlotUsag'; did you mean 'SlotUsage'"),
         ("--model=my_models.Mine", "model: No module named 'my_models'; if it is your own, PYTHONPATH must name its"),
         ("--data=data_modules.CLEVRMirror", "data: the following arguments are required: root"),
         ("--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_imags: 2}}]", "callbacks.num_images'"),
