@@ -65,7 +65,7 @@ class SlotUsage(Probe):
     def _measure(self, trainer: Trainer, module: LightningModule, is_last: bool = False) -> None:
         super()._measure(trainer, module, is_last)
         num_slots, step = module.model.slot_attention.num_slots, trainer.global_step
-        if self._warned or not self.latest or num_slots == 1 or step < max(1, trainer.max_steps / 10):
+        if self._warned or not self.latest or num_slots == 1 or step < max(1, trainer.estimated_stepping_batches / 10):
             return
         entropy, in_use, information = (
             self.latest[f"slots/{name}"] for name in ("attention_entropy", "in_use", "information")

@@ -145,6 +145,11 @@ def test_collapse_is_said_once_with_its_numbers_and_the_step(said, attentions, m
     assert said() == expected
 
 
+def test_a_tenth_of_a_run_that_counts_epochs(said):
+    fit(module(), Collapsed(ONE, ONE, GOOD), max_steps=-1, max_epochs=5, limit_train_batches=4)
+    assert said() == []
+
+
 def test_a_single_slot_is_fine(said):
     fit(module(num_slots=1), SlotUsage(num_images=2))
     assert said() == []

@@ -41,9 +41,9 @@ def module(kind, seed=0, **options):
 def trainer(max_steps=2, callbacks=(), **options):
     return L.Trainer(
         max_steps=max_steps,
-        max_epochs=-1,
         callbacks=list(callbacks),
         **{
+            "max_epochs": -1,
             "accelerator": "cpu",
             "logger": False,
             "enable_checkpointing": False,
