@@ -10,6 +10,7 @@ import functools
 import inspect
 import math
 import numbers
+import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -49,7 +50,8 @@ def restricted(name: str, base: type | None, needed: str, fits: Callable[[Any], 
             raise NotAllowed(f"expected {needed}. Got value: {value}")
         return number if base is None else base(number)
 
-    members = {"__doc__": needed, "needed": needed, "base": base, "fits": staticmethod(fits)}
+    home = sys._getframe(1).f_globals["__name__"]  # where pickle finds it by its name, as for `ddp_spawn`
+    members = {"__doc__": needed, "__module__": home, "needed": needed, "base": base, "fits": staticmethod(fits)}
     kind = type(name, (base or object,), members)
     RESTRICTED[name] = kind
     register_type(kind, serializer=lambda value: value, deserializer=read, type_check=lambda value, kind: False)

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import pickle
 import re
 
 import lightning as L
@@ -11,6 +12,7 @@ from jsonargparse import ArgumentError
 import callbacks
 import data_modules
 from implicit_slate import training
+from implicit_slate.allowed import RESTRICTED
 from implicit_slate.errors import UserError
 from implicit_slate.models import SLATE, PropertyPredictor, SpatialBroadcast
 from implicit_slate.training import Optimization
@@ -82,3 +84,8 @@ def test_a_value_is_refused_by_both_ways_in_with_its_name_or_is_a_sensible_one(n
             line = str(error.value)
             assert (argument in line or "unknown" in line) and "\n" not in line, (case, line)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_types_of_arguments_reach_a_process_that_is_spawned():
+    ours = [kind for kind in RESTRICTED.values() if kind.__module__.startswith("implicit_slate.")]
+    assert len(ours) > 10 and all(pickle.loads(pickle.dumps(kind)) is kind for kind in ours)
