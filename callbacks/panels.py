@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from callbacks.of_slots import OfSlots
+from callbacks.of_slots import OfProbe
 from callbacks.probe import evaluating
 from implicit_slate.allowed import Checked, PositiveInt
 from implicit_slate.errors import UserError
@@ -19,7 +19,7 @@ from implicit_slate.models import SlotModel
 from implicit_slate.pictures import panel_picture, panels_npz, strip, to_png
 
 
-class Panels(Checked, OfSlots):
+class Panels(Checked, OfProbe):
     """Draws the first images of the validation split: truth | reconstructions | one mask per slot.
 
     It is drawn before training, after the validations 1, 2, 3, 5, 8, 12, 18, … (each half as many again as the one

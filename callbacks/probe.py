@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks.of_slots import OfSlots
+from callbacks.of_slots import OfProbe
 from data_modules.base import Batch
 from implicit_slate.allowed import Checked, PositiveInt
 from implicit_slate.fixed_point import NotFinite, Solution
@@ -16,7 +16,7 @@ from implicit_slate.models import SlotModel
 from implicit_slate.models.slot_attention import SlotUpdate
 
 
-class Probe(Checked, OfSlots):
+class Probe(Checked, OfProbe):
     """Base of the callbacks that measure a model's refinement; a subclass implements `measure`.
 
     The images are the first of the validation split. The initial slots are drawn once and kept in checkpoints; learned

@@ -1,14 +1,17 @@
 """SlotJacobian, GradientNorm and Divergence on a tiny SLATE under training."""
 
+import re
+
 import lightning as L
 import pytest
 import torch
 
-from callbacks import Diverged, Divergence, GradientNorm, SlotJacobian
+from callbacks import Diverged, Divergence, GradientNorm, Panels, SlotJacobian
+from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solver, dense_jacobian
 from implicit_slate.training import Optimization
 from tests.callbacks.fitting import fit, module, refinement
-from tests.tiny import Memory
+from tests.tiny import Memory, TinyImages
 
 
 def dense_norm(model, callback):
@@ -99,3 +102,17 @@ def test_divergence_names_the_step_and_keeps_the_window(factor):
     assert diverged.value.step == 4
     assert diverged.value.scalars["grad_norm"][4] > 0
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+class Bare(TinyImages):
+    @property
+    def probe(self):
+        raise AttributeError
+
+
+@pytest.mark.parametrize(("data", "found"), [(Bare(), "Bare has none"), ([TinyImages().probe(4)], "there is none")])
+@pytest.mark.parametrize("callback", [SlotJacobian, Panels])
+def test_data_without_probe_images_is_one_line(callback, data, found):
+    needed = "needs a data module with probe(num_images), a batch of validation images"
+    with pytest.raises(UserError, match=f"^trainer.callbacks: {callback.__name__} {re.escape(needed)}; {found}$"):
+        fit(module(), callback(), data=data)
