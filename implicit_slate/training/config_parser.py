@@ -5,12 +5,18 @@ import functools
 import operator
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser
 
+import callbacks
+import data_modules
+import implicit_slate
 from implicit_slate.allowed import PLAIN, RESTRICTED, NotAllowed, refusal
 from implicit_slate.errors import UserError, nearest
 
@@ -26,6 +32,10 @@ NEEDED = re.compile(
     r"Not of type (?P<restricted>\w+):|Expected an? (?:typing\.Literal(?P<words>\[.*?\])|<class '(?P<plain>[^']+)'>)"
 )
 VALUE = re.compile(r"(?:Got|Given) value: (?P<value>.*)")
+NOT_OWN = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")} | {
+    Path(package.__file__).parent for package in (implicit_slate, callbacks, data_modules)
+}  # fmt: skip
+"""Folders of code in which one looks for no mistake of one's own."""
 BY_NAME = {kind.__name__: kind for kind in PLAIN}
 
 
@@ -87,7 +97,19 @@ def explain(error: BaseException) -> BadKey:
         value = found[1].replace("NoneType", "null")  # of the only group of settings that we have
         return BadKey(f"optimization={value}: expected a group of settings", "")
     reason = " ".join(sentence.splitlines()[0].split()) if sentence else type(error).__name__
+    reason += _place(cause)
     return BadKey(f"{key}: {reason}" if key else reason, key)
+
+
+def _place(error: BaseException) -> str:
+    """Where in somebody's own module an error arose: `" (KeyError at mine.py, line 7)"`. Nothing in what is installed
+    or ours, whose sentences are about settings."""
+    frames = [] if isinstance(error, UserError) else traceback.extract_tb(error.__traceback__)
+    for frame in reversed(frames):
+        file = Path(frame.filename)
+        if file.is_file() and not any(file.is_relative_to(folder) for folder in NOT_OWN):
+            return f" ({type(error).__name__} at {file.name}, line {frame.lineno})"
+    return ""
 
 
 def _needed(sentences: str) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,23 @@ def test_the_file_of_the_run_is_not_overwritten(tmp_path, capsys):
     assert main(options) == 2
     assert f"{tmp_path}/config.yaml: the run would overwrite it" in capsys.readouterr().err.splitlines()[-1]
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [DEMO.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{}['width']", "^'width' \\(KeyError at mine.py, line 4\\)$"),
+        ("torch.zeros(2) + torch.zeros(3)", "^The size of tensor a .* \\(RuntimeError at mine.py, line 4\\)$"),
+        ("self.num_slots", "'Mine' object has no attribute 'num_slots' \\(AttributeError at mine.py, line 4\\)$"),
+    ],
+)
+def test_a_mistake_in_a_model_of_one_s_own_says_where_it_is(tmp_path, monkeypatch, line, message):
+    init = f"class Mine(SLATEModule):\n def __init__(self, **slate):\n  super().__init__(**slate); {line}\n"
+    (tmp_path / "mine.py").write_text(f"import torch; from implicit_slate.training import SLATEModule\n{init}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    with pytest.raises(UserError, match=message):
+        build(DEMO, "--model=mine.Mine")
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
