@@ -53,10 +53,18 @@ def spreads(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str], wide
     return pd.DataFrame(rows, columns=[*by, *header])
 
 
+def _is_wide(values: pd.Series) -> bool:
+    """Whether a column is averaged geometrically. A score never is: one of a seed at chance, as an FG-ARI of 0.004,
+    would drag the mean of all others towards 0."""
+    measure = EVALUATED.get(values.name) or COLUMNS.get(values.name, (None,))[0]
+    is_score = measure is not None and measure.better == "higher"
+    return not is_score and ratio(values.dropna()) >= WIDE
+
+
 def result_spreads(run: Run) -> pd.DataFrame:
     """The spreads of all results by setting and method; a diverged cell counts in the largest norms only."""
     columns = [column for column in NAMES if column != "val/loss" or run.loss == "val/loss"]  # no sum beside its parts
-    wide = [column for column in columns if ratio(run.finished[column].dropna()) >= WIDE]
+    wide = [column for column in columns if _is_wide(run.finished[column])]
     return spreads(run.finished, ["setting", "method", *run.method_axes], columns, wide)
 
 
@@ -86,7 +94,7 @@ def paired_differences(run: Run, split: str | None) -> pd.DataFrame:
     modes = [cells[cells["method"] == run.label(mode)].set_index(["setting", "seed"]) for mode in (IMPLICIT, UNROLLED)]
     rows = []
     for column in columns:
-        is_ratio = ratio(cells[column].dropna()) >= WIDE
+        is_ratio = _is_wide(cells[column])
         implicit, unrolled = ((np.log if is_ratio else np.positive)(mode[column].astype(float)) for mode in modes)
         for setting, values in (implicit - unrolled).dropna().groupby("setting", observed=True):
             if len(values) >= 2:

@@ -323,6 +323,19 @@ def test_means_are_geometric_over_orders_of_magnitude_and_diverged_cells_count_i
     assert not narrow["geometric"] and narrow["mean"] == 81 and narrow["deviation"] == pytest.approx(2**0.5)
 
 
+def test_scores_near_zero_are_averaged_and_compared_as_they_are():
+    scores = {"unrolled": (0.004, 0.35, 0.516), "implicit": (0.604, 0.55, 0.616)}
+    column = "slots/fg_ari_final"
+    rows = [
+        {"status": "complete", "gradient": mode, "seed": seed, column: score}
+        for mode in scores for seed, score in enumerate(scores[mode])
+    ]  # fmt: skip
+    spread = result_spreads(frames(rows)).set_index(["measurement", "method"])
+    assert spread.loc[(column, "unrolled"), "mean"] == pytest.approx(0.29)
+    difference = paired_differences(frames(rows), None).set_index("measurement").loc[column]
+    assert not difference.is_ratio and difference.difference == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize(
     "value, text",
     [
