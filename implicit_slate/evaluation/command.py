@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", "Using `DistributedSampler`")  # what it repeats is counted once
     warnings.filterwarnings("ignore", "The `srun` command is available")  # we start our processes ourselves
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
+    warnings.filterwarnings("ignore", ".*all_gather is deprecated")  # the same
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     gpus = torch.cuda.device_count()
     room, what = (gpus, "GPUs") if gpus else (num_cores(), "cores")
