@@ -13,7 +13,7 @@ from typing import Any, Literal
 import lightning as L
 from jsonargparse import ActionConfigFile, ArgumentError
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -161,6 +161,10 @@ class ExperimentCLI(LightningCLI):
         if self._trained is not None and "optimizer_states" not in self._trained:
             rank_zero_info(f"{self._checkpoint}: weights only; training begins with them, at step 0")
             options["ckpt_path"] = None
+        written = self._folder() / "config.yaml"  # by LightningCLI; without a logger, where experiment files may be
+        files = experiment_files(self._args) if isinstance(self._args, list) else []
+        if any(file.resolve() == written.resolve() for file in files):
+            raise UserError(f"{written}: the run would overwrite it; give another trainer.default_root_dir or logger")
         self._run(self.trainer.fit, options)
 
     def validate(self, **options) -> None:
@@ -169,14 +173,13 @@ class ExperimentCLI(LightningCLI):
     def test(self, **options) -> None:
         self._run(self.trainer.test, options)
 
+    def _folder(self) -> Path:
+        return Path(self.trainer.log_dir or self.trainer.default_root_dir)
+
     def _run(self, work: Callable, options: dict[str, Any]) -> None:
         """Do the work. If the input turns out to be bad before the first step, nothing of it is left behind."""
         self._trained = None  # Lightning reads the checkpoint again, and training needs the memory
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir)
-        written = folder / "config.yaml"  # by LightningCLI; without a logger, into the folder where one stands
-        files = experiment_files(self._args) if isinstance(self._args, list) else []
-        if any(file.resolve() == written.resolve() for file in files):
-            raise UserError(f"{written}: the run would overwrite it; give another trainer.default_root_dir or logger")
+        folder = self._folder()
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             work(weights_only=True, **options)  # no code that a checkpoint may hold is run
@@ -215,7 +218,7 @@ def run(command: str, argv: list[str]) -> int:
     for file in experiment_files(argv):
         load_yaml(file)  # for its errors, which name file and line
     try:
-        ExperimentCLI(args=[command, *argv])
+        ExperimentCLI(args=[command, *argv], save_config_callback=SaveConfigCallback if command == "fit" else None)
     except TrainingError as error:
         print(f"implicit-slate: {error}", file=sys.stderr)
         return 1

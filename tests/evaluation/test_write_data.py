@@ -59,7 +59,7 @@ def test_a_data_set_without_masks(tmp_path):
 @pytest.mark.parametrize(
     "test, message",
     [
-        (ArrayImages(np.zeros((2, 16, 16, 3), np.uint8)), "has no masks, but others have"),
+        (ArrayImages(np.zeros((2, 16, 16, 3), np.uint8)), "has no masks, but others do"),
         (ArrayImages(np.zeros((0, 16, 16, 3), np.uint8)), "is empty"),
     ],
 )

@@ -275,6 +275,14 @@ def test_the_file_of_the_run_is_not_overwritten(tmp_path, capsys):
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [DEMO.read_bytes()]
 
 
+def test_a_measurement_of_a_run_leaves_its_config_as_it_is(tmp_path):
+    ExperimentCLI(args=tiny_run(tmp_path, "--trainer.logger=false"))
+    [checkpoint] = tmp_path.rglob("*.ckpt")
+    before = (tmp_path / "config.yaml").read_bytes()
+    assert main(["validate", f"--config={tmp_path / 'config.yaml'}", f"--ckpt_path={checkpoint}"]) == 0
+    assert (tmp_path / "config.yaml").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
