@@ -1,4 +1,4 @@
-"""One LightningDataModule per data set, and the renderer of CLEVR-Mirror-like scenes (`data_modules.rendering`)."""
+"""One LightningDataModule per data set, and a renderer of CLEVR-Mirror-like scenes (`data_modules.rendering`)."""
 
 from implicit_slate import lazy
 
@@ -25,4 +25,4 @@ KINDS = {
     "clevr": "CLEVR",
     "folder": "ImageFolder",
 }
-"""What `implicit-slate data check` calls the data sets."""
+"""The names of the data sets in `implicit-slate data check`."""

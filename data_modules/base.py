@@ -1,4 +1,4 @@
-"""What all image data modules share: splits by sorted name, loaders that are the same run after run, probe images."""
+"""Base of all image data modules: splits by sorted name, reproducible loaders, probe images."""
 
 import os
 from collections.abc import Sequence
@@ -19,15 +19,16 @@ Item = TypeVar("Item")
 
 
 class Images(Protocol):
-    """Images that are read a batch at a time."""
+    """Images that are read in batches."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        """`image`: float32 (B, 3, H, W) in [0, 1]; `mask`, where there is one: int64 (B, H, W), 0 = background;
-        `index`: int64 (B,), which images of the split they are.
+        """A batch with these keys:
 
-        `properties`, where they are asked for: float32 (B, M, P), see `data_modules.scene_properties`.
+        `image`: float32 (B, 3, H, W) in [0, 1]. `index`: int64 (B,), the images' positions in the split. `mask`, if the
+        data has masks: int64 (B, H, W), 0 = background. `properties`, if requested: float32 (B, M, P), see
+        `data_modules.scene_properties`.
         """
 
 
@@ -62,12 +63,12 @@ class ArrayImages:
         return sum(array.nbytes for array in self.arrays.values())
 
     def move_to(self, device: torch.device) -> None:
-        """Moves the bytes to the device; batches are made there from now on."""
+        """Moves the arrays to `device`, where all later batches are made."""
         self.arrays = {name: array.to(device) for name, array in self.arrays.items()}
 
 
 class Splits(NamedTuple):
-    """The three parts of a data set."""
+    """The three splits of a data set."""
 
     train: Images
     val: Images
@@ -75,7 +76,7 @@ class Splits(NamedTuple):
 
 
 def split_70_15_15(items: Sequence[Item], place: object) -> tuple[Sequence[Item], Sequence[Item], Sequence[Item]]:
-    """First 70%, next 15%, last 15% of `items` (sorted by name). UserError naming `place` if a part would be empty."""
+    """First 70%, next 15%, last 15% of `items` (sorted by name). UserError naming `place` if a split would be empty."""
     n = len(items)
     first, second = n * 70 // 100, n * 85 // 100
     parts = items[:first], items[first:second], items[second:]
@@ -86,17 +87,17 @@ def split_70_15_15(items: Sequence[Item], place: object) -> tuple[Sequence[Item]
 
 
 class ImageDataModule(Checked, LightningDataModule):
-    """Base of the data modules: a subclass says what its splits are.
+    """Base of the data modules: a subclass defines its splits.
 
     Args:
-        image_size: side H = W in pixels; a multiple of 4, since a token stands for 4 × 4 pixels.
-        batch_size: of each process.
-        num_workers: processes that load; 0 for data in memory.
-        seed: of the order of training examples; None: the run's own (`seed_everything`).
+        image_size: height and width in pixels; a multiple of 4, since a token represents 4 × 4 pixels.
+        batch_size: images per batch and process.
+        num_workers: number of loading processes; 0 for data in memory.
+        seed: seed of the order of training examples; None: the run's seed (`seed_everything`).
     """
 
     on_device = False
-    """Whether all images of a split, which are `ArrayImages`, are kept in the memory of the trainer's device."""
+    """Whether all images of a split are kept in the memory of the trainer's device. They must be `ArrayImages`."""
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class ImageDataModule(Checked, LightningDataModule):
         self.splits: Splits | None = None
 
     def load(self) -> Splits:
-        """Reads the data, or prepares to read it. UserError names what is missing or wrong."""
+        """Reads the data, or prepares reading it. UserError names what is missing or wrong."""
         raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
@@ -118,12 +119,12 @@ class ImageDataModule(Checked, LightningDataModule):
             self.splits = self.load()
 
     def probe(self, num_images: int) -> Batch:
-        """A batch of the first `num_images` images of the validation split: the same in every run."""
+        """The first `num_images` validation images as one batch, the same in every run."""
         return self.splits.val[list(range(min(num_images, len(self.splits.val))))]
 
     def train_dataloader(self) -> DataLoader:
         """Endless batches, starting at the trainer's step. UserError for a trainer with `overfit_batches`."""
-        if self.trainer and self.trainer.overfit_batches:  # Lightning would make its own batches, of one image
+        if self.trainer and self.trainer.overfit_batches:  # Lightning would make its own batches of one image
             raise UserError(f"overfit_batches={self.trainer.overfit_batches}: batches would be of one image; "
                             "train on fewer images instead")  # fmt: skip
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
@@ -149,7 +150,7 @@ class ImageDataModule(Checked, LightningDataModule):
         if self.on_device:
             self._move(images)
             return DataLoader(images, batch_size=None, sampler=sampler)
-        # batch_size=None: the sampler gives whole batches of indices, and the images are read a batch at a time.
+        # batch_size=None: the sampler yields whole batches of indices, and the images are read in batches.
         return DataLoader(
             images,
             batch_size=None,

@@ -1,10 +1,15 @@
-"""Decoded, resized images kept once beside their source, as arrays of bytes that processes map into memory.
+"""A cache of decoded, resized images beside their source, as byte arrays that processes map into memory.
 
-An entry is a folder, `<split>-<size>-<what>-v<version>-<files>/`, with `images.npy`, uint8 (N, 3, size, size), where
-there are masks `masks.npy`, uint8 (N, size, size), where a source counts something `counts.npy`, and `entry.json`,
-which says which of these there are, of what shape and type. Its name holds a hash of all that it was made of: names,
-sizes and times of the files, and how they are cropped and resized. So an entry is never changed: it is made in a folder
-of another name, and renamed when it is whole. An entry that is damaged nevertheless is made again.
+An entry is a folder `<split>-<size>-<what>-v<version>-<files>/` with these files:
+
+- `images.npy`: uint8 (N, 3, size, size).
+- `masks.npy`: uint8 (N, size, size), if there are masks.
+- `counts.npy`: if the source counts something.
+- `entry.json`: which of these arrays exist, with their shapes and types.
+
+The folder's name contains hashes of everything the entry was made from: names, sizes and modification times of the
+files, and how they are cropped and resized. So an entry never changes: it is written to a folder of another name, which
+is renamed once complete. A damaged entry is made again.
 """
 
 import errno
@@ -30,16 +35,16 @@ from data_modules.sources import Source
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
 
-VERSION = 2  # of how images are decoded and kept; another one makes every entry anew
+VERSION = 2  # of decoding and of the format; changing it makes every entry again
 CONTENTS = "entry.json"
 
 
 class CachedImages(ArrayImages):
-    """The images of an entry, mapped into memory: processes share them, and a pickle holds only their place.
+    """The images of an entry, mapped into memory: processes share them, and a pickle contains only their path.
 
     Args:
-        rows: those of the entry that are used, int (n,); None: all.
-        properties: of all images of the entry, float32 (N, M, P); None: there are none.
+        rows: int (n,), the images of the entry that are used; None: all.
+        properties: float32 (N, M, P), of all images of the entry; None: there are none.
     """
 
     def __init__(self, entry: Path, rows: np.ndarray | None = None, properties: torch.Tensor | None = None):
@@ -51,7 +56,7 @@ class CachedImages(ArrayImages):
         if properties is not None:
             self.arrays["properties"] = properties
         self.counts = np.load(counts) if counts.exists() else None
-        """int (N,), of all images of the entry."""
+        """int (N,), for all images of the entry."""
 
     def select(self, rows: np.ndarray) -> "CachedImages":
         return CachedImages(self.entry, rows)
@@ -75,24 +80,24 @@ class CachedImages(ArrayImages):
 
 
 def open_cache(source: Source, split: str, root: Path, folder: Path, selection: object = None) -> CachedImages:
-    """The source's decoded images: those kept in `folder`, or decoded now, with a progress bar.
+    """The source's decoded images: from the cache in `folder`, or else decoded now, with a progress bar.
 
-    Of several processes that need them at once, one decodes and the others wait.
+    If several processes need them at the same time, one decodes and the others wait.
 
     Args:
-        split: names the entry.
-        root: the data set's folder, or its file. It is known by its place as seen from `folder`, and files by their
-            names below it, so that a data set may move with its cache.
-        selection: what part of the data set is used. An entry replaces older ones of the same data set and selection.
+        split: part of the entry's name.
+        root: the data set's folder or file. It is identified by its path relative to `folder`, and its files by their
+            paths relative to `root`, so a data set can be moved together with its cache.
+        selection: which part of the data set is used. An entry replaces older ones of the same data set and selection.
 
     Raises:
-        UserError: a source file is missing or cannot be decoded; `folder` cannot be written, or its disk is full.
-            Nothing is left behind then.
+        UserError: a source file is missing or cannot be decoded, `folder` cannot be written, or its disk is full. In
+            these cases nothing is left behind.
     """
     root = root.parent if root.is_file() else root
     place = os.path.relpath(root, folder)
     elsewhere = [place] if place != os.pardir else []
-    # The 1 and no place within `root` make the names that version 1 gave, whose entries are then replaced, too.
+    # The 1, and no `place` for a cache in `root`, give the names of version 1, so that its entries are replaced, too.
     made_of = f"{split}-{source.size}-{_hash([1, source, selection, *elsewhere])[:8]}"
     entry = folder / f"{made_of}-v{VERSION}-{_hash(_listing(source, root))[:16]}"
     try:
@@ -123,14 +128,14 @@ def _alone_in(folder: Path) -> AbstractContextManager:
 
 
 def _kept(entry: Path) -> CachedImages | None:
-    """What the entry holds; None if it is not there, or damaged."""
+    """The images of the entry; None if it is missing or damaged."""
     if not entry.is_dir():
         return None
     try:
         images = CachedImages(entry) if json.loads((entry / CONTENTS).read_text()) == _contents(entry) else None
     except PermissionError:
         raise
-    except Exception:  # numpy's readers raise many kinds
+    except Exception:  # numpy's readers raise many types of errors
         images = None
     if images is None:
         rank_zero_info(f"{entry}: is damaged; its images are decoded anew")
@@ -138,13 +143,13 @@ def _kept(entry: Path) -> CachedImages | None:
 
 
 def _contents(entry: Path) -> dict[str, list]:
-    """The arrays that an entry has: file name, and shape and type."""
+    """The shape and type of each array of an entry, by file name."""
     arrays = {path.name: np.load(path, mmap_mode="r") for path in entry.glob("*.npy")}
     return {name: [[*array.shape], str(array.dtype)] for name, array in arrays.items()}
 
 
 def _build(source: Source, split: str, entry: Path) -> None:
-    for left in entry.parent.glob(".new-*"):  # by processes that were killed: we have the lock
+    for left in entry.parent.glob(".new-*"):  # by processes that were killed: this process holds the lock
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=entry.parent, prefix=".new-") as new:
         made = Path(new, "entry")
@@ -159,7 +164,7 @@ def _build(source: Source, split: str, entry: Path) -> None:
 
 
 def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:
-    """Writes the arrays. Returns the files whose colours were converted, with their modes."""
+    """Writes the arrays. Returns the files whose colours were converted, with their Pillow modes."""
     total = source.count()
     if 3 * source.size**2 * (total or 0) > shutil.disk_usage(folder).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -182,8 +187,8 @@ def _write(source: Source, split: str, folder: Path) -> list[tuple[Path, str]]:
 
 
 class _Appended:
-    """A .npy file of bytes that grows along its first dimension. It is written, not mapped: a full disk is an OSError
-    when one writes, but a crash when one maps."""
+    """A .npy file of bytes that grows along its first dimension. It is written, not memory-mapped: on a full disk,
+    writing raises OSError, but a mapping crashes the process."""
 
     def __init__(self, path: Path):
         self.path, self.file, self.shape = path, None, None
@@ -207,10 +212,10 @@ class _Appended:
                 self.file.seek(0)
                 self._write_header()
                 self.file.flush()
-                os.fsync(self.file.fileno())  # what is renamed is whole, also after a loss of power
+                os.fsync(self.file.fileno())  # so that a renamed entry is complete even after a power cut
 
     def _write_header(self) -> None:
-        # numpy leaves room in it for the first dimension to grow
+        # numpy's header leaves room for the first dimension to grow
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(self.file, header)
 
@@ -233,4 +238,4 @@ def _hash(parts) -> str:
 
 
 def _mapped(path: Path) -> torch.Tensor:
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c": torch warns of arrays that cannot be written
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # "c": torch warns about read-only arrays

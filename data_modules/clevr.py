@@ -1,4 +1,4 @@
-"""CLEVR with masks (multi-object data sets; Locatello et al. 2020), from TFRecords or HDF5."""
+"""CLEVR with masks (of DeepMind's multi-object data sets; used by Locatello et al. 2020), from TFRecords or HDF5."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,26 +21,27 @@ from implicit_slate.errors import UserError
 
 SIZE = (320, 240)
 CROP = Crop(SIZE, (64, 29, 256, 221))
-"""Columns 64:256 and rows 29:221, as the source has it."""
+"""Columns 64:256 and rows 29:221, as in Locatello et al. 2020."""
 NUM_OBJECTS = range(3, 11)
 Scene = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 SUFFIXES = (".tfrecords", ".tfrecord", ".h5", ".hdf5")
 
 
 class CLEVR(CachedDataModule):
-    """Scenes of 3 to 10 objects, with masks, cropped as in the source.
+    """Scenes of 3 to 10 objects, with masks, cropped to rows 29:221 and columns 64:256.
 
-    The file is `clevr_with_masks_train.tfrecords` as distributed, of Examples with the features `image`, `mask` and
-    `visibility`; or an HDF5 file with these names: `image`, uint8 (N, 240, 320, 3); `mask`, uint8 (N, K, 240, 320, 1),
-    a layer for each entity with the background first; and, if it is there, `visibility`, (N, K), 1 for the entities
-    that the scene has, the background among them. The first `num_train` scenes train, the `num_eval` after them test,
-    and the `num_eval` after those validate.
+    The file is either `clevr_with_masks_train.tfrecords` as distributed, whose Examples have the features `image`,
+    `mask` and `visibility`, or an HDF5 file with datasets of these names: `image`, uint8 (N, 240, 320, 3); `mask`,
+    uint8 (N, K, 240, 320, 1), one layer per entity, background first; and optionally `visibility`, (N, K), 1 for each
+    entity in the scene, background included. The first `num_train` scenes are for training, the next `num_eval` for
+    testing, the next `num_eval` for validation.
 
     Args:
-        root: the file, or the folder that holds it alone.
-        max_objects: leave out scenes of more objects; 6: CLEVR6. Test and validation have `num_eval` without them.
-        num_train: scenes of the training split, before any is left out.
-        num_eval: scenes of the test split, and of the validation split.
+        root: the file, or a folder with only this one data file.
+        max_objects: leave out scenes with more objects; 6 gives CLEVR6. The test and validation splits still have
+            `num_eval` scenes each.
+        num_train: size of the training split, before scenes are left out.
+        num_eval: size of the test split and of the validation split.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class CLEVR(CachedDataModule):
     may_be_a_file = True
 
     def sources(self) -> dict[str, Source]:
-        """All scenes of the file, whatever split they are of."""
+        """One source: the scenes of all splits."""
         path = self._file()
         kind = TFRecordScenes if path.suffix.startswith(".tf") else HDF5Scenes
         return {"scenes": kind(path, self.image_size)}
@@ -86,7 +87,7 @@ class CLEVR(CachedDataModule):
         self._split(np.array([len(each.labels or ()) for each in examined], int))
 
     def _split(self, num_objects: np.ndarray) -> Splits:
-        """The numbers of the scenes of each split, from the numbers of objects of all scenes, int (N,)."""
+        """The indices of each split's scenes, given the number of objects in every scene, int (N,)."""
         fits, rows = num_objects <= (self.max_objects or np.inf), np.arange(len(num_objects))
         train, rest = rows[fits & (rows < self.num_train)], rows[fits & (rows >= self.num_train)]
         test, val = rest[: self.num_eval], rest[self.num_eval : 2 * self.num_eval]
@@ -114,7 +115,7 @@ class CLEVR(CachedDataModule):
 
 @dataclass(frozen=True)
 class Scenes(Source):
-    """All scenes of a file; a subclass says how they are stored. A piece is a scene's number, and what is there."""
+    """All scenes of a file; a subclass says how they are stored. A piece is (scene number, stored data)."""
 
     path: Path
     size: int
@@ -123,12 +124,12 @@ class Scenes(Source):
         return f"{type(self).__name__}({self.path.name!r}, {self.size}, {CROP}, counts=objects)"
 
     def scene(self, number: int, stored: Any) -> Scene:
-        """The image, uint8 (240, 320, 3); the layers, uint8 (K, 240, 320), 0 where the entity is not seen, with the
-        background first; and the visibility, (K,), or None. UserError names the file and the scene's number."""
+        """The image, uint8 (240, 320, 3); the mask layers, uint8 (K, 240, 320), background first, 0 where the entity is
+        not visible; and the visibility, (K,), or None. UserError names the file and the scene's number."""
         raise NotImplementedError
 
     def decode(self, piece: tuple[int, Any]) -> Decoded:
-        """Counts the objects of the whole scene; the crop may hide some."""
+        """The count is of objects in the whole scene; the crop may remove some."""
         pixels, layers, visibility = self.scene(*piece)
         self._check(piece[0], len(layers), visibility)
         image = CROP.apply(Image.fromarray(pixels), self.path)
@@ -150,7 +151,7 @@ class Scenes(Source):
 
 
 class TFRecordScenes(Scenes):
-    """The scenes of a TFRecord file, stored as records."""
+    """The scenes of a TFRecord file, one per record."""
 
     def stored(self) -> Iterator[tuple[int, bytes]]:
         return enumerate(tfrecords.read_records(self.path))
@@ -174,7 +175,7 @@ class TFRecordScenes(Scenes):
 
 
 class HDF5Scenes(Scenes):
-    """The scenes of an HDF5 file, read by their numbers."""
+    """The scenes of an HDF5 file, read by scene number."""
 
     def count(self) -> int:
         with self._opened() as (images, _, _):

@@ -1,4 +1,4 @@
-"""CLEVR-Mirror in the layout of SLATE's authors, also as `implicit-slate data render` writes it."""
+"""CLEVR-Mirror in the layout of SLATE's authors, which `implicit-slate data render` also writes."""
 
 import re
 from pathlib import Path
@@ -18,13 +18,13 @@ SUFFIXES = {"images": ".png", "masks": ".png", "scenes": ".json"}
 
 
 class CLEVRMirror(CachedDataModule):
-    """A folder with `images/*.png` and, where there are some, `masks/<same name>.png` and `scenes/<same name>.json`.
+    """A folder with `images/*.png` and optionally `masks/<same name>.png` and `scenes/<same name>.json`.
 
-    By sorted name the first 70% train, the next 15% validate, the last 15% test.
+    Sorted by name, the first 70% are for training, the next 15% for validation, the last 15% for testing.
 
     Args:
-        root: the folder that holds `images`.
-        properties: add the properties of the objects, out of `scenes`, to a batch; see `data_modules.scene_properties`.
+        root: the folder that contains `images`.
+        properties: add the objects' properties, from `scenes`, to each batch; see `data_modules.scene_properties`.
     """
 
     def __init__(

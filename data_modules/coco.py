@@ -20,28 +20,28 @@ from implicit_slate.allowed import MultipleOf4, PositiveInt
 from implicit_slate.errors import UserError
 
 ZOO_NAMES = {"train": "train", "val": "validation", "test": "test"}
-"""What FiftyOne calls the splits."""
+"""FiftyOne's names of the splits."""
 SIZES = {"train": 118_287, "val": 5_000}
-"""Images of COCO-2017."""
-MAX_INSTANCES = 255  # in a mask of bytes
+"""Number of images in COCO-2017."""
+MAX_INSTANCES = 255  # that a uint8 mask can label
 
 
 class COCO(CachedDataModule):
-    """Photographs with instance masks: the original training and validation split; the test split has images only.
+    """Photographs with instance masks, in the original training and validation splits; the test split has no masks.
 
     `root` is either a folder of FiftyOne's zoo (its FIFTYONE_DATASET_ZOO_DIR), with `coco-2017/raw/instances_*.json`
     and `coco-2017/<train|validation|test>/data/*.jpg`, or a plain COCO folder, with `annotations/instances_*.json`,
-    `train2017/`, `val2017/` and `test2017/`. The test images may be missing as long as nobody tests.
+    `train2017/`, `val2017/` and `test2017/`. The test images are needed only for testing.
 
-    A mask has a number for each instance of an image; where two overlap, the smaller one is on top. Crowds are left
-    out, so their pixels are background; `num_crowds` counts them, by split.
+    A mask numbers the instances of an image; where two overlap, the smaller one is on top. Crowd annotations are left
+    out, so their pixels are background; `num_crowds` counts them per split.
 
     Args:
-        root: the folder of the copy.
-        max_samples: use the first so many images of each split, by id. A partial copy in the zoo needs it.
+        root: the folder of the data.
+        max_samples: use only this many images of each split, the first by id. Required for a partial copy in the zoo.
     """
 
-    crop = CENTRE  # and not turned upright: the annotations are of the pixels as they are stored
+    crop = CENTRE  # not turned upright by EXIF: the annotations refer to the pixels as stored
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class COCO(CachedDataModule):
         return sources | {"test": FileSource([Item(folder / name) for name in names], self.image_size, self.crop)}
 
     def sources_to_check(self) -> dict[str, Source]:
-        import_coco_utils()  # a missing one is no problem of the data
+        import_coco_utils()  # if FiftyOne is missing, the data is not to blame
         return self.sources()
 
     def load(self) -> Splits:
@@ -99,8 +99,8 @@ class COCO(CachedDataModule):
         return examined._replace(labels=range(1, 1 + len(piece.instances)))
 
     def _locate(self, key: str) -> tuple[Path, Path, bool]:
-        """Where images and annotations of a split must be, and whether some images may be missing, as in a part of the
-        zoo. UserError if `root` is nothing like COCO-2017."""
+        """(image folder, annotation file, partial): where a split's files must be, and whether images may be missing,
+        as in a partial download by the zoo. UserError if `root` has neither layout of COCO-2017."""
         zoo, plain, file = self.root / "coco-2017", self.root / "annotations", f"instances_{key}2017.json"
         if zoo.is_dir():
             return zoo / ZOO_NAMES[key] / "data", zoo / "raw" / file, True
@@ -127,13 +127,13 @@ class COCO(CachedDataModule):
 
 
 class Annotated(NamedTuple):
-    """An image of a split."""
+    """An image of a split with its annotations."""
 
     image: Path
     size: Size
-    """That the annotations say."""
+    """According to the annotations."""
     things: Sequence[Any]
-    """FiftyOne's `COCOObject` of each instance, crowds among them."""
+    """FiftyOne's `COCOObject` of each annotation, including crowds."""
 
     @property
     def instances(self) -> list[Any]:
@@ -142,15 +142,15 @@ class Annotated(NamedTuple):
 
 @dataclass(frozen=True)
 class AnnotatedImages(Source):
-    """The images of a split that its annotations list, by id, with masks of their instances.
+    """The images of a split that are listed in its annotations, ordered by id, with instance masks.
 
     Args:
         images: the folder of the images.
         annotations: the JSON file of the annotations.
-        partial: images that the annotations list may be missing.
-        max_samples: the first so many images; None: all.
-        wrong: is told because of what the split cannot be loaded.
-        suspect: is told what loading does not mind.
+        partial: whether listed images may be missing.
+        max_samples: use only this many images, the first ones; None: all.
+        wrong: called with each problem that prevents loading the split.
+        suspect: called with each problem that does not prevent it.
     """
 
     images: Path
@@ -166,7 +166,7 @@ class AnnotatedImages(Source):
         return f"AnnotatedImages({self.partial}, {self.max_samples}, {self.size}, {self.crop})"
 
     def count(self) -> int:
-        """Unless there are images that nothing lists."""
+        """Too large if the folder has images that are not listed."""
         return len(list_images(self.images)[: self.max_samples])
 
     def files(self) -> list[Path]:
@@ -214,22 +214,22 @@ class AnnotatedImages(Source):
         )
 
     def label_map(self, piece: Annotated) -> np.ndarray:
-        """uint8 (height, width): 0 = background, i = the i-th instance. See `overlay`."""
+        """uint8 (height, width): 0 = background, i = the i-th instance; see `overlay`."""
         masks, corners = [], []
         for thing in piece.instances:
             try:
                 detection = thing.to_detection(piece.size, load_segmentation=True)
-            except Exception as error:  # pycocotools has no errors of its own
+            except Exception as error:  # pycocotools has no error types of its own
                 what = f"annotation {thing.id} of {piece.image.name}"
                 raise UserError(f"{self.annotations}: {what}: FiftyOne cannot read it ({error!r})") from None
             if detection is not None and detection.mask is not None:
                 masks.append(detection.mask)
                 left, top, *_ = thing.bbox
-                corners.append((round(top), round(left)))  # where FiftyOne crops the mask
+                corners.append((round(top), round(left)))  # the corner of FiftyOne's cropped mask
         return overlay(masks, corners, *piece.size[::-1])
 
     def faults(self, piece: Annotated, found: Size | None) -> Iterator[str]:
-        """Why the annotations are not of the image, which is of the size `found`; None: nobody knows."""
+        """Why the annotations do not fit the image, whose size is `found` (None: unknown)."""
         if found not in (None, piece.size):
             wanted, found = ("{} × {}".format(*size) for size in (piece.size, found))
             yield f"{piece.image}: expected {wanted} pixels by {self.annotations}, found {found}"
@@ -246,7 +246,7 @@ def list_images(folder: Path) -> list[str]:
 
 
 def import_coco_utils() -> ModuleType:
-    """`fiftyone.utils.coco`; imported where it is needed, since that takes seconds. UserError if it is missing."""
+    """`fiftyone.utils.coco`, imported only when needed because that takes seconds. UserError if it is missing."""
     os.environ.setdefault("FIFTYONE_DO_NOT_TRACK", "true")
     try:
         import fiftyone.utils.coco
@@ -258,15 +258,15 @@ def import_coco_utils() -> ModuleType:
 
 
 def overlay(masks: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], height: int, width: int) -> np.ndarray:
-    """One map of an image's instances.
+    """One label map of an image's instances.
 
     Args:
         masks: bool (h, w), each cropped to its box.
         corners: (top, left) of each box.
 
     Returns:
-        uint8 (height, width): 0 = background, i = the i-th instance. Where instances overlap, the one of the smaller
-        area is on top, and the later one of two of the same area.
+        uint8 (height, width): 0 = background, i = the i-th instance. Where instances overlap, the one with the smaller
+        area is on top; of two with equal areas, the later one.
     """
     labels = np.zeros((height, width), np.uint8)
     for i in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
@@ -277,20 +277,20 @@ def overlay(masks: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], hei
 
 
 def check_mask(segmentation: Any, width: int, height: int) -> None:
-    """ValueError if the polygons or the run-length code make no mask of an image of that size."""
+    """ValueError if the polygons or the run-length code are not a valid mask of an image of this size."""
     from pycocotools import mask
 
     try:
         if isinstance(segmentation, list):
-            if not segmentation or any(len(part) < 6 for part in segmentation):  # pycocotools takes four for a box
+            if not segmentation or any(len(part) < 6 for part in segmentation):  # pycocotools reads four as a box
                 raise ValueError("a polygon has at least three corners")
             segmentation = mask.frPyObjects(segmentation, height, width)
         elif isinstance(segmentation["counts"], list):
-            if (total := sum(segmentation["counts"])) != width * height:  # pycocotools fills up what is missing
+            if (total := sum(segmentation["counts"])) != width * height:  # pycocotools would fill in missing pixels
                 raise ValueError(f"its run-length code has {total} pixels")
             segmentation = mask.frPyObjects(segmentation, height, width)
         found = mask.decode(segmentation).shape
-    except Exception as error:  # pycocotools has no errors of its own
+    except Exception as error:  # pycocotools has no error types of its own
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
     if found[:2] != (height, width):
         raise ValueError(f"its run-length code is of {found[1]} × {found[0]}")

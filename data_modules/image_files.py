@@ -1,4 +1,4 @@
-"""Images and masks in files: decoded, checked, cropped and resized; errors say which file and what was expected."""
+"""Images and masks in files: decoded, checked, cropped and resized; errors name the file and what was expected."""
 
 import io
 import warnings
@@ -13,22 +13,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from implicit_slate.errors import UserError
 
-warnings.filterwarnings("ignore", module="PIL")  # what they tell of a file does not name it
+warnings.filterwarnings("ignore", module="PIL")  # these warnings do not name the file
 File = Path | zipfile.Path
 Size = tuple[int, int]
-"""Width and height in pixels, as Pillow has them."""
+"""Width and height in pixels, as in Pillow."""
 
-DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes of more than 8 bits, which it would clip
+DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # Pillow's modes with more than 8 bits, which conversion to RGB would clip
 
 
 @dataclass(frozen=True)
 class Crop:
-    """The square part of an image that is used, and the sizes that the image may have.
+    """The square part of an image that is used, and the allowed sizes of the image.
 
     Args:
-        expected: width and height; or "square", or "any".
-        box: left, top, right, bottom in pixels; None: the largest square in the middle.
-        upright: turn the image first as its EXIF data say, which is how photographs are shown.
+        expected: (width, height), "square" or "any".
+        box: left, top, right, bottom in pixels; None: the largest centred square.
+        upright: first turn the image according to its EXIF data, as viewers of photographs do.
     """
 
     expected: Size | Literal["square", "any"] = "any"
@@ -36,7 +36,7 @@ class Crop:
     upright: bool = False
 
     def apply(self, image: Image.Image, file: File) -> Image.Image:
-        """UserError naming `file` if the image is not of the expected size."""
+        """The cropped image. UserError naming `file` if the image does not have the expected size."""
         width, height = image.size
         if self.expected == "square" and width != height:
             raise UserError(f"{file}: expected a square image, found {width} × {height} pixels")
@@ -56,25 +56,25 @@ SQUARE, CENTRE, PHOTOGRAPH = Crop("square"), Crop("any"), Crop("any", upright=Tr
 
 
 class Item(NamedTuple):
-    """An image of a data set and, where there is one, its mask."""
+    """The file of an image and, if there is one, of its mask."""
 
     image: File
     mask: File | None = None
 
 
 class Example(NamedTuple):
-    """An item as it is used."""
+    """An item, decoded and resized."""
 
     image: np.ndarray
     """uint8 (size, size, 3)"""
     mask: np.ndarray | None
     """uint8 (size, size)"""
     mode: str
-    """Pillow's name of the file's colours, RGB if nothing had to be converted."""
+    """Pillow's mode of the file; RGB if nothing had to be converted."""
 
 
 def open_image(file: File, crop: Crop = SQUARE) -> tuple[Image.Image, Image.Image]:
-    """The whole image in `file`, and cropped in RGB. UserError as for `read_item`."""
+    """The image in `file`: whole in its own mode, and cropped in RGB. UserError as in `read_item`."""
     whole = decode(file, crop.upright)
     if whole.mode in DEEP:
         raise UserError(f"{file}: expected 8 bits a channel, found more (mode {whole.mode})")
@@ -82,7 +82,7 @@ def open_image(file: File, crop: Crop = SQUARE) -> tuple[Image.Image, Image.Imag
 
 
 def open_mask(file: File, image_size: Size | None) -> Image.Image:
-    """The one-channel mask in `file`, of an image of `image_size`; None: of any size. UserError names the file."""
+    """The one-channel mask in `file`, which must have size `image_size` (None: any). UserError names the file."""
     mask = decode(file)
     if mask.mode not in ("L", "P"):
         raise UserError(f"{file}: expected a mask of one 8-bit channel, found mode {mask.mode}")
@@ -90,7 +90,7 @@ def open_mask(file: File, image_size: Size | None) -> Image.Image:
 
 
 def check_mask_size(mask: Image.Image, file: File, image_size: Size | None) -> Image.Image:
-    """The mask. UserError naming `file` if it is not as large as its image."""
+    """Returns the mask. UserError naming `file` if its size is not that of its image."""
     if image_size not in (None, mask.size):
         raise UserError(
             f"{file}: expected a mask as large as its image, {image_size[0]} × {image_size[1]} pixels, "
@@ -100,13 +100,13 @@ def check_mask_size(mask: Image.Image, file: File, image_size: Size | None) -> I
 
 
 def read_item(item: Item, size: int, crop: Crop = SQUARE, open_mask: Callable = open_mask) -> Example:
-    """The image, and the mask, cropped and resized to `size`.
+    """The image and the mask, cropped and resized to `size`.
 
     Args:
-        open_mask: as the function of this module, for masks of another format.
+        open_mask: replaces this module's `open_mask` for masks of another format.
 
     Raises:
-        UserError: names the file that is missing, damaged, or of another size than expected.
+        UserError: a file is missing, damaged, or of an unexpected size; the message names it.
     """
     whole, cropped = open_image(item.image, crop)
     mask = None
@@ -116,20 +116,20 @@ def read_item(item: Item, size: int, crop: Crop = SQUARE, open_mask: Callable = 
 
 
 def resize_image(image: Image.Image, size: int) -> np.ndarray:
-    """uint8 (size, size, 3). A whole factor averages areas, as larger pixels would; another is bicubic."""
+    """uint8 (size, size, 3). Averages blocks of pixels if the width is a multiple of `size`, otherwise bicubic."""
     if image.width % size == 0:
         return np.asarray(image.reduce(image.width // size))
     return np.asarray(image.resize((size, size), Image.BICUBIC))
 
 
 def resize_mask(mask: Image.Image, size: int) -> np.ndarray:
-    """uint8 (size, size), by nearest neighbours."""
+    """uint8 (size, size), by nearest neighbour."""
     return np.asarray(mask.resize((size, size), Image.NEAREST))
 
 
 def decode(file: File, upright: bool = False) -> Image.Image:
-    """The image in `file`, decoded by Pillow, and turned as its EXIF data say if asked. UserError names the file."""
-    if not file.is_file():  # reading a named pipe would wait for its writer
+    """The image in `file`, decoded by Pillow; `upright` turns it as its EXIF data say. UserError names the file."""
+    if not file.is_file():  # reading a named pipe would block
         found = "something else" if file.exists() else "nothing"
         raise UserError(f"{file}: expected an image file there, found {found}")
     try:
@@ -138,6 +138,6 @@ def decode(file: File, upright: bool = False) -> Image.Image:
         return ImageOps.exif_transpose(image) if upright else image
     except UnidentifiedImageError:
         reason = "it is of no known format"
-    except Exception as error:  # Pillow's readers of formats and of EXIF data raise many kinds
+    except Exception as error:  # Pillow's readers of formats and of EXIF data raise many types of errors
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     raise UserError(f"{file}: expected an image file that can be decoded ({reason})")

@@ -1,4 +1,4 @@
-"""Any folder of images, with masks or without."""
+"""Any folder of images, with or without masks."""
 
 import os
 from collections import Counter
@@ -16,15 +16,16 @@ SPLITS = ("train", "val", "test")
 
 
 class ImageFolder(CachedDataModule):
-    """PNG and JPEG files of any sizes, turned upright by their EXIF data and cropped to the middle square.
+    """PNG and JPEG files of any size, turned upright by their EXIF data and cropped to the centre square.
 
-    By sorted name the first 70% train, the next 15% validate, the last 15% test; or lists say what does.
+    Sorted by name, the first 70% are for training, the next 15% for validation, the last 15% for testing, unless
+    `lists` gives the splits.
 
     Args:
         root: the folder of the images.
-        masks: the folder of their masks, PNG files of the same stem; None: `root/masks`, if it is there.
-        lists: a folder with `train.txt`, `val.txt` and `test.txt`, the names of images, one per line; or one such file,
-            whose images are split by sorted name.
+        masks: the folder of the masks, PNG files with the same stems; None: `root/masks`, if it exists.
+        lists: a folder with `train.txt`, `val.txt` and `test.txt`, which name images, one per line; or a single such
+            file, whose images are split by sorted name.
     """
 
     crop = PHOTOGRAPH
@@ -56,14 +57,14 @@ class ImageFolder(CachedDataModule):
         return {split: [self._item(name, masks) for name in listed] for split, listed in splits.items()}
 
     def sources_to_check(self) -> dict[str, Source]:
-        """As training reads them. Of lists that are there, but not given, only names that are listed twice are told."""
+        """As for training. Lists in `root` that are not in use are only checked for names that are listed twice."""
         if self.lists is None:
             files = [file for split in SPLITS if (file := self.root / f"{split}.txt").is_file()]
             compare_lists({file: read_list(file, None, lambda _: None, self.suspect) for file in files}, self.suspect)
         return self.sources()
 
     def _below_root(self, path: Path | None) -> Path | None:
-        """By its place there if it is, so that it may move with the images and their cache."""
+        """`path` relative to `root` if it is inside, so that it can be moved with the images and their cache."""
         return path.relative_to(self.root) if path and path.is_relative_to(self.root) else path
 
     def _names(self) -> set[str]:
@@ -75,7 +76,7 @@ class ImageFolder(CachedDataModule):
         return names
 
     def _masks(self, names: set[str]) -> Path | None:
-        """The folder of the masks."""
+        """The folder of the masks; None if there is none."""
         folder = self.masks or self.root / "masks"
         if not folder.is_dir():
             if self.masks:

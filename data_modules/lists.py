@@ -1,4 +1,4 @@
-"""Lists of a data set's splits: text files with one name per line."""
+"""Lists that define splits: text files with one name per line."""
 
 from collections.abc import Callable, Container
 from itertools import combinations
@@ -8,16 +8,16 @@ from pathlib import Path
 def read_list(
     file: Path, known: Container[str] | None, wrong: Callable[[str], None], suspect: Callable[[str], None]
 ) -> list[str]:
-    """The names in a list, in its order; without those that are not known.
+    """The names in a list, in order, without unknown names.
 
     Args:
-        known: the names that there are; None: any.
-        wrong: is told what must not be: no file, no names, a name that is not known.
-        suspect: is told what may be: a name that is there again.
+        known: the existing names; None: any name is accepted.
+        wrong: called with each error: no file, no names, an unknown name.
+        suspect: called with each warning: a repeated name.
     """
     names: list[str] = []
     try:
-        lines = file.read_text("utf-8-sig", errors="surrogateescape").split("\n")  # as file names are read
+        lines = file.read_text("utf-8-sig", errors="surrogateescape").split("\n")  # as Python decodes file names
     except FileNotFoundError:
         wrong(f"{file}: expected a list there, one name per line, found nothing")
         return names
@@ -26,7 +26,7 @@ def read_list(
         return names
     seen = set()
     for number, line in enumerate(lines, 1):
-        name = line if known is not None and line in known else line.strip()  # a name may begin with a blank
+        name = line if known is not None and line in known else line.strip()  # a name may begin with a space
         if name and known is not None and name not in known:
             wrong(f"{file}, line {number}: expected a name that is there, found nothing at {name}")
         elif name:
@@ -40,7 +40,7 @@ def read_list(
 
 
 def compare_lists(lists: dict[Path, list[str]], suspect: Callable[[str], None]) -> None:
-    """Tells `suspect` every name that two of the lists share."""
+    """Calls `suspect` for every name that two of the lists share."""
     for one, other in combinations(lists, 2):
         for name in sorted(set(lists[one]) & set(lists[other])):
             suspect(f"{other}: expected names that are not in {one}, found {name}")

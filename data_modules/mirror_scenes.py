@@ -1,4 +1,4 @@
-"""The embedded data set: small mirror scenes with instance masks. `embedded/CARD.md` says how they were made."""
+"""The data set that comes with the project: small mirror scenes with instance masks, made as in `embedded/CARD.md`."""
 
 import zipfile
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ EMBEDDED = Path(__file__).parent / "embedded" / "mirror_scenes.zip"
 
 
 class MirrorScenes(ImageDataModule):
-    """Rendered scenes of 3 to 6 objects before a mirror, 64 × 64, held in memory at `image_size`.
+    """Rendered 64 × 64 scenes of 3 to 6 objects in front of a mirror, kept in memory at `image_size`.
 
-    By sorted name the first 70% train, the next 15% validate, the last 15% test. Without loading processes they are
-    kept in the memory of the trainer's device: at 64 × 64, that is 34 MB.
+    Sorted by name, the first 70% are for training, the next 15% for validation, the last 15% for testing. With
+    `num_workers` 0 they are kept in the memory of the trainer's device: 34 MB at 64 × 64.
 
     Args:
-        properties: add the properties of the objects to a batch; see `data_modules.scene_properties`.
+        properties: add the objects' properties to each batch; see `data_modules.scene_properties`.
     """
 
     def __init__(

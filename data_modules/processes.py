@@ -1,4 +1,4 @@
-"""Work on data, divided among the cores."""
+"""Parallel work on data."""
 
 import os
 from collections import deque
@@ -10,13 +10,13 @@ T, R = TypeVar("T"), TypeVar("R")
 
 
 def num_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(function: Callable[[T], R], pieces: Iterable[T], workers: int) -> Iterator[R]:
-    """The function's results in the order of the pieces, of which no more are read ahead than keep `workers` threads
-    busy. Threads, since Pillow, zlib and numpy let others run while they work."""
+    """The function's results, in the order of the pieces. Only as many pieces are read ahead as keep `workers` threads
+    busy. Threads suffice because Pillow, zlib and numpy release the GIL."""
     pool, waiting = ThreadPoolExecutor(workers), deque()
     try:
         for piece in pieces:

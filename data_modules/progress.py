@@ -1,4 +1,4 @@
-"""Progress of long work on data: a bar on a terminal, plain lines in a pipe; both on stderr."""
+"""Progress of long operations on data, on stderr: a bar on a terminal, plain lines otherwise."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 @contextmanager
 def meter(what: str, total: int | None, done: int = 0, unit: str = "") -> Iterator[Callable[[int], None]]:
-    """Yields advance(n), which says that n more are done.
+    """Yields advance(n), to be called when n more are done.
 
     Args:
-        total: how many there are in all; None if nobody knows.
-        done: how many are done already.
-        unit: what is counted, such as "images"; "bytes" are shown as sizes and with their speed.
+        total: how many there are; None: unknown.
+        done: how many are already done.
+        unit: what is counted, such as "images"; "bytes" are shown as sizes, with the speed.
     """
     console = Console(stderr=True)
     counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
@@ -52,7 +52,7 @@ def meter(what: str, total: int | None, done: int = 0, unit: str = "") -> Iterat
 
 
 def track(results: Iterable[T], what: str, total: int, done: int = 0, unit: str = "") -> Iterator[T]:
-    """The results one by one, each counted as it comes."""
+    """Yields the results and counts them."""
     with meter(what, total, done, unit) as advance:
         for result in results:
             advance(1)

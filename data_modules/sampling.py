@@ -1,4 +1,4 @@
-"""Which examples a batch holds: a function of seed and step alone, so that a resumed run sees what it would have."""
+"""Samplers whose batches depend only on the seed and the step, so that a resumed run sees the same batches."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,16 +12,16 @@ from implicit_slate.errors import UserError
 class StepBatchSampler(DistributedSampler):
     """Endless batches of indices for training.
 
-    The permutations of epoch 0, 1, 2, …, each a function of (seed, epoch), are laid end to end; global step s takes
-    the s-th run of batch_size · world_size indices, and rank r the r-th part of it. So no example is left out at an
-    epoch's end, a batch may cross it, and starting at step k yields what an uninterrupted run yields from step k on.
-    The step is asked for at every start, for Lightning starts again where it ends an epoch (`limit_train_batches`).
+    The permutations of epochs 0, 1, 2, …, each a function of (seed, epoch), are concatenated. Step s takes the s-th
+    block of batch_size · world_size indices, and rank r the r-th part of this block. So batches may cross the end of an
+    epoch, no example is left out there, and starting at step k yields what an uninterrupted run yields from step k on.
 
-    A DistributedSampler only so that Lightning sees that the ranks are served, and puts no sampler of its own in.
+    This is a DistributedSampler only so that Lightning does not add one of its own.
 
     Args:
-        batch_size: of each process.
-        start_step: gives the step from which on an iterator yields.
+        batch_size: examples per batch and process.
+        start_step: returns the first step of a new iterator. It is called for every iterator, because Lightning makes
+            a new one after each of its epochs (`limit_train_batches`).
     """
 
     def __init__(
@@ -55,13 +55,14 @@ class StepBatchSampler(DistributedSampler):
 
 
 class SequentialShard(DistributedSampler):
-    """Batches of one rank's share of a data set, each example once, for validation and tests.
+    """Batches of one rank's share of a data set, each example once, for validation and testing.
 
-    Rank r has the examples r, r + world_size, …: nothing is repeated or padded, shares differ by one at most. All
-    ranks have the same number of batches, of nearly equal sizes up to `batch_size`, because some steps wait for all.
+    Rank r gets examples r, r + world_size, …: nothing is repeated or padded, and shares differ by at most one. All
+    ranks have the same number of batches, because some steps wait for all ranks. Batches have nearly equal sizes, at
+    most `batch_size`.
 
     Raises:
-        UserError: so few examples that a rank would have fewer batches than another.
+        UserError: there are too few examples for equal numbers of batches.
     """
 
     def __init__(self, num_examples: int, batch_size: int, rank: int = 0, world_size: int = 1):

@@ -1,4 +1,4 @@
-"""What a scene file says of its objects, as rows of numbers: the targets of set prediction (Locatello et al. 2020)."""
+"""The objects of a scene file as rows of numbers: the targets of set prediction (Locatello et al. 2020)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,18 +9,19 @@ from torch import Tensor
 from data_modules.rendering.scenes import ATTRIBUTES, Scene
 
 LIMIT = 3.0
-"""Coordinates lie in [-LIMIT, LIMIT]; a row has them scaled to [0, 1]."""
+"""Coordinates are in [-LIMIT, LIMIT]; rows contain them scaled to [0, 1]."""
 WIDTH = 3 + sum(map(len, ATTRIBUTES.values())) + 1
 
 
 def property_rows(coordinates: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
     """Objects as rows of numbers: float32 (…, P).
 
-    A row is: the 3 coordinates, scaled to [0, 1]; one-hot vectors of `ATTRIBUTES`; and a 1, which says "real".
+    A row is: the 3 coordinates, scaled to [0, 1]; a one-hot vector for each of `ATTRIBUTES`; and a 1, which marks a
+    real object.
 
     Args:
-        coordinates: (…, 3).
-        values: of each attribute (…), which of its values an object has.
+        coordinates: (…, 3), scaled to [0, 1].
+        values: for each attribute, int (…): the index of each object's value.
     """
     one_hot = [np.eye(len(known))[values[key]] for key, known in ATTRIBUTES.items()]
     return np.concatenate([coordinates, *one_hot, np.ones((*coordinates.shape[:-1], 1))], -1, dtype=np.float32)
@@ -35,7 +36,7 @@ def scene_properties(scene: Scene) -> np.ndarray:
 
 
 def padded_properties(scenes: Sequence[Scene]) -> Tensor:
-    """Of N scenes: float32 (N, M, P). M is the largest number of objects; rows of zeros stand behind the objects."""
+    """The objects of N scenes: float32 (N, M, P). M is the largest number of objects; scenes are padded with zeros."""
     properties = [scene_properties(scene) for scene in scenes]
     padded = np.zeros((len(scenes), max(map(len, properties)), WIDTH), np.float32)
     for rows, real in zip(padded, properties):

@@ -15,14 +15,14 @@ from implicit_slate.errors import UserError
 
 SHAPE = (480_000, 64, 64, 3)
 SPLITS = {"train": range(400_000), "val": range(400_001, 430_000), "test": range(430_001, 460_000)}
-"""As the public SLATE code has them."""
+"""As in the public SLATE code."""
 
 
 class Shapes3D(CachedDataModule):
-    """Rooms with one object each, without masks: `images`, uint8 (480000, 64, 64, 3), of `3dshapes.h5`.
+    """Rooms with one object each, without masks: the dataset `images`, uint8 (480000, 64, 64, 3), in `3dshapes.h5`.
 
     Args:
-        root: the folder that holds `3dshapes.h5`.
+        root: the folder that contains `3dshapes.h5`.
     """
 
     unit = "ranges of images"
@@ -52,7 +52,7 @@ class Shapes3D(CachedDataModule):
         except UserError as error:
             return Examined([f"{where}: {str(error).removeprefix(f'{source.path}: ')}"])
         flat = images.reshape(len(images), -1)
-        blank = (flat.min(axis=1) == flat.max(axis=1)).nonzero()[0]  # HDF5 reads what was never written as zeros
+        blank = (flat.min(axis=1) == flat.max(axis=1)).nonzero()[0]  # HDF5 reads missing data as zeros
         if not len(blank):
             return Examined([])
         first = f"image {piece[0] + blank[0]}: all {flat[blank[0], 0]}"
@@ -79,7 +79,7 @@ class Shapes3DSource(Source):
         return (self.part[start : start + self.PIECE] for start in range(0, len(self.part), self.PIECE))
 
     def read(self, piece: range) -> np.ndarray:
-        """uint8 (B, 64, 64, 3), of a piece's numbers. UserError if the file is damaged there."""
+        """The images of a piece, uint8 (B, 64, 64, 3). UserError if the file is damaged there."""
         with open_hdf5(self.path) as file:
             return file["images"][piece[0] : piece[-1] + 1]
 

@@ -22,9 +22,9 @@ MAX_OBJECTS = 6
 
 
 def open_segmentation(file: Path, image_size: Size | None) -> Image.Image:
-    """The labels in a `.map` file, a PNG whose first channel is 32 · label, as an image of one channel.
+    """The labels in a `.map` file (a PNG whose first channel is 32 · label) as a one-channel image.
 
-    UserError names the file; it must be of `image_size`, unless that is None.
+    UserError, naming the file, if it cannot be read or its size is not `image_size` (None: any).
     """
     picture = decode(file)
     if picture.mode not in ("RGBA", "RGB", "L"):
@@ -33,15 +33,15 @@ def open_segmentation(file: Path, image_size: Size | None) -> Image.Image:
 
 
 class ShapeStacks(CachedDataModule):
-    """Towers of up to 6 shapes: `recordings/<scenario>/rgb-*-cam_<i>-mono-0.png`, all cameras, cropped to the middle
-    196 of 224 pixels. The lists `splits/<subset>/{train,eval,test}.txt` name the scenarios of a split.
+    """Towers of up to 6 shapes: `recordings/<scenario>/rgb-*-cam_<i>-mono-0.png`, all cameras, cropped to the central
+    196 of 224 pixels. The lists `splits/<subset>/{train,eval,test}.txt` name the scenarios of each split.
 
-    Where the authors' segmentations are unpacked as well, `iseg-*-cam_<i>-mono-0.map` beside the images, in `iseg/`
-    beside them or in `iseg/<scenario>/` beside `recordings/`, there are masks.
+    Masks come from the authors' segmentations `iseg-*-cam_<i>-mono-0.map`, if these are unpacked: beside the images,
+    in a folder `iseg/` beside the images, or in `iseg/<scenario>/` beside `recordings/`.
 
     Args:
-        root: the folder that holds `recordings` and `splits`.
-        subset: default (blocks and cylinders, cuboids and spheres), blocks_all or ccs_all.
+        root: the folder that contains `recordings` and `splits`.
+        subset: blocks_all (blocks), ccs_all (cylinders, cuboids and spheres) or default (both).
     """
 
     crop = Crop((224, 224), (14, 14, 210, 210))
@@ -62,7 +62,7 @@ class ShapeStacks(CachedDataModule):
         return {split: self._items(listed) for split, listed in names.items()}
 
     def sources_to_check(self) -> dict[str, FileSource]:
-        """Of all subsets; an image that several have is read once."""
+        """The images of all subsets; an image in several subsets is read once."""
         items: dict[str, dict[Item, None]] = {split: {} for split in LISTS}
         folder, default = self.root / "splits", self.subset
         found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
@@ -92,7 +92,7 @@ class ShapeStacks(CachedDataModule):
         return examined
 
     def _items(self, scenarios: list[str]) -> list[Item]:
-        """The images of all cameras of the scenarios, and their segmentations."""
+        """The images of all cameras of the scenarios, with their segmentations."""
         items: list[Item] = []
         for scenario in scenarios:
             found = self._scenario(scenario)
@@ -120,7 +120,7 @@ class ShapeStacks(CachedDataModule):
         return [Item(image, maps.get(_camera(image.name))) for image in images]
 
     def _segmentations(self, scenario: str, names: list[str]) -> dict[str, Path]:
-        """By camera; none if they are not unpacked."""
+        """The segmentation of each camera; empty if they are not unpacked."""
         recording = self.root / "recordings" / scenario
         for folder in (recording, recording / "iseg", self.root / "iseg" / scenario):
             listed = names if folder == recording else os.listdir(folder) if folder.is_dir() else []
@@ -130,5 +130,5 @@ class ShapeStacks(CachedDataModule):
 
 
 def _camera(name: str) -> str:
-    """`cam_3` of `rgb-w=1-f=0-l=0-c=original-cam_3-mono-0.png`."""
+    """For example `cam_3` for `rgb-w=1-f=0-l=0-c=original-cam_3-mono-0.png`."""
     return next((part for part in name.split("-") if part.startswith("cam_")), name)

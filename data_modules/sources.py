@@ -1,4 +1,4 @@
-"""Where the images of a split come from, before they are cached: decoded a piece at a time."""
+"""Sources of a split's images, which are decoded in pieces and then cached."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,46 +11,46 @@ from data_modules.image_files import Crop, File, Item, open_mask, read_item
 
 
 class Decoded(NamedTuple):
-    """A piece of a source: B images in their order, mostly one."""
+    """A decoded piece of a source: B images, usually one."""
 
     images: np.ndarray
     """uint8 (B, size, size, 3)"""
     masks: np.ndarray | None = None
     """uint8 (B, size, size), 0 = background"""
     counts: Sequence[int] | None = None
-    """B numbers that the cache is to keep, where a source counts something of its images."""
+    """B numbers to be stored in the cache, if the source counts something in its images."""
     converted: Sequence[tuple[File, str]] = ()
-    """The files whose colours were not RGB, and Pillow's name of what they were."""
+    """The files that were not RGB, with their Pillow modes."""
 
 
 class Source:
-    """Images on disk. Its `repr` states all that the decoded images depend on, save for the files."""
+    """Images on disk. Its `repr` gives everything that the decoded images depend on, apart from the files."""
 
     size: int
-    """Side in pixels of the decoded images."""
+    """Height and width of the decoded images in pixels."""
     PIECE = 1
-    """How many images a piece has; the last one may have less."""
+    """Number of images in a piece; the last piece may have fewer."""
 
     def count(self) -> int | None:
-        """How many images; None where only reading tells."""
+        """Number of images; None if it is unknown before reading."""
         return None
 
     def files(self) -> Iterable[Path]:
-        """What the images are read from: one file, if a subclass does not say otherwise."""
+        """The files that the images are read from; by default the single file `path`."""
         return [self.path]
 
     def stored(self) -> Iterable[Any]:
-        """The pieces, in their order, of which `decode` makes images. UserError where the source ends in damage."""
+        """The pieces for `decode`, in order. UserError if the source is damaged."""
         raise NotImplementedError
 
     def decode(self, piece: Any) -> Decoded:
-        """Called in threads. UserError names the file that is missing or damaged."""
+        """Decodes one piece; called in threads. UserError names the file that is missing or damaged."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """Images with one file each, and masks with one file each if there are any."""
+    """One file per image, and one per mask if there are masks."""
 
     items: Sequence[Item]
     size: int

@@ -1,4 +1,4 @@
-"""Sprites: flat discs, squares and triangles on a dark ground. They are drawn when they are needed, not read."""
+"""Sprites: flat discs, squares and triangles on a dark background, drawn on the fly instead of read."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -25,15 +25,15 @@ GROUND = (24, 24, 32)
 COMBINATIONS = np.array([(shape, colour) for shape in range(len(SHAPES)) for colour in range(len(COLOURS))])
 """(18, 2): shape and colour."""
 HELD_OUT = COMBINATIONS[:, 1] % len(SHAPES) == COMBINATIONS[:, 0]
-"""(18,) which of them training never shows if there are held-out ones: two colours of each shape."""
+"""(18,) bool: the combinations that can be held out from training, two colours of each shape."""
 TRIES = 40
-"""Places that are tried for an object which must not touch those before it."""
+"""Number of places tried for an object that must not touch earlier ones."""
 CHUNK = 200
-"""Images that are drawn together, few enough for a processor's cache."""
+"""Number of images drawn together; few enough for the CPU's cache."""
 
 
 class Scenes(NamedTuple):
-    """What stands where in N images of at most M objects; lengths are shares of the image's side."""
+    """The objects of N images, at most M each; lengths are fractions of the image's side."""
 
     present: np.ndarray
     """(N, M) bool."""
@@ -46,25 +46,24 @@ class Scenes(NamedTuple):
     centre: np.ndarray
     """(N, M, 2): x to the right, y downwards."""
     texture: np.ndarray
-    """(N, 3, 3): for each channel of the ground's stripes two frequencies and a phase, all in [0, 1]."""
+    """(N, 3, 3): two frequencies and a phase of the background's stripes for each channel, all in [0, 1]."""
 
 
 class Sprites(ImageDataModule):
-    """Images of a few coloured shapes, with masks. Image i of a split is a function of the options and i alone.
+    """Images of a few coloured shapes, with masks. Image i of a split depends only on the options and i.
 
     Args:
-        num_objects: the smallest and the largest number of objects; all numbers are equally likely. Without overlap an
-            object that finds no free place is left out, the very first never: there may be fewer than the smallest.
-        size: the smallest and the largest width of an object, as a share of the image's side.
-        overlap: objects may hide each other; later ones are in front. A mask is what is seen of an object.
-        ground: `plain`, or `stripes` of random colour and direction, low in contrast.
-        combinations: of shape and colour. `all`: every split shows all 18. `seen`: training and validation never show
-            six of them, and neither does the test split. `unseen`: training and validation are those of `seen`, and
-            the test split shows the other six only.
-        properties: add the properties of the objects to a batch, in the columns of `data_modules.scene_properties`: x,
-            y and one half; shape; small or large; a material that is always the first; colour; 1 for a real object.
-        num_images: of the splits for training, validation and test.
-        data_seed: another one gives other images.
+        num_objects: the smallest and the largest number of objects; all numbers are equally likely. Without `overlap`,
+            an object for which no free place is found is left out, so there may be fewer, but never none.
+        size: the smallest and the largest width of an object, as a fraction of the image's side.
+        overlap: objects may hide each other; later ones are in front. A mask is the visible part of an object.
+        ground: background: `plain`, or low-contrast `stripes` of random colour and direction.
+        combinations: of shape and colour. `all`: every split has all 18. `seen`: six of them are held out from all
+            splits. `unseen`: training and validation are as for `seen`, and the test split has only the held-out six.
+        properties: add the objects' properties to each batch, in the columns of `data_modules.scene_properties`: x, y
+            and the constant 0.5; shape; small or large; material, always the first; colour; 1 for a real object.
+        num_images: numbers of training, validation and test images.
+        data_seed: seed of the images.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class Sprites(ImageDataModule):
     def load(self) -> Splits:
         try:
             return Splits(*(self._draw(split, number) for split, number in enumerate(self.num_images)))
-        except (MemoryError, ValueError) as error:  # the latter where no machine could address so many bytes
+        except (MemoryError, ValueError) as error:  # the latter if the size exceeds the address space
             wanted = f"num_images={[*self.num_images]}, image_size={self.image_size}"
             raise UserError(f"{wanted}: so many pixels do not fit into memory ({error})") from None
 
@@ -122,9 +121,9 @@ def place_objects(
     size: tuple[float, float],
     overlap: bool,
 ) -> Scenes:
-    """`number` scenes whose objects are of `combinations` (C, 2). More of them do not change the first ones."""
+    """`number` scenes with objects from `combinations` (C, 2). A larger `number` does not change the first scenes."""
     least, most = num_objects
-    # One row of random numbers for each image: that makes it a function of its number.
+    # One row of random numbers per image, so that an image depends only on its index.
     draws = rng.random((number, 1 + 9 + most * (2 + 2 * TRIES)), np.float32)
     count, texture, objects = np.split(draws, (1, 10), axis=1)
     objects = objects.reshape(number, most, -1)
@@ -132,7 +131,7 @@ def place_objects(
     shape, colour = np.moveaxis(combinations[(objects[:, :, 0] * len(combinations)).astype(int)], -1, 0)
     width = size[0] + (size[1] - size[0]) * objects[:, :, 1]
     places = objects[:, :, 2:].reshape(number, most, TRIES, 2)
-    places = width[..., None, None] / 2 + (1 - width[..., None, None]) * places  # wholly inside
+    places = width[..., None, None] / 2 + (1 - width[..., None, None]) * places  # entirely inside the image
     centre = places[:, :, 0].copy()
     for m in range(0 if overlap else most):
         offset = np.abs(places[:, m, :, None] - centre[:, None, :m]).max(-1)  # (N, tries, m)
@@ -145,7 +144,7 @@ def place_objects(
 
 
 def paint(scenes: Scenes, image_size: int, stripes: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 (N, H, W, 3), with smooth edges, and masks, uint8 (N, H, W): 0 ground, m + 1 the m-th object."""
+    """Images, uint8 (N, H, W, 3), antialiased, and masks, uint8 (N, H, W): 0 = background, m + 1 = object m."""
     pixel = (np.arange(image_size, dtype=np.float32) + 0.5) / image_size
     x, y = pixel[None, None, :], pixel[None, :, None]
     images = np.broadcast_to(np.array(GROUND, np.float32), (len(scenes.width), image_size, image_size, 3)).copy()
@@ -160,24 +159,24 @@ def paint(scenes: Scenes, image_size: int, stripes: bool) -> tuple[np.ndarray, n
         down = y - scenes.centre[:, m, 1, None, None]
         outside = _distance(scenes.shape[:, m, None, None], right, down, scenes.width[:, m, None, None] / 2)
         outside[~scenes.present[:, m]] = np.inf
-        cover = np.clip(0.5 - outside * image_size, 0, 1)[..., None]  # of a pixel, whose side is 1 / image_size
+        cover = np.clip(0.5 - outside * image_size, 0, 1)[..., None]  # share of a pixel, whose side is 1 / image_size
         images += cover * (palette[scenes.colour[:, m], None, None] - images)
         masks[outside < 0] = m + 1
     return np.rint(images).astype(np.uint8), masks
 
 
 def _distance(shape: np.ndarray, right: np.ndarray, down: np.ndarray, half: np.ndarray) -> np.ndarray:
-    """How far a point is outside of a shape of width 2·half whose bounding square is centred on the origin (negative
+    """Signed distance of a point from a shape of width 2·half whose bounding square is centred on the origin (negative
     inside; exact near straight edges)."""
     disc = np.sqrt(right**2 + down**2) - half
     square = np.maximum(np.abs(right), np.abs(down)) - half
-    # The triangle stands on the square's lower side; its tip is the middle of the upper one.
+    # The triangle's base is the square's lower side, its tip the middle of the upper side.
     triangle = np.maximum((2 * np.abs(right) - down - half) / np.sqrt(np.float32(5)), down - half)
     return np.choose(shape, (disc, square, triangle))
 
 
 def properties_of(scenes: Scenes, size: Sequence[float]) -> Tensor:
-    """float32 (N, M, P); rows of zeros where there is no object."""
+    """Properties of the objects, float32 (N, M, P), with rows of zeros where there is no object."""
     large = (scenes.width > sum(size) / 2).astype(int)
     coordinates = np.concatenate([scenes.centre, np.full((*large.shape, 1), 0.5)], -1)
     values = {"shape": scenes.shape, "size": large, "material": np.zeros_like(large), "color": scenes.colour}

@@ -1,11 +1,11 @@
 """TFRecord files of `tf.train.Example` messages, read without TensorFlow.
 
-A record is its length (8 bytes), that number's checksum (4), the message, and its checksum (4, not verified here: GZIP
-has one of its own); little-endian. An Example is a protocol buffer,
+A record consists of the message's length (8 bytes), the checksum of the length (4), the message, and the message's
+checksum (4, not verified here because GZIP has its own); all little-endian. An Example is a protocol buffer,
 
     Example {1: Features}   Features {1: map<string, Feature>}   Feature {1: BytesList | 2: FloatList | 3: Int64List}
 
-and the lists hold repeated values under the number 1.
+in which the lists have repeated values as field 1.
 """
 
 import gzip
@@ -21,7 +21,7 @@ from implicit_slate.errors import UserError
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """The messages of a file, compressed with GZIP or not. UserError if it is another file, or damaged."""
+    """The messages of a file, GZIP-compressed or not. UserError if it is not a TFRecord file, or damaged."""
     count = 0
     try:
         with open(path, "rb") as raw:
@@ -42,7 +42,7 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 
 def features(example: bytes) -> dict[str, memoryview]:
-    """The features of an Example by name, each for one of the functions below. ValueError if it is no Example."""
+    """The features of an Example by name, to be read by the functions below. ValueError if it is not an Example."""
     found = {}
     for _, inner in _fields(memoryview(example)):
         for _, entry in _fields(inner):
@@ -55,7 +55,7 @@ def joined_bytes(feature: memoryview) -> np.ndarray:
     """All bytes of a BytesList, uint8 (n,)."""
     payload = _list(feature, 1)
     values = np.frombuffer(payload, np.uint8)
-    # The multi-object data sets make a value of every byte: tag 10, length 1, the byte.
+    # The multi-object data sets store every byte as a value of its own: tag 10, length 1, the byte.
     if len(values) % 3 == 0 and (values[0::3] == 10).all() and (values[1::3] == 1).all():
         return values[2::3]
     return np.frombuffer(b"".join(value for _, value in _fields(payload)), np.uint8)
@@ -74,7 +74,7 @@ def _list(feature: memoryview, kind: int) -> memoryview:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of each field of a protocol buffer. Numbers of variable length do not occur here."""
+    """Field number and content of each field of a protocol buffer. Varint fields do not occur here."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)

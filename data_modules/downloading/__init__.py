@@ -1,5 +1,5 @@
-"""Fetches data sets that have a stable public address.
+"""Downloads data sets that have a stable public address.
 
-`command` is `implicit-slate data download`; `catalog` says what can be fetched and from where; `transfer` fetches a
-file; `fid_weights` has two sources for one.
+`command` is `implicit-slate data download`; `catalog` lists what can be fetched and from where; `transfer` fetches a
+file; `fid_weights` fetches FID's weights from one of two sources.
 """

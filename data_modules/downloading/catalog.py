@@ -1,6 +1,6 @@
-"""What can be fetched, and from where.
+"""The files that can be fetched, and their addresses.
 
-Sizes and SHA-256 sums are those that TensorFlow Datasets publishes in its `checksums.tsv` and `url_checksums/`.
+Sizes and SHA-256 sums are those published by TensorFlow Datasets in `checksums.tsv` and `url_checksums/`.
 """
 
 import re
@@ -17,9 +17,9 @@ class Remote:
     size: int | None = None
     sha256: str | None = None
     on_request: bool = False
-    """Fetched only when --only names it."""
+    """Whether to fetch it only if --only names it."""
     md5_address: str | None = None
-    """Of a text file whose first word of 32 hexadecimal digits is the MD5 sum."""
+    """Address of a text file whose first word of 32 hexadecimal digits is the MD5 sum."""
 
     @property
     def name(self) -> str:
@@ -44,11 +44,11 @@ KINDS: dict[str, list[Remote]] = {
     ],
     "clevr": [
         Remote(f"{GOOGLE}/multi-object-datasets/clevr_with_masks/clevr_with_masks_train.tfrecords"),
-        # the original, without masks
+        # the original CLEVR, without masks
         Remote("https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip", 19021600724, CLEVR_SHA256, on_request=True),
     ],
-    "shapestacks": [],  # below --base-address
-    FID_WEIGHTS: [],  # fid_weights.py: from the first of two sources
+    "shapestacks": [],  # at --base-address
+    FID_WEIGHTS: [],  # see fid_weights.py, which has two sources
 }
 SHAPESTACKS_PARTS = ("meta", "rgb", "iseg")
 NO_ADDRESS = {
@@ -59,7 +59,8 @@ NO_ADDRESS = {
 
 
 def select(kind: str, base_address: str | None, only: list[str] | None) -> list[Remote]:
-    """The files of a data set that are to be fetched. UserError where there are none, saying where to ask."""
+    """The files to fetch for a data set. UserError for bad options, or if it has no public address, saying where to
+    get it."""
     if kind in NO_ADDRESS:
         raise UserError(f"{kind}: has no stable public address; {NO_ADDRESS[kind]}")
     if kind not in KINDS:

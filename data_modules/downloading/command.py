@@ -1,9 +1,9 @@
-"""`implicit-slate data download KIND --out DIR`: fetch data that has a stable public address.
+"""`implicit-slate data download KIND --out DIR`: download data that has a stable public address.
 
-fid-weights, the network behind FID, go to torch's cache unless --out is given.
+fid-weights, the network used for FID, are stored in torch's cache unless --out is given.
 
 Exit status: 0 everything is there, 1 a download failed (the same command continues it), 2 bad usage. Asking
-for a data set without a public address is bad usage, too; the message says where to get it.
+for a data set without a public address is also bad usage; the message says where to get it.
 """
 
 import sys

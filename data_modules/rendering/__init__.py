@@ -1,6 +1,6 @@
-"""Renders scenes in the manner of CLEVR-Mirror, with instance masks, by Mitsuba (extra `render`).
+"""Renders CLEVR-Mirror-like scenes with instance masks, with Mitsuba (extra `render`).
 
-`scenes` draws what stands where; `geometry` and `mitsuba_scene` turn that into a Mitsuba scene; `render` makes picture
+`scenes` samples scene descriptions; `geometry` and `mitsuba_scene` turn them into Mitsuba scenes; `render` makes image
 and mask; `generate` writes whole folders and is the command `implicit-slate data render`; `tools` describes a folder,
-compares two, and puts one into a zip file.
+compares two, or packs one into a zip file.
 """

@@ -1,12 +1,12 @@
 """Writes folders of rendered scenes in the layout of CLEVR-Mirror's authors: the command `implicit-slate data render`.
 
     OUT/images/CLEVR_new_<10 digits>.png   RGB
-    OUT/masks/CLEVR_new_<10 digits>.png    8-bit, one channel: 0 background and mirror, i the i-th object
-    OUT/scenes/CLEVR_new_<10 digits>.json  the scene, enough to render it again
-    OUT/render.json                        the settings; a second run must share them, and its given scenes
+    OUT/masks/CLEVR_new_<10 digits>.png    8-bit, one channel: 0 = background or mirror, i = the i-th object
+    OUT/scenes/CLEVR_new_<10 digits>.json  the scene, sufficient to render it again
+    OUT/render.json                        the settings; a second run into OUT must have the same, and the same scenes
 
-A scene is a function of the seed and its name alone, so the number of workers does not matter, and a run that was
-stopped continues where it was.
+A scene depends only on the seed and its name, so the number of workers does not matter, and a stopped run can be
+continued.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from implicit_slate.files import read_json, write_atomically
 from implicit_slate.processes import end_with_parent
 
 DEFAULT_SAMPLES = 96
-MIN_SIZE = 16  # below it objects would be smaller than a pixel
+MIN_SIZE = 16  # below this, objects would be smaller than a pixel
 EXAMPLES = """implicit-slate data render --scenes 200 --size 64 --out scenes
 implicit-slate data render --scenes 10000 --size 96 --out data/clevr_mirror
 implicit-slate data render --from-scenes scenes/scenes --out again --no-mirror"""
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         given, source = read_scenes(args.from_scenes), "given"
     else:
         given, source = {f"CLEVR_new_{index:010d}": index for index in range(args.scenes)}, "sampled"
-    load_mitsuba()  # a missing one is reported here, and once
+    load_mitsuba()  # so that a missing Mitsuba is reported once, not by each worker
     settings = {"seed": args.seed, "size": args.size, "samples": args.samples, "mirror": args.mirror}
     _claim_folder(args.out, {"scenes": source} | settings)
     if args.from_scenes is not None:
@@ -90,7 +90,7 @@ def parser() -> ArgumentParser:
 def render_to_files(
     stem: str, scene_or_index: Scene | int, out: Path, size: int, mirror: bool, samples: int, seed: int
 ) -> None:
-    """Renders one scene, given or (by its index) drawn from the seed, and writes its three files, the image last."""
+    """Renders one scene, given or (for an index) sampled from the seed, and writes its three files, the image last."""
     mi = load_mitsuba()
     rng = np.random.default_rng([seed, zlib.crc32(stem.encode())])
     noise_seed = int(rng.integers(2**30))
@@ -113,7 +113,7 @@ def to_png(pixels: np.ndarray) -> bytes:
 
 
 def read_scenes(folder: Path) -> dict[str, Scene]:
-    """The scene files in `folder`, by stem. UserError names the file and what is wrong with it."""
+    """The scenes of the files in `folder`, by stem. UserError names the file and what is wrong with it."""
     found = {path.stem: read_scene(path) for path in sorted(folder.glob("*.json"))}
     if not found:
         raise UserError(f"{folder}: expected scene files (*.json), found none")
@@ -123,7 +123,7 @@ def read_scenes(folder: Path) -> dict[str, Scene]:
 
 
 def _claim_folder(out: Path, settings: dict) -> None:
-    """Notes the settings in a new folder; refuses one that was made with others, or by something else."""
+    """Records the settings in a new folder. UserError if the folder was made with other settings or by other means."""
     note = out / "render.json"
     if note.exists():
         before = (read_json(note) or {}).get("settings")
@@ -147,7 +147,7 @@ def _as_written(given: Scene, stem: str, size: int, mirror: bool) -> Scene:
 
 
 def _check_same_scenes(out: Path, given: dict[str, Scene], folder: Path, size: int, mirror: bool) -> None:
-    """UserError where `out` has another scene under the name of a given one, whose picture would pass for it."""
+    """UserError if `out` has a different scene under the name of a given one: its image would be taken as done."""
     for stem, scene in given.items():
         before = read_json(path := out / "scenes" / f"{stem}.json")
         if before is not None and before != _as_written(scene, stem, size, mirror):
@@ -160,12 +160,12 @@ def _is_whole(out: Path, stem: str) -> bool:
 
 
 def _results(work: Callable, waiting: dict, workers: int) -> Iterator[None]:
-    """Calls work(stem, scene) for all that is waiting, in some order, in processes that end with this one."""
+    """Calls work(stem, scene) for all waiting scenes, in any order, in processes that end with this one."""
     if workers == 1 or len(waiting) < 2:
         for item in waiting.items():
             yield work(*item)
         return
-    # spawn: a fork of a process that has threads inherits locks that they hold at that moment
+    # spawn, because a forked process inherits locks that other threads hold at that moment
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(waiting)), context, initializer=end_with_parent) as pool:
         try:

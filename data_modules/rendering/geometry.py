@@ -1,6 +1,6 @@
-"""Triangle meshes of the CLEVR shapes, and of the ground: plain numpy, no renderer.
+"""Triangle meshes of the CLEVR shapes and of the ground, in plain numpy.
 
-A mesh is (vertices, normals, faces): float (V, 3), float (V, 3), int (F, 3); faces turn counter-clockwise seen from
+A mesh is (vertices, normals, faces): float (V, 3), float (V, 3), int (F, 3), with faces counter-clockwise seen from
 outside. Solid shapes have half-extent 1 and slightly rounded edges, as in CLEVR's shape files.
 """
 
@@ -8,14 +8,14 @@ import numpy as np
 
 Mesh = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-CUBE_BEVEL, CYLINDER_BEVEL = 0.14, 0.035  # edge radii: fitted to the silhouettes in Cycles renderings
+CUBE_BEVEL, CYLINDER_BEVEL = 0.14, 0.035  # edge radii, fitted to silhouettes in Cycles renderings
 GROUND_WIDTH = 200.0
 
 
 def rounded_cube(bevel: float = CUBE_BEVEL, arc_steps: int = 4) -> Mesh:
-    """The cube [-1, 1]³ whose edges and corners are rounded with radius `bevel`.
+    """The cube [-1, 1]³ with edges and corners rounded with radius `bevel`.
 
-    Every point of a plain cube's surface is pulled to the sphere of that radius around the nearest point of the
+    Every point of a plain cube's surface is moved onto the sphere of that radius around the nearest point of the
     inner cube [-(1 - bevel), 1 - bevel]³.
     """
     inner = 1.0 - bevel
@@ -42,7 +42,7 @@ def rounded_cube(bevel: float = CUBE_BEVEL, arc_steps: int = 4) -> Mesh:
 
 
 def rounded_cylinder(bevel: float = CYLINDER_BEVEL, arc_steps: int = 4, segments: int = 64) -> Mesh:
-    """The upright cylinder of radius 1 and z in [-1, 1], with both caps, its two rims rounded with radius `bevel`."""
+    """The upright cylinder of radius 1, z in [-1, 1], with both caps, and its two rims rounded with radius `bevel`."""
     inner = 1.0 - bevel
     angle = np.linspace(0.0, np.pi / 2, arc_steps + 1)
     arc = np.stack([inner + bevel * np.cos(angle), inner + bevel * np.sin(angle)], axis=1)  # (radius, z)
@@ -70,9 +70,10 @@ def rounded_cylinder(bevel: float = CYLINDER_BEVEL, arc_steps: int = 4, segments
 
 
 def ground(away: np.ndarray, front: float, flat: float, radius: float, height: float) -> Mesh:
-    """A sheet, flat at z = 0 and `flat` units behind the origin bent by a quarter circle of `radius` into a wall.
+    """A sheet, flat at z = 0, that bends upwards into a wall in a quarter circle of `radius`.
 
-    `away` is the horizontal unit vector (2,) from the camera's side to the wall's; `height` is the wall's upper edge.
+    The flat part reaches from `front` units before the origin to `flat` units behind it. `away` is the horizontal unit
+    vector (2,) from the camera's side to the wall's; `height` is z of the wall's upper edge.
     """
     angle = np.linspace(0.0, np.pi / 2, 33)
     bend = np.stack([flat + radius * np.sin(angle), radius * (1 - np.cos(angle))], axis=1)  # (distance, z)

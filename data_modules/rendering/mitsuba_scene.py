@@ -1,7 +1,7 @@
-"""A CLEVR-Mirror scene description as a Mitsuba scene: geometry, materials, lamps and camera.
+"""Turns a CLEVR-Mirror scene description into a Mitsuba scene: geometry, materials, lamps and camera.
 
-All numbers are those of the public generator's scene and material files (Blender, Cycles), unless they are marked as
-fitted: those were fitted to renderings of the same scenes in Cycles.
+All numbers are from the public generator's scene and material files (Blender, Cycles), except those marked as fitted,
+which were fitted to renderings of the same scenes in Cycles.
 """
 
 import math
@@ -15,12 +15,12 @@ from implicit_slate.errors import UserError
 
 FIELD_OF_VIEW = 2 * math.degrees(math.atan(16 / 35))  # a 35 mm lens on a 32 mm sensor
 MIRROR_HALF_EXTENTS = (0.0625, 5.0, 3.125)
-MIRROR_TURN = 90.0  # radians: the generator gives degrees where Blender wants radians, so 116.6° in truth
+MIRROR_TURN = 90.0  # radians: the generator gives degrees where Blender expects radians, so it is really 116.6°
 SUN_IRRADIANCE = 0.45
 SUN_DIRECTION = [-0.41458602628015107, 0.19457824848851832, -0.8889644155017534]
-"""Blender's lamps shine along -z; this one turns by 0.236 rad around x, then 0.417 around y, then 0.097 around z."""
+"""Blender's lamps shine along -z; this one is turned by 0.236 rad about x, then 0.417 about y, then 0.097 about z."""
 GROUND_ALBEDO = 0.8
-GROUND_FRONT = 12.0  # fitted: how far the sheet reaches to the camera's side, which the mirror shows
+GROUND_FRONT = 12.0  # fitted: how far the ground reaches to the camera's side, which is visible in the mirror
 WALL_START, WALL_RADIUS, WALL_HEIGHT = 10.0, 15.0, 40.0  # fitted; the wall stands about 25 units behind the objects
 MAX_DEPTH = 6
 FILM = {"type": "hdrfilm", "rfilter": {"type": "box"}, "pixel_format": "rgb", "component_format": "float32"}
@@ -29,7 +29,7 @@ _MESHES = {"cube": geometry.rounded_cube(), "cylinder": geometry.rounded_cylinde
 
 
 def load_mitsuba():
-    """The mitsuba module, set to its scalar variant and to one thread.
+    """The mitsuba module, set to its scalar variant and one thread.
 
     Raises:
         UserError: Mitsuba is not installed.
@@ -40,19 +40,19 @@ def load_mitsuba():
     except ImportError as error:
         raise UserError(f"rendering needs the extra 'render': make setup EXTRAS=render ({error})") from None
     mitsuba.set_variant("scalar_rgb")
-    drjit.set_thread_count(1)  # scenes are spread over processes instead
+    drjit.set_thread_count(1)  # because scenes are distributed over processes
     return mitsuba
 
 
 def build(mi, scene: Scene, size: int, lit: bool = True):
-    """The mitsuba.Scene of `scene` for `size` × `size` images, and what its shapes are.
+    """The mitsuba.Scene of `scene` for `size` × `size` images, and labels of its shapes.
 
     Args:
-        lit: with sun and lamps, whose squares would else be seen as shapes.
+        lit: with sun and lamps. Without them for label images, where the lamps' squares would appear as shapes.
 
     Returns:
-        (mitsuba_scene, labels): labels[i] is k for the k-th object (from 1), -1 for the mirror and 0 for all else,
-        where i is the shape's index in the scene.
+        (mitsuba_scene, labels): labels[i] is k if the i-th shape of the scene is the k-th object (from 1), -1 if it is
+        the mirror, else 0.
     """
     transform = mi.ScalarTransform4f
     away = np.array(scene["directions"]["behind"][:2])
@@ -88,14 +88,14 @@ def build(mi, scene: Scene, size: int, lit: bool = True):
             .scale(list(MIRROR_HALF_EXTENTS)),
             "bsdf": _material("metal", (0.5, 0.5, 0.5)),
         }
-    # Without `optimize=False` Mitsuba merges meshes, and a shape's index no longer tells which object it is.
+    # optimize=False: otherwise Mitsuba merges meshes, and a shape's index no longer identifies the object.
     built = mi.load_dict(description, optimize=False)
     return built, np.array([labels.get(shape.id(), 0) for shape in built.shapes()])
 
 
 def _object(mi, name: str, thing: dict):
     radius, center = RADII[thing["size"]], np.array(thing["3d_coords"])
-    color = tuple(channel / 255 for channel in COLORS[thing["color"]])  # used as linear values, as the generator does
+    color = tuple(channel / 255 for channel in COLORS[thing["color"]])  # used as linear values, as in the generator
     bsdf = _material(thing["material"], color)
     if thing["shape"] == "sphere":
         return {"type": "sphere", "center": center.tolist(), "radius": radius, "bsdf": bsdf}
@@ -105,7 +105,7 @@ def _object(mi, name: str, thing: dict):
     return _mesh(mi, name, (radius * vertices @ turn.T + center, normals @ turn.T, faces), bsdf)
 
 
-@cache  # Mitsuba integrates tables for each new rough plastic, which takes longer than all else in a scene
+@cache  # Mitsuba integrates tables for each new rough plastic, which takes longer than the rest of a scene
 def _material(material: str, color: tuple[float, float, float]):
     import mitsuba
 
@@ -130,22 +130,22 @@ def _rgb(values) -> dict:
 
 
 def _rubber(color) -> dict:
-    """Diffuse under a rough gloss of IOR 1.2; the generator's Fresnel velvet is left out."""
+    """Diffuse with a rough coating of IOR 1.2; the generator's Fresnel velvet is left out."""
     return {"type": "roughplastic", "diffuse_reflectance": _rgb(color), "int_ior": 1.2, "alpha": 0.35}
 
 
 def _metal(color) -> dict:
-    """Two glossy lobes tinted by the colour; alpha is Blender's roughness². Its slight anisotropy is left out."""
+    """Two glossy lobes tinted by the colour; alpha is Blender's roughness². Blender's slight anisotropy is left out."""
     lobe = {"type": "roughconductor", "material": "none", "distribution": "ggx", "specular_reflectance": _rgb(color)}
     smooth, rough = (lobe | {"alpha": roughness**2} for roughness in (0.1, 0.447))
     return {"type": "blendbsdf", "weight": 0.4, "smooth": smooth, "rough": rough}
 
 
 def _lamp(transform, lamp: Lamp, location) -> dict:
-    radiance = lamp.watts / (math.pi * lamp.side**2)  # of a square that shines on one side, by Lambert's law
+    radiance = lamp.watts / (math.pi * lamp.side**2)  # of a one-sided square emitter, by Lambert's law
     return {
         "type": "rectangle",
         "to_world": transform().look_at(origin=location, target=[0, 0, 0], up=[0, 0, 1]).scale(lamp.side / 2),
         "emitter": {"type": "area", "radiance": _rgb(radiance * channel for channel in lamp.color)},
-        "bsdf": {"type": "null"},  # else lamps would cast shadows
+        "bsdf": {"type": "null"},  # otherwise the lamps would cast shadows
     }

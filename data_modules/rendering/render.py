@@ -1,4 +1,4 @@
-"""From a scene description to its picture and its masks."""
+"""Renders the image and the mask of a scene description."""
 
 import math
 
@@ -7,16 +7,16 @@ import numpy as np
 from data_modules.rendering import mitsuba_scene
 from data_modules.rendering.scenes import MAX_OBJECTS, MIN_OBJECTS, Scene, min_pixels, sample_scene
 
-PASSES = 6  # independent renderings of a picture, between which fireflies are told from light
-FIREFLY = 1.5  # a pass may exceed the second darkest of its pixel by this factor
+PASSES = 6  # independent renderings of an image; comparing them separates fireflies from light
+FIREFLY = 1.5  # by this factor a pass may exceed the second darkest value of its pixel
 MASK_SUPERSAMPLING = 4
 
 
 def sample_visible_scene(mi, rng: np.random.Generator, size: int, mirror: bool) -> tuple[Scene, np.ndarray]:
-    """A scene in which every object, and the mirror, is seen in enough pixels; and its mask, uint8 (size, size).
+    """A scene in which every object, and the mirror, is visible in enough pixels; and its mask, uint8 (size, size).
 
-    The number of objects is drawn once: scenes that fail are drawn anew with the same number, so that crowded scenes
-    are not rarer.
+    The number of objects is drawn once, and rejected scenes are drawn again with the same number, so that crowded
+    scenes are not rarer.
     """
     num_objects = int(rng.integers(MIN_OBJECTS, MAX_OBJECTS + 1))
     wanted = np.array([*range(1, num_objects + 1), *([-1] if mirror else [])])
@@ -28,9 +28,9 @@ def sample_visible_scene(mi, rng: np.random.Generator, size: int, mirror: bool) 
 
 
 def render_labels(mi, scene: Scene, size: int) -> np.ndarray:
-    """What is directly seen in each pixel, int (size, size): 0 background, i the i-th object, -1 the mirror.
+    """What is directly visible in each pixel, int (size, size): 0 = background, i = the i-th object, -1 = the mirror.
 
-    Each pixel takes the label that most of its 4 × 4 subpixels show.
+    Each pixel gets the most frequent label of its 4 × 4 subpixels.
     """
     fine = size * MASK_SUPERSAMPLING
     built, labels = mitsuba_scene.build(mi, scene, fine, lit=False)
@@ -44,15 +44,15 @@ def render_labels(mi, scene: Scene, size: int) -> np.ndarray:
 
 
 def to_mask(labels: np.ndarray) -> np.ndarray:
-    """Labels as they are stored: uint8, with the mirror as background."""
+    """The labels as stored: uint8, with the mirror as background."""
     return labels.clip(0).astype(np.uint8)
 
 
 def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.ndarray:
-    """The picture, uint8 (size, size, 3) in sRGB, of `samples` samples per pixel; see `possible_samples`.
+    """The image, uint8 (size, size, 3) in sRGB, with `samples` samples per pixel; see `possible_samples`.
 
-    Lamps seen in glossy metal give fireflies, single samples of enormous brightness. So the picture is rendered in
-    independent passes, see `without_fireflies`.
+    Reflections of lamps in glossy metal give fireflies: single samples of enormous brightness. So the image is rendered
+    in independent passes; see `without_fireflies`.
     """
     built, _ = mitsuba_scene.build(mi, scene, size)
     integrator = mi.load_dict({"type": "volpath", "max_depth": mitsuba_scene.MAX_DEPTH, "hide_emitters": True})
@@ -67,22 +67,25 @@ def render_image(mi, scene: Scene, size: int, samples: int, seed: int) -> np.nda
 
 
 def possible_samples(wanted: int) -> int:
-    """The next number of samples per pixel that a picture can have: all passes have as many, in a grid in the pixel."""
+    """The smallest possible number of samples per pixel that is at least `wanted`.
+
+    All passes have the same number of samples, which form a grid in the pixel.
+    """
     in_a_pass = -(-wanted // PASSES)
     side = math.isqrt(in_a_pass)
-    return PASSES * side * -(-in_a_pass // side)  # as Mitsuba's `multijitter` rounds them
+    return PASSES * side * -(-in_a_pass // side)  # rounded as in Mitsuba's `multijitter`
 
 
 def without_fireflies(passes: np.ndarray) -> np.ndarray:
-    """The mean of passes (PASSES, H, W, 3), each cut where it is far above the second darkest of its pixel.
+    """The mean of passes (PASSES, H, W, 3), each clipped at FIREFLY times the second darkest pass at the same pixel.
 
-    A firefly stays only where all passes but one have one: rare for single samples, certain in a lamp's highlight.
+    A firefly remains only if all passes but one have one: rare for single samples, certain in a lamp's highlight.
     """
     second_darkest = np.sort(passes, axis=0)[1]
     return np.minimum(passes, FIREFLY * second_darkest).mean(axis=0)
 
 
 def to_srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear light, clipped to [0, 1], in the sRGB transfer curve (IEC 61966-2-1)."""
+    """Linear light, clipped to [0, 1], encoded with the sRGB transfer curve (IEC 61966-2-1)."""
     linear = linear.clip(0.0, 1.0)
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)

@@ -1,9 +1,9 @@
-"""Scene descriptions: what stands where in a CLEVR-Mirror scene, by the rules of its public generator.
+"""Scene descriptions: objects and their placement in a CLEVR-Mirror scene, by the rules of its public generator.
 
-A scene is the dictionary that is written as `scenes/<stem>.json`: the keys of CLEVR's own scene files (`split`,
-`image_index`, `image_filename`, `objects`, `directions`) and what else it takes to make the same picture again
-(`camera`, `lamps`, `mirror_x`, which is None in a scene without a mirror). Lengths are Blender units. `rotation` is
-the generator's: 360 times a uniform number, which Blender then took as *radians*.
+A scene is the dictionary that is written as `scenes/<stem>.json`. It has the keys of CLEVR's own scene files (`split`,
+`image_index`, `image_filename`, `objects`, `directions`), and those needed to render the same image again (`camera`,
+`lamps`, `mirror_x`, which is None without a mirror). Lengths are in Blender units. `rotation` is as in the generator:
+360 times a uniform number, which Blender then takes as *radians*.
 """
 
 import json
@@ -33,21 +33,21 @@ COLORS = {
 }
 
 ATTRIBUTES = {"shape": SHAPES, "size": tuple(RADII), "material": MATERIALS, "color": tuple(COLORS)}
-"""The values that each attribute of an object may have."""
+"""The possible values of each attribute of an object."""
 
 MIN_OBJECTS, MAX_OBJECTS = 3, 6
 MIN_GAP = 0.25  # between the circles around two objects
-MIN_MARGIN = 0.25  # along each of left, right, front and behind, so that these words are never in doubt
-MAX_TRIES = 50  # for one object, before the scene starts again
-MIN_PIXELS = 100  # of every object and of the mirror, at 128 × 128
+MIN_MARGIN = 0.25  # along each of left, right, front and behind, so that these relations are unambiguous
+MAX_TRIES = 50  # for one object, before the scene is started again
+MIN_PIXELS = 100  # visible of every object and of the mirror, at 128 × 128
 CAMERA, CAMERA_JITTER = (7.481, -6.508, 5.344), 0.5
 LAMP_JITTER = 1.0
 MIRROR_X = (-7.0, 0.0)
-LARGEST = 10**6  # of a scene file's numbers; the squares of far larger ones are no numbers
+LARGEST = 10**6  # absolute value of numbers in a scene file; squares of far larger numbers overflow
 
 
 class Lamp(NamedTuple):
-    """A square area light that looks at the origin."""
+    """A square area light that faces the origin."""
 
     location: tuple[float, float, float]
     side: float
@@ -63,12 +63,12 @@ LAMPS = {
 
 
 def min_pixels(size: int) -> int:
-    """How many pixels of every object, and of the mirror, must be seen in a `size` × `size` picture."""
+    """How many pixels of every object, and of the mirror, must be visible in a `size` × `size` image."""
     return math.ceil(MIN_PIXELS * (size / 128) ** 2)
 
 
 def sample_scene(rng: np.random.Generator, num_objects: int, mirror: bool) -> Scene:
-    """A scene that keeps the rules of placement. Visibility needs a renderer: `render.sample_visible_scene` adds it."""
+    """A random scene that obeys the rules of placement. `render.sample_visible_scene` also ensures visibility."""
     camera = np.array(CAMERA) + rng.uniform(-CAMERA_JITTER, CAMERA_JITTER, 3)
     directions = ground_directions(camera)
     lamps = {name: np.array(lamp.location) + rng.uniform(-LAMP_JITTER, LAMP_JITTER, 3) for name, lamp in LAMPS.items()}
@@ -87,7 +87,7 @@ def sample_scene(rng: np.random.Generator, num_objects: int, mirror: bool) -> Sc
 
 
 def name_scene(scene: Scene, index: int, size: int) -> Scene:
-    """`scene` with what depends on its number and on the size of its picture: names and pixel coordinates."""
+    """`scene` with the values that depend on its index and on the image size: names and pixel coordinates."""
     objects = [{**thing, "pixel_coords": project(scene, thing["3d_coords"], size)} for thing in scene["objects"]]
     return {
         "split": scene.get("split", "new"),
@@ -99,10 +99,11 @@ def name_scene(scene: Scene, index: int, size: int) -> Scene:
 
 
 def read_scene(path: Path | zipfile.Path) -> Scene:
-    """The scene in a file, with objects that have all attributes and coordinates; see `check_can_be_rendered`.
+    """The scene in a file, with the attributes and coordinates of its objects checked. For the rest, see
+    `check_can_be_rendered`.
 
     Raises:
-        UserError: names the file, and the key that is missing or has no known value.
+        UserError: a key is missing or has an unknown value; the message names the file and the key.
     """
     try:
         scene = json.loads(path.read_bytes())
@@ -126,16 +127,16 @@ def read_scene(path: Path | zipfile.Path) -> Scene:
 
 
 def check_can_be_rendered(scene: Scene, path: Path) -> None:
-    """UserError naming `path` and the key where a scene that was read lacks what it takes to render it."""
+    """UserError, naming `path` and the key, if the scene lacks something that rendering needs."""
     if not isinstance(index := scene.get("image_index", 0), int):
         raise UserError(f"{path}: image_index: expected a whole number, found {index!r}")
     for key, inner in (("directions", ["behind"]), ("camera", ["location"]), ("lamps", LAMPS)):
         for name in inner:
             _check_point(_value(scene, key, path), name, f"{path}: {key}")
             length, wanted = math.hypot(*scene[key][name][:2]), None
-            if key == "directions" and abs(length - 1) > 1e-3:  # the ground is bent along it
+            if key == "directions" and abs(length - 1) > 1e-3:  # the ground bends along this direction
                 wanted = "expected a horizontal vector of length 1"
-            elif length < 1e-6:  # Mitsuba's numbers have 7 digits
+            elif length < 1e-6:  # Mitsuba computes with 7 digits
                 wanted = "expected a place beside the z axis, as it looks at the origin with z up"
             if wanted:
                 raise UserError(f"{path}: {key}: {name}: {wanted}; found {scene[key][name]!r}")
@@ -145,7 +146,7 @@ def check_can_be_rendered(scene: Scene, path: Path) -> None:
         try:
             with np.errstate(all="ignore"):
                 project(scene, thing["3d_coords"], 1)
-        except (ValueError, OverflowError):  # of no depth
+        except (ValueError, OverflowError):  # its depth is 0
             wanted = "expected a place before or behind the camera"
             raise UserError(f"{where}: 3d_coords: {wanted}, found {thing['3d_coords']!r}") from None
     if (mirror_x := _value(scene, "mirror_x", path)) is not None:
@@ -153,27 +154,27 @@ def check_can_be_rendered(scene: Scene, path: Path) -> None:
 
 
 def ground_directions(camera: np.ndarray) -> dict[str, np.ndarray]:
-    """Unit vectors (3,) on the ground for behind, front, left and right, seen from `camera`, which faces the origin."""
+    """Horizontal unit vectors (3,) for behind, front, left and right, as seen from `camera`, which faces the origin."""
     behind = -np.array([camera[0], camera[1], 0.0]) / np.hypot(camera[0], camera[1])
     left = np.array([-behind[1], behind[0], 0.0])
     return {"behind": behind, "front": -behind, "left": left, "right": -left}
 
 
 def project(scene: Scene, point, size: int) -> list:
-    """Where `point` (3,) is seen in a `size` × `size` picture: [x, y (downwards), depth along the optical axis]."""
+    """Where `point` (3,) appears in a `size` × `size` image: [x, y (downwards), depth along the optical axis]."""
     camera = np.array(scene["camera"]["location"])
     forward = -camera / np.linalg.norm(camera)
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
     ray = np.array(point) - camera
     depth = ray @ forward
-    zoom = 35 / 32 / depth  # lens over sensor
+    zoom = 35 / 32 / depth  # focal length / sensor width
     x, y = 0.5 + zoom * (ray @ right), 0.5 - zoom * (ray @ np.cross(right, forward))
     return [round(float(x * size)), round(float(y * size)), round(float(depth), 6)]
 
 
 def _place_objects(rng: np.random.Generator, num_objects: int, directions: dict) -> list[dict] | None:
-    """Objects that keep their distances, or None when one of them found no place."""
+    """Objects that keep their distances, or None if no place was found for one of them."""
     objects: list[dict] = []
     for _ in range(num_objects):
         size = str(rng.choice(list(RADII)))
@@ -218,14 +219,14 @@ def _check_point(mapping: Any, key: str, where: object) -> None:
 
 
 def _check_number(value: Any, where: object) -> None:
-    if not isinstance(value, (int, float)) or not abs(value) <= LARGEST:  # nan is not, either
+    if not isinstance(value, (int, float)) or not abs(value) <= LARGEST:  # also refuses NaN
         raise UserError(f"{where}: expected a number up to {LARGEST:,}, found {value!r}")
 
 
 def _camera_euler(camera: np.ndarray) -> list[float]:
-    """Blender's Euler angles of a camera at `camera` that looks at the origin, z up."""
+    """Blender's Euler angles of a camera at `camera` that faces the origin, z up."""
     return [math.atan2(np.hypot(camera[0], camera[1]), camera[2]), 0.0, math.atan2(camera[0], -camera[1])]
 
 
 def _rounded(values) -> list[float]:
-    return [round(float(value), 6) + 0.0 for value in values]  # + 0.0: no -0.0
+    return [round(float(value), 6) + 0.0 for value in values]  # + 0.0 turns -0.0 into 0.0

@@ -1,8 +1,8 @@
-"""Tools for folders of rendered scenes, for maintainers: `python -m data_modules.rendering.tools TOOL …`.
+"""Maintainers' tools for folders of rendered scenes: `python -m data_modules.rendering.tools TOOL …`.
 
-card     what is in a folder, or in a zip file of one: a Markdown table, and a picture of its first scenes and masks
-compare  two folders of the same scenes: intersection over union of the masks, PSNR of the images
-pack     a folder as one zip file; the same folder gives the same bytes
+card     describe a folder or its zip file: a Markdown table, and a picture of the first scenes and masks
+compare  compare two folders of the same scenes: intersection over union of the masks, PSNR of the images
+pack     pack a folder into a zip file; the same folder gives the same bytes
 """
 
 import io
@@ -28,7 +28,7 @@ MASK_COLORS = np.array(
 
 
 def card(source: Path, sheet: Path) -> None:
-    """Prints what is in the folder or zip file `source`, and draws its first scenes and masks to `sheet`."""
+    """Prints statistics of the folder or zip file `source`, and draws its first scenes and masks to `sheet`."""
     root = source if source.is_dir() else zipfile.Path(source)
     scenes = sorted((root / "scenes").iterdir(), key=lambda path: path.name)
     print(statistics([json.loads(path.read_bytes()) for path in scenes]))
@@ -37,7 +37,7 @@ def card(source: Path, sheet: Path) -> None:
 
 
 def statistics(scenes: list[dict]) -> str:
-    """A Markdown table of how many objects of each kind there are, and of how many a scene has."""
+    """A Markdown table: numbers of objects per scene, and of objects with each attribute value."""
     things = [thing for scene in scenes for thing in scene["objects"]]
     rows = {"scenes": f"{len(scenes)}", "objects": f"{len(things)}"}
     rows["objects a scene"] = _counts(len(scene["objects"]) for scene in scenes)
@@ -50,9 +50,10 @@ def _counts(values) -> str:
 
 
 def compare(folder: Path, reference: Path, sheet: Path | None = None) -> None:
-    """Prints how alike the images and masks are that both folders have, of one size.
+    """Prints how similar the images and masks are that both folders have; they must have equal sizes.
 
-    `sheet` gets rows of `folder`, `reference`, and half the difference plus grey. UserError if there are none.
+    `sheet` gets rows of `folder`, of `reference`, and of half the difference plus grey. UserError if the folders share
+    no scenes.
     """
     stems = sorted(path.stem for path in (folder / "images").glob("*.png"))
     stems = [stem for stem in stems if (reference / "images" / f"{stem}.png").exists()]
@@ -73,21 +74,21 @@ def compare(folder: Path, reference: Path, sheet: Path | None = None) -> None:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 images."""
+    """Peak signal-to-noise ratio of two uint8 images, in dB."""
     error = np.mean((a.astype(float) - b.astype(float)) ** 2)
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def mask_ious(a: np.ndarray, b: np.ndarray) -> list[float]:
-    """Intersection over union of each object that is in either mask; 0 is background."""
+    """Intersection over union of each label in either mask, without the background 0."""
     labels = sorted({*np.unique(a), *np.unique(b)} - {0})
     return [float(((a == label) & (b == label)).sum() / ((a == label) | (b == label)).sum()) for label in labels]
 
 
 def pack(folder: Path, file: Path) -> None:
-    """Writes images/, masks/, scenes/ and render.json of `folder` into the zip `file`.
+    """Writes images/, masks/, scenes/ and render.json of `folder` into the zip file `file`.
 
-    Sorted and without dates; PNG files as they are, since they are compressed already.
+    Entries are sorted and undated. PNG files are stored uncompressed, since they are compressed already.
     """
     paths = sorted(path for kind in ("images", "masks", "scenes") for path in (folder / kind).glob("CLEVR_new_*"))
     if not paths:
@@ -102,13 +103,13 @@ def pack(folder: Path, file: Path) -> None:
 
 
 def read(root: File, stem: str) -> tuple[np.ndarray, np.ndarray]:
-    """The image, uint8 (S, S, 3), and the mask, uint8 (S, S), of a scene."""
+    """A scene's image, uint8 (S, S, 3), and mask, uint8 (S, S)."""
     _, image = open_image(root / "images" / f"{stem}.png")
     return np.asarray(image), np.asarray(open_mask(root / "masks" / f"{stem}.png", image.size))
 
 
 def write_sheet(file: Path, pictures: list[tuple[np.ndarray, ...]]) -> None:
-    """A PNG or JPEG file of SHEET_COLUMNS columns; the pictures of a scene, uint8 (S, S, 3), are below one another."""
+    """Writes a PNG or JPEG file with SHEET_COLUMNS columns; the pictures of a scene, uint8 (S, S, 3), form a column."""
     pictures = pictures + [tuple(map(np.zeros_like, pictures[0]))] * (-len(pictures) % SHEET_COLUMNS)
     columns = [np.concatenate(column) for column in pictures]
     rows = [np.concatenate(columns[i : i + SHEET_COLUMNS], axis=1) for i in range(0, len(columns), SHEET_COLUMNS)]
