@@ -1,4 +1,4 @@
-"""Lightning callbacks that measure, draw and watch while a model is trained."""
+"""Lightning callbacks that measure, draw and monitor during training."""
 
 from implicit_slate import lazy
 

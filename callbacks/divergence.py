@@ -1,4 +1,4 @@
-"""Training ends when a gradient is not finite, and says at which step."""
+"""Ends training when a gradient is not finite, and says at which step."""
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -9,7 +9,7 @@ from implicit_slate.errors import TrainingError
 
 
 class Diverged(TrainingError):
-    """What is `not_finite` was not so at `step` (gradient steps done before it)."""
+    """The quantity named by `not_finite` was not finite at `step` (the number of gradient steps done before)."""
 
     def __init__(self, step: int, not_finite: str = "the gradient"):
         super().__init__(f"training diverged at step {step}: {not_finite} is not finite")
@@ -17,23 +17,23 @@ class Diverged(TrainingError):
 
 
 class Watch(Callback):
-    """Base of what ends a training by `Diverged` at the first step that is not sound.
+    """Base of callbacks that raise `Diverged` at the first step at which a quantity is not finite (a bad step).
 
-    On a CPU each step is looked at as it is made, and an unsound one changes nothing. A GPU would have to be waited
-    for: it keeps the number of the first unsound step, which is read at every `log_every_n_steps`, before a validation,
-    before anything is saved, and at the end. So no checkpoint comes after an unsound step, and the error names the same
-    step as on a CPU; but some steps later, and the weights are then spoilt.
+    On a CPU each step is checked before its update, so a bad step does not change the weights. On a GPU this would make
+    the CPU wait, so the number of the first bad step is stored on the device. It is read at every `log_every_n_steps`,
+    before each validation, before anything is saved, and at the end. So no checkpoint is saved after a bad step, and
+    the error names the same step as on a CPU, but it comes some steps later, when the weights are already corrupted.
     """
 
     watched = "the gradient"
-    """What is not finite at an unsound step."""
+    """The quantity that is not finite at a bad step."""
 
     def __init__(self):
         self._first: Tensor | None = None
-        """() the first unsound step, -1 while all is well: kept where it is computed, until it is read."""
+        """The first bad step, (), or -1 if there was none yet; on the device on which it is computed."""
 
     def note(self, trainer: Trainer, sound: Tensor) -> None:
-        """To be called in every step, before its update, with whether it is sound, ()."""
+        """To be called in every step, before its update. `sound`: bool (), whether the quantity is finite."""
         step = trainer.global_step
         if host.is_free_to_read(sound):
             if not sound:
@@ -49,7 +49,7 @@ class Watch(Callback):
         self._first = None
 
     def _read(self, trainer: Trainer, *_) -> None:
-        # Of all watches: a first evaluation that is not finite may come of the gradient of the step before.
+        # The earliest bad step of all watches: a first evaluation may be non-finite because of the previous gradient.
         watches = [watch for watch in trainer.callbacks if isinstance(watch, Watch) and watch._first is not None]
         found = [(step, watch.watched) for watch in watches if (step := int(watch._first)) >= 0]
         if found:
@@ -59,17 +59,17 @@ class Watch(Callback):
 
 
 class Divergence(Watch):
-    """Raises `Diverged` at the first step whose gradient is not finite; a loss that is not finite has such a gradient.
+    """Raises `Diverged` at the first step whose gradient is not finite, which includes every loss that is not finite.
 
-    All processes hold the same averaged gradient, so all stop at the same step. With a gradient scaler (16-bit floats)
-    infinite gradients are part of the method and only NaN in the weights counts.
+    All processes have the same averaged gradient, so all stop at the same step. With a gradient scaler (16-bit floats),
+    infinite gradients are part of the method, so the weights are checked instead of the gradient.
 
-    On a GPU the step is named as exactly, but training ends some steps later; see `Watch`.
+    On a GPU the error names the same step, but training ends some steps later; see `Watch`.
     """
 
     def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if not is_scaled and hasattr(module, "largest_gradient"):  # of ours, which need it for clipping, too
+        if not is_scaled and hasattr(module, "largest_gradient"):  # our modules, which also use it for clipping
             largest = module.largest_gradient()
         else:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -79,9 +79,9 @@ class Divergence(Watch):
 
 
 class FirstEvaluation(Watch):
-    """Raises `Diverged` at the first step whose refinement begins with an evaluation that is not finite.
+    """Raises `Diverged` at the first step whose first evaluation of the refinement is not finite.
 
-    Every training of slots has it. On a CPU the solver itself raises `NotFinite`, before this.
+    Every training of slots includes this callback. On a CPU the solver itself raises `NotFinite` before it.
     """
 
     watched = "the first evaluation of the refinement"

@@ -1,4 +1,4 @@
-"""How near the refinement comes to a fixed point, how many there are, and how good a mode's gradient is."""
+"""How close the refinement gets to a fixed point, how many fixed points it has, and how good a mode's gradient is."""
 
 from typing import Literal
 
@@ -16,17 +16,18 @@ Measure = Literal["residual_at_depth", "spectral_radius", "jacobian_regularizer"
 
 
 class FixedPointDiagnostics(Probe):
-    """Measures of the refinement f at choice, each one a method below that says what it logs.
+    """Selected measures of the refinement f. Each is a method below, whose docstring says what it logs.
 
     Args:
-        measures: what is measured.
-        every_n_steps: steps between two measurements; `basins` and `gradient_cosine` cost many training steps.
-        num_images: images of the probe batch.
-        num_starts: initial slots for `basins`.
+        measures: names of the measures.
+        every_n_steps: steps between two measurements; `basins` and `gradient_cosine` take as long as many training
+            steps.
+        num_images: size of the probe batch.
+        num_starts: number of random initial slots for `basins`.
 
     Raises:
-        UserError: an unknown measure, or, in training, `basins` of a model whose slots always start alike or
-            `gradient_cosine` of one whose slot attention is not trained.
+        UserError: an unknown measure; in training, `basins` for a model whose initial slots are not random, or
+            `gradient_cosine` for one whose slot attention is frozen.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class FixedPointDiagnostics(Probe):
 
     @property
     def state_key(self) -> str:
-        return self._generate_state_key(measures=self.measures)  # a run may have several, at their own cadences
+        return self._generate_state_key(measures=self.measures)  # a run may have several, each with its own interval
 
     def measure(self, model: SlotModel, batch: Batch, slots_init: Tensor, is_last: bool) -> dict[str, Tensor]:
         values = {}
@@ -52,7 +53,7 @@ class FixedPointDiagnostics(Probe):
         return values
 
     def residual_at_depth(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
-        """`residual/depth_<d>` after d plain applications of f, for d = n, 2n, 4n, 8n with the n of training."""
+        """`residual/depth_<d>`: the residual after d Picard steps, for d = n, 2n, 4n, 8n with the n of training."""
         n = model.slot_attention.solver.max_iterations
         with torch.no_grad():
             trace = picard(model.refinement(batch["image"]), slots_init, max_iterations=8 * n).checked().trace
@@ -64,17 +65,19 @@ class FixedPointDiagnostics(Probe):
         return {"jacobian/spectral_radius": spectral_radius(f, solution.z, tol=1e-3)}
 
     def jacobian_regularizer(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
-        """`jacobian/regularizer`: ‖vᵀJ‖²/D at z*, with a Gaussian v that is always the same."""
+        """`jacobian/regularizer`: ‖vᵀJ‖²/D at z*, with a fixed Gaussian v."""
         f, solution = solve(model, batch, slots_init)
         regularizer = jacobian_regularizer(f, solution.z, torch.Generator().manual_seed(0))
         return {"jacobian/regularizer": regularizer.detach()}
 
     def gradient_cosine(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
-        """The mode's gradient of the loss with respect to slot attention's parameters beside that of `exact(gmres)`.
+        """Compares the mode's gradient of the loss, by slot attention's parameters, with that of `exact(gmres)`.
 
-        `gradient/cosine`, and `gradient/norm_ratio`: the mode's norm over the exact one's. The exact one is a reference
-        only where `gradient/adjoint_residual`, that of its backward solve, and the forward solve's `residual` are
-        small. `gradient/adjoint_products` are the vector-Jacobian products of its backward solve.
+        - `gradient/cosine`: their cosine similarity.
+        - `gradient/norm_ratio`: the mode's norm divided by the exact one's.
+        - `gradient/adjoint_residual`: residual of the exact gradient's backward solve. That gradient is a reference
+          only if this and the forward solve's `residual` are small.
+        - `gradient/adjoint_products`: number of vector-Jacobian products in that backward solve.
         """
         slot_attention = model.slot_attention
         parameters = [p for p in slot_attention.parameters() if p.requires_grad]
@@ -96,9 +99,10 @@ class FixedPointDiagnostics(Probe):
         }
 
     def basins(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
-        """`basins/distinct` fixed points that random initial slots lead to, as sets of slots in any order.
+        """Counts the fixed points reached from random initial slots.
 
-        `basins/converged`: how many of the `num_starts` reached one within 500 plain applications of f.
+        - `basins/distinct`: number of distinct fixed points, compared as sets of slots in any order.
+        - `basins/converged`: how many of the `num_starts` converge within 500 Picard steps.
         """
         if model.slot_attention.slot_init == "queries":
             raise UserError("measures: 'basins' needs random initial slots, which slot_init 'queries' does not have")
@@ -110,8 +114,8 @@ class FixedPointDiagnostics(Probe):
 
 
 def distance_between_sets(slots: Tensor, other: Tensor) -> Tensor:
-    """(B,) ‖slots - other‖ / ‖slots‖ of (B, K, S), with the slots of `other` in the order that fits best."""
-    # By default cdist multiplies matrices where there are many slots, and then cannot tell small distances from zero.
+    """‖slots - other‖ / ‖slots‖, (B,), for slots (B, K, S), with those of `other` in the best-matching order."""
+    # For many slots, cdist by default uses a matrix product, which cannot distinguish small distances from zero.
     costs = torch.cdist(slots, other, compute_mode="donot_use_mm_for_euclid_dist").square().cpu().numpy()
     squared = slots.new_tensor([cost[linear_sum_assignment(cost)].sum() for cost in costs])
     return squared.sqrt() / slots.flatten(1).norm(dim=1).clamp_min(torch.finfo(slots.dtype).tiny)

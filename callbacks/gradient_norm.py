@@ -1,4 +1,4 @@
-"""The gradient's size, with no spike missed."""
+"""The norm of the gradient, recorded so that no spike is missed."""
 
 import torch
 from lightning import LightningModule, Trainer
@@ -10,9 +10,9 @@ from implicit_slate.allowed import Checked, PositiveInt
 class GradientNorm(Checked, OfSlots):
     """L2 norm of the gradient of slot attention's parameters before clipping.
 
-    It is taken at every step; the largest finite value since the last point is logged as `grad_norm` every
-    `every_n_steps`, because spikes last one step and snapshots would miss them. Between two points nothing is read, so
-    a GPU is not waited for. After DDP's averaging all processes hold the same gradient, so the first one logs.
+    It is computed at every step, and every `every_n_steps` the largest finite value since the last logged point is
+    logged as `grad_norm`, because a spike lasts only one step. In between, no value is read, so the CPU does not wait
+    for a GPU. With DDP all processes have the same averaged gradient, so only the first one logs.
     """
 
     def __init__(self, every_n_steps: PositiveInt = 25):
@@ -41,8 +41,8 @@ class GradientNorm(Checked, OfSlots):
         self._log(trainer)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, Exception):  # a stopped training goes on, with what was the largest so far
-            self._log(trainer, step=getattr(exception, "step", None))  # a divergence may be found after its step
+        if isinstance(exception, Exception):  # not for a stopped run, which resumes with the largest so far
+            self._log(trainer, step=getattr(exception, "step", None))  # a divergence may be detected some steps later
 
     def _log(self, trainer: Trainer, step: int | None = None) -> None:
         if trainer.is_global_zero and self._largest > 0:

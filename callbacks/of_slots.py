@@ -1,4 +1,4 @@
-"""What callbacks that look at slots have in common."""
+"""The base of callbacks that need slots."""
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -6,7 +6,7 @@ from implicit_slate.errors import UserError
 
 
 class OfSlots(Callback):
-    """Base of callbacks of a module whose `model` has slots; `UserError` for another one, before it trains."""
+    """Base of callbacks for modules whose `model` has slots; before training, UserError for any other module."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not hasattr(getattr(pl_module, "model", None), "slot_attention"):

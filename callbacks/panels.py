@@ -1,4 +1,4 @@
-"""What the model sees and makes, as a picture: one row per image, from the truth to the mask of each slot."""
+"""Pictures of what a model does: one row per image, with the image, its reconstructions and the mask of each slot."""
 
 import math
 from pathlib import Path
@@ -20,13 +20,13 @@ from implicit_slate.pictures import panel_picture, panels_npz, strip, to_png
 
 
 class Panels(Checked, OfProbe):
-    """Draws the first images of the validation split: truth | reconstructions | one mask per slot.
+    """Draws the first images of the validation split: original | reconstructions | one mask per slot.
 
-    It is drawn before training, after the validations 1, 2, 3, 5, 8, 12, 18, … (each half as many again as the one
-    before), because masks form early, and at the end. It goes to TensorBoard (tag `panels`) and to `panels.png` in the
-    logger's folder; beside it `panels.npz` has the arrays that it shows, and `panels/<step>.webp` is a small picture of
-    each step, for the report. The initial slots are the same every time, so that pictures of different steps and models
-    compare; the model's mode and all random states are left as they were.
+    Drawn before training, after validations 1, 2, 3, 5, 8, 12, 18, … (each 1.5 times the previous number, since masks
+    form early), and at the end. The picture goes to TensorBoard (tag `panels`) and to `panels.png` in the logger's
+    folder; `panels.npz` beside it has the arrays shown, and `panels/<step>.webp` is a small picture for the report. The
+    initial slots are the same every time, so that pictures of different steps and models are comparable. The model's
+    mode and all random states are left unchanged.
     """
 
     def __init__(self, num_images: PositiveInt = 6):
@@ -79,11 +79,11 @@ class Panels(Checked, OfProbe):
 
 
 def panel_images(model: SlotModel, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """What `panel_picture` shows of images (B, 3, H, W) in [0, 1]; tokens are generated greedily.
+    """The arguments of `panel_picture` for images (B, 3, H, W) in [0, 1]; tokens are generated greedily.
 
-    The panels of two models show the same images and start from the same noise.
+    The initial slots come from a fixed seed, so that panels of different models are comparable.
     """
-    image = image.to(next(model.parameters()))  # its device, and its floats
+    image = image.to(next(model.parameters()))  # its device and dtype
     slots_init = model.sample_slots(len(image), generator=torch.Generator().manual_seed(0)).detach()
     with evaluating(model):
         views, ceiling = model.views(image, slots_init.to(image)), model.ceiling(image)

@@ -1,4 +1,4 @@
-"""Measurements during training, always of the same images and from the same initial slots."""
+"""Measurements during training, always on the same images and from the same initial slots."""
 
 import copy
 from collections.abc import Iterator
@@ -19,29 +19,29 @@ from implicit_slate.models.slot_attention import SlotUpdate
 class Probe(Checked, OfProbe):
     """Base of the callbacks that measure a model's refinement; a subclass implements `measure`.
 
-    The images are the first of the validation split. The initial slots are drawn once and kept in checkpoints; learned
-    queries are taken as they are. The model is in evaluation mode and in float32 without autocast, whatever the
-    training's precision, and is left as it was. The first process measures and logs; it needs nothing from the others.
-    It does so at step 0, every `every_n_steps` and at the end.
+    The images are the first of the validation split. The initial slots are drawn once and stored in checkpoints;
+    learned queries are used as they currently are. Measurements are in evaluation mode and in float32 without autocast,
+    whatever the training's precision, and leave the model unchanged. Only the first process measures and logs, and it
+    needs nothing from the others. It does so at step 0, every `every_n_steps` and at the end.
 
-    Of a measured quantity of each image, (B,), the mean is logged under its name and the maximum under
-    `<name>_image_max`; a number () is logged as it is.
+    For a quantity with one value per image, (B,), the mean is logged under its name and the maximum under
+    `<name>_image_max`; a scalar () is logged as it is.
     """
 
     kept: tuple[str, ...] = ("_slots_init", "latest")
-    """The attributes that a checkpoint keeps."""
+    """The attributes that are stored in checkpoints."""
 
     def __init__(self, every_n_steps: PositiveInt, num_images: PositiveInt):
         self.every_n_steps, self.num_images = every_n_steps, num_images
         self.latest: dict[str, float] = {}
-        """What was measured last, without the maxima."""
+        """The latest measurements, without the maxima."""
         self._batch: Batch | None = None
         self._slots_init: Tensor | None = None
         self._step = 0
 
     def measure(self, model: SlotModel, batch: Batch, slots_init: Tensor, is_last: bool) -> dict[str, Tensor]:
-        """Quantities (B,) or () by their names, of the probe images, with masks where the data has them, from initial
-        slots (B, K, S)."""
+        """The measured quantities, (B,) or (), by name, for the probe batch (with masks if the data has them) and
+        initial slots (B, K, S)."""
         raise NotImplementedError
 
     def state_dict(self) -> dict:
@@ -63,7 +63,7 @@ class Probe(Checked, OfProbe):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self._step:
-            return  # a batch whose gradient is only accumulated
+            return  # the gradient was only accumulated
         self._step = trainer.global_step
         is_last = trainer.global_step == trainer.max_steps  # measured in `on_train_end`
         if trainer.is_global_zero and trainer.global_step % self.every_n_steps == 0 and not is_last:
@@ -85,7 +85,7 @@ class Probe(Checked, OfProbe):
         with evaluating(model), torch.autocast(like.device.type, enabled=False):
             try:
                 values = self.measure(model, batch, self._slots_init.to(like), is_last)
-            except NotFinite:  # there is nothing to measure; the next step ends training on all processes
+            except NotFinite:  # nothing to measure; the next training step ends the run in all processes
                 return
         means = {name: float(value.float().mean()) for name, value in values.items()}
         largest = {f"{name}_image_max": float(value.max()) for name, value in values.items() if value.ndim}
@@ -100,14 +100,14 @@ class Probe(Checked, OfProbe):
 
 @torch.no_grad()
 def solve(model: SlotModel, batch: Batch, slots_init: Tensor) -> tuple[SlotUpdate, Solution]:
-    """f, and where its forward solve stops."""
+    """f, and the solution of its forward solve."""
     f = model.refinement(batch["image"])
     return f, model.slot_attention.solver(f, slots_init).checked()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every submodule is in its own mode again (a frozen part may differ)."""
+    """Evaluation mode; on exit, every submodule returns to its own previous mode (that of a frozen part may differ)."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""How strongly the slots' refinement stretches, measured while it is trained."""
+"""The spectral norm of the slot Jacobian, measured during training."""
 
 import torch
 from torch import Tensor
@@ -10,15 +10,15 @@ from implicit_slate.models import SlotModel
 
 
 class SlotJacobian(Probe):
-    """Spectral norm of the Jacobian of one more refinement at z*, where the forward solve stops; and its residual.
+    """Spectral norm of the Jacobian of f at z*, where the forward solve stops, and the residual there.
 
-    Logged as `jacobian/spectral_norm`, `residual`, and once `evaluations` of f in a training step. The spectral radius,
-    which takes more products, is measured at the end only.
+    Logged as `jacobian/spectral_norm` and `residual`. The first measurement also logs `evaluations`, of f in a training
+    step, and the last one `jacobian/spectral_radius`, which takes more products.
 
     Args:
         every_n_steps: steps between two measurements.
-        num_images: images of the probe batch.
-        tol: of the iteration, see `largest_singular_value`; the norm's own relative error is far smaller.
+        num_images: size of the probe batch.
+        tol: tolerance of the iteration, see `largest_singular_value`; the relative error of the norm is far smaller.
     """
 
     kept = (*Probe.kept, "_vector")
@@ -42,7 +42,8 @@ class SlotJacobian(Probe):
         return values
 
     def _warm_start(self, like: Tensor) -> Tensor | None:
-        """The last vector, a little off: should two singular values have crossed, an exact start would miss it."""
+        """The last singular vector plus some noise, without which the iteration would not notice that another singular
+        value has become the largest."""
         if self._vector is None or self._vector.shape != like.flatten(1).shape:
             return None
         generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What the slots look at, so that degenerate masks are seen early in a run."""
+"""How the slots divide the image, to detect degenerate masks early in a run."""
 
 import math
 
@@ -13,32 +13,34 @@ from implicit_slate.metrics import adjusted_rand_index, segments
 from implicit_slate.models import SlotModel
 
 IN_USE = 0.01
-"""A slot that wins at least this share of an image's inputs is in use."""
+"""A slot is in use if it wins at least this fraction of an image's inputs."""
 FEWEST_IN_USE = 1.5
-"""With fewer slots in use, on average, most images have one slot that wins nearly everywhere."""
+"""If fewer slots are in use on average, one slot wins nearly everywhere in most images."""
 LEAST_INFORMATION = 0.01
-"""With less, attention hardly depends on the place. At a tenth of its steps the grid `stress` has 0.25. The small
-broadcast decoder, whose slots separate late, has 0.013 then, and did not fall below 0.012 later."""
+"""Below this, attention hardly depends on position. After a tenth of the steps, the grid `stress` has 0.25, and the
+small broadcast decoder, whose slots separate late, 0.013, never falling below 0.012 later."""
 
 
 class SlotUsage(Probe):
-    """How slot attention divides the probe images, means over images; it costs one or two forward passes.
+    """How slot attention divides the probe images: means over images, for the cost of one or two forward passes.
 
-    - `slots/attention_entropy`: of the attention over slots, mean over inputs, divided by log K. 1: at every input all
-      slots look alike; 0: every input belongs to one slot.
-    - `slots/in_use`: slots that win at least 1% of an image's inputs. The slot with the most attention wins an input.
-    - `slots/information`: what an input tells of its slot, I(input; slot) / log K, the entropy of the mean attention
-      less the mean entropy. 0: attention is the same at every input, shared by all slots or all on one; 1: all inputs
-      belong to one slot each, and every slot has as many.
-    - `slots/fg_ari`: of the model's masks, at the images' resolution, where the data has masks. Images of nothing but
+    - `slots/attention_entropy`: entropy of the attention over slots, mean over inputs, divided by log K. 1: at every
+      input, attention is equal for all slots; 0: every input belongs to one slot.
+    - `slots/in_use`: number of slots that win at least 1% of an image's inputs. The slot with the most attention at an
+      input wins it.
+    - `slots/information`: mutual information of input and slot, I(input; slot) / log K: the entropy of the mean
+      attention minus the mean entropy. 0: attention is the same at every input, whether shared by all slots or on a
+      single one; 1: every input belongs to one slot, and all slots have equally many.
+    - `slots/fg_ari`: FG-ARI of the model's masks at the images' resolution, if the data has masks. Images with only
       background are left out.
 
-    The attention is that of the last application of the forward solve. From a tenth of the run's steps on, one line
-    says at which step the slots were first found degenerate: fewer than 1.5 of them in use, or information below 0.01.
+    The attention is that of the last application of f in the forward solve. After the first tenth of the run's steps,
+    one warning line is printed when the slots are first found degenerate: on average fewer than 1.5 slots in use, or
+    information below 0.01.
 
     Args:
         every_n_steps: steps between two measurements.
-        num_images: images of the probe batch.
+        num_images: size of the probe batch.
     """
 
     kept = (*Probe.kept, "_warned")
@@ -84,20 +86,20 @@ class SlotUsage(Probe):
 
 
 def attention_entropy(attention: Tensor) -> Tensor:
-    """(B,) entropy over slots of attention (B, N, K), mean over inputs, in units of log K: between 0 and 1."""
+    """Entropy (B,) over slots of attention (B, N, K), mean over inputs, in units of log K: between 0 and 1."""
     return torch.special.entr(attention).sum(2).mean(1) / _log_slots(attention)
 
 
 def attention_information(attention: Tensor) -> Tensor:
-    """(B,) mutual information of input and slot for attention (B, N, K), in units of log K: between 0 and 1."""
+    """Mutual information (B,) of input and slot for attention (B, N, K), in units of log K: between 0 and 1."""
     return torch.special.entr(attention.mean(1)).sum(1) / _log_slots(attention) - attention_entropy(attention)
 
 
 def slots_in_use(attention: Tensor) -> Tensor:
-    """(B,) slots that have the largest attention (B, N, K) at 1% of the inputs or more."""
+    """Number (B,) of slots that have the largest attention (B, N, K) at 1% of the inputs or more."""
     winners = attention.argmax(2, keepdim=True)
     return (torch.zeros_like(attention).scatter_(2, winners, 1.0).mean(1) >= IN_USE).sum(1)
 
 
 def _log_slots(attention: Tensor) -> float:
-    return math.log(max(attention.shape[2], 2))  # with a single slot everything is 0
+    return math.log(max(attention.shape[2], 2))  # with a single slot all measures are 0
