@@ -1,9 +1,9 @@
-"""`python -m benchmarks.against_torchdeq`: the time of an evaluation of f and of a backward product beside torchdeq's.
+"""`python -m benchmarks.against_torchdeq`: times of an evaluation of f and of a backward product, ours and torchdeq's.
 
-Both libraries solve the same problem with the same number of evaluations, in turn in one process. A map of one layer
-costs next to nothing, so there the solvers themselves are timed; slot attention's step shows what remains of the
-difference in a model. Both keep the best iterate and its residuals, as solvers with a tolerance do; the tolerance is 0,
-which neither reaches. In Anderson's method both mix equally many iterates: 11 forward, all of them backward.
+Both libraries solve the same problem with the same number of evaluations, alternating in one process. A map of one
+layer costs next to nothing, so its time is that of the solver; slot attention's step shows how much of the difference
+remains in a model. Both keep the best iterate and its residuals, as solvers with a tolerance do; the tolerance is 0,
+which neither reaches. In Anderson's method both mix the same number of iterates: 11 forward, all of them backward.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from implicit_slate.errors import positive
 from implicit_slate.fixed_point import Solver, fixed_point
 
 EVALUATIONS = (7, 30)
-"""The paper's number of iterations, and one at which the solvers' memories are full."""
+"""The paper's number of iterations, and one at which the solvers' histories are full."""
 THEIR_SOLVERS = {
     "picard": get_solver("fixed_point_iter"),
     "anderson": partial(get_solver("anderson"), m=11),  # iterates; ours keeps their 10 differences
@@ -31,11 +31,11 @@ THEIR_SOLVERS = {
 }
 BACKWARD = ("phantom(5, 0.5)", "exact(anderson, 7)", "exact(anderson, 30)", "exact(broyden, 7)", "exact(broyden, 30)")
 SHORTEST = 0.01
-"""Seconds that one timing takes at least: what is quicker is repeated within it."""
+"""Minimum seconds of one timing; faster calls are repeated within it."""
 
 
 class Problem(NamedTuple):
-    """z = f(z) from z0, differentiated by `leaves`."""
+    """z = f(z) from z0, differentiated with respect to `leaves`."""
 
     f: Callable[[Tensor], Tensor]
     z0: Tensor
@@ -43,7 +43,7 @@ class Problem(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Something that both do: a call makes `count` evaluations of f, or products of a backward solve."""
+    """One task for both libraries: a call makes `count` evaluations of f, or products of a backward solve."""
 
     what: str
     count: int
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
 
 def layer(batch: int = 32, size: int = 256, device: str = "cpu") -> Problem:
-    """f(z) = tanh(Wz + x) with W 0.95 times a rotation and x small: no solver converges within `EVALUATIONS`."""
+    """f(z) = tanh(Wz + x), W a rotation times 0.95, and x small, so that no solver converges within `EVALUATIONS`."""
     generator = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
     weight = (0.95 * rotation).to(device).requires_grad_()
@@ -68,8 +68,8 @@ def slots(batch: int = 4, device: str = "cpu") -> Problem:
 
 
 def forward_run(problem: Problem, solver: str, evaluations: int) -> Run:
-    """A forward solve that is not recorded."""
-    iterations = evaluations - (solver == "broyden")  # theirs evaluates f once before it counts
+    """A forward solve without a graph."""
+    iterations = evaluations - (solver == "broyden")  # torchdeq's first evaluation of f is not counted
     theirs = partial(THEIR_SOLVERS[solver], problem.f, problem.z0, max_iter=iterations, tol=0.0, stop_mode="rel")
     ours = partial(Solver(solver, evaluations, tol=0.0), problem.f, problem.z0)
     return Run(f"forward, {solver}, {evaluations} steps", evaluations, torch.no_grad()(ours), torch.no_grad()(theirs))
@@ -103,9 +103,9 @@ def runs(problem: Problem) -> list[Run]:
 
 
 def measure(run: Run, rounds: int) -> list[str]:
-    """The row of a run: microseconds of one evaluation or product, ours and theirs, and their ratio in the rounds."""
+    """A row of the table: microseconds per evaluation or product, ours and torchdeq's, and the ratio over rounds."""
     calls = {"ours": run.ours, "theirs": run.theirs}
-    for call in calls.values():  # warms up
+    for call in calls.values():  # warm-up
         call()
     repeats = max(1, round(SHORTEST / min(timed(call)[0] for call in calls.values())))
 

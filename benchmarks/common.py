@@ -1,4 +1,4 @@
-"""What the benchmarks share: the device, timing in turn, tables."""
+"""Shared code of the benchmarks: the device, timing, tables."""
 
 import platform
 import time
@@ -30,7 +30,7 @@ def describe(device: str = DEVICE) -> str:
 
 
 def timed(run: Callable[[], Result], device: str = DEVICE) -> tuple[float, Result]:
-    """Seconds that `run` takes, on a GPU until all its kernels have ended, and what it returns."""
+    """(seconds, result) of `run()`; on a GPU, until all its kernels have finished."""
     synchronize(device)
     start = time.perf_counter()
     result = run()
@@ -44,9 +44,9 @@ def synchronize(device: str = DEVICE) -> None:
 
 
 def in_turn(measurements: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each measurement returns in every round; another one goes first in every round, and a first round warms up.
+    """The values of each measurement, one per round, after a warm-up round. The order is reversed in every round.
 
-    When the machine slows down for a while, neighbouring measurements are slower alike: their ratios tell most.
+    If the machine slows down for a while, neighbouring measurements slow down alike, so their ratios are most reliable.
     """
     values: dict[str, list[float]] = {name: [] for name in measurements}
     for number in range(rounds + 1):
@@ -58,7 +58,7 @@ def in_turn(measurements: Mapping[str, Callable[[], float]], rounds: int) -> dic
 
 
 def make_console() -> Console:
-    """The terminal; in a pipe 120 columns, so that tables are not folded."""
+    """A console; 120 columns wide if it is not a terminal, so that tables do not wrap."""
     console = Console()
     if not console.is_terminal:
         console.width = 120
@@ -66,7 +66,7 @@ def make_console() -> Console:
 
 
 def make_table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """An empty table with columns of names and columns of numbers."""
+    """An empty table with columns for names and columns for numbers."""
     table = Table(*names, title=title, title_justify="left")
     for column in numbers:
         table.add_column(column, justify="right")
@@ -74,5 +74,5 @@ def make_table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Tabl
 
 
 def shown(work: Sequence[Result], description: str, console: Console) -> Iterable[Result]:
-    """The work, with a progress bar in a terminal."""
+    """Iterates over `work`, with a progress bar on a terminal."""
     return track(work, description, console=console, disable=not console.is_terminal, transient=True)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.complexity`: time and memory of the refinement against n in every gradient mode."""
+"""`python -m benchmarks.complexity`: time and memory of the refinement as functions of n, in every gradient mode."""
 
 import argparse
 import io
@@ -21,21 +21,22 @@ from implicit_slate.errors import positive
 from implicit_slate.files import write_atomically
 
 SIZES = dict(num_slots=12, slot_size=192, num_inputs=256)
-"""The paper's slots, and the tokens of a 64×64 image."""
+"""The paper's slots, and the number of tokens of a 64×64 image."""
 BATCH_SIZES = {"cpu": 4, "cuda": 50}
 GRADIENTS = (
     "unrolled", "truncated(2)", "implicit", "neumann(3)", "phantom(3, 0.5)", "bilevel",
     "exact(broyden)", "exact(anderson)", "exact(gmres)", "exact(dense)",
 )  # fmt: skip
 ITERATIONS = (2, 4, 8, 16, 32)
-"""From 2 on, the fewest that `truncated(2)` can have."""
+"""From 2, the smallest n of `truncated(2)`."""
 PATIENCE = 2.0
-"""Seconds for which a mode at one n is timed: `exact(dense)`, with its K·S products, is timed once or twice only."""
+"""Seconds of timing for a mode at one n; `exact(dense)`, with its K·S products, is timed only once or twice."""
 FLAT, LINEAR = 0.03, 0.1
-"""Of the growth of n. From n = 2 to 32, a quantity that grows at most 1.45-fold is O(1), and one that grows 2.5-fold or
-more, along a line, is O(n): all have a part that does not depend on n, such as the gradients of the weights."""
+"""Thresholds relative to the growth of n; see `fit`. From n = 2 to 32, growth by a factor of at most 1.45 is O(1), and
+growth along a line by a factor of 2.5 or more is O(n). The factors are small because every quantity has a part that
+does not depend on n, such as the gradients of the weights."""
 LINE = 0.9
-"""The smallest R² of a line."""
+"""The smallest R² that counts as a line."""
 
 
 @dataclass
@@ -45,19 +46,19 @@ class Cell:
     gradient: str
     n: int
     forward_seconds: list[float] = field(default_factory=list)
-    """One number for each round."""
+    """One value per round."""
     backward_seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
     saved_bytes: int = 0
     products: int = 0
-    """Vector-Jacobian products of the backward solve of an `exact` mode: set by its convergence, not by n."""
+    """Vector-Jacobian products in the backward solve of an `exact` mode. Depends on its convergence, not on n."""
 
 
 def measure(
     refinement: Refinement, gradients: Sequence[str] = GRADIENTS, iterations: Sequence[int] = ITERATIONS,
     rounds: int = 7, say: Callable[[str], object] = print,
 ) -> list[Cell]:  # fmt: skip
-    """All modes at all n. Memory is measured first, which warms up; then all cells are timed in turn in every round."""
+    """Measures all modes at all n: first memory, which is also the warm-up; then, in every round, the time of each."""
     cells = [Cell(gradient, n) for gradient in gradients for n in iterations]
     say("memory, and warming up")
     for cell in cells:
@@ -75,23 +76,23 @@ def measure(
 
 
 class Fit(NamedTuple):
-    """value ≈ constant + slope · n by least squares, and value ≈ c · n^exponent by least squares of the logarithms."""
+    """Least-squares fits value ≈ constant + slope · n and, in the logarithms, value ≈ c · n^exponent."""
 
     constant: float
     slope: float
     r_squared: float
     exponent: float
     growth: float
-    """The value at the largest n divided by that at the smallest."""
+    """The value at the largest n divided by the value at the smallest n."""
     order: str
     """`O(1)`, `O(n)`, or `unclear`."""
 
 
 def fit(n: Sequence[int], values: Sequence[float]) -> Fit:
-    """Fit positive values at two n or more, in rising order.
+    """Fits positive values at two or more increasing n.
 
     The order follows from (growth of the value - 1) / (growth of n - 1), which is 0 for a constant and 1 for a value
-    proportional to n: O(1) up to `FLAT`; O(n) from `LINEAR` on if R² is at least `LINE`; unclear otherwise.
+    proportional to n: O(1) if at most `FLAT`; O(n) if at least `LINEAR` and R² is at least `LINE`; otherwise unclear.
     """
     line = linregress(n, values)
     growth, r_squared = values[-1] / values[0], float(line.rvalue**2)
@@ -102,7 +103,7 @@ def fit(n: Sequence[int], values: Sequence[float]) -> Fit:
 
 
 class Quantity(NamedTuple):
-    """Something measured of a cell."""
+    """A quantity measured for each cell."""
 
     title: str
     unit: str
@@ -115,7 +116,7 @@ SAVED = Quantity("saved for backward", "MB", lambda cell: cell.saved_bytes / 1e6
 PEAK = Quantity("peak memory", "MB", lambda cell: cell.peak_bytes / 1e6)
 SHOWN = (FORWARD, BACKWARD, SAVED, PEAK)
 A_PRODUCT = Quantity("backward time a product", "ms", lambda cell: BACKWARD.of(cell) / max(cell.products, 1))
-"""A mode without a backward solve has one."""
+"""A mode without a backward solve counts as one product."""
 
 NOTES = f"""\
 **Forward:** n Picard iterations and the applications that the mode records. **Backward:** from a random cotangent of
@@ -138,18 +139,18 @@ class Row(NamedTuple):
     gradient: str
     cells: list[Cell]
     fits: dict[str, Fit]
-    """By the title of the quantity, in the quantity's unit."""
+    """The fit of each quantity, by its title; in the quantity's unit."""
     backward_ratio: float
-    """Backward time divided by that of `unrolled` at the largest n: the median over the rounds."""
+    """Backward time divided by that of `unrolled` at the largest n: the median over rounds."""
     peak_ratio: float
     """Peak memory divided by that of `unrolled` at the largest n."""
 
     def order(self, quantity: Quantity) -> Fit:
-        """The backward time of a mode with a backward solve is judged by the time of a product."""
+        """The fit that decides the order. With a backward solve, backward time is judged by the time per product."""
         return self.fits[(A_PRODUCT if quantity is BACKWARD and self.cells[0].products else quantity).title]
 
     def texts(self) -> list[str]:
-        """The mode; each quantity at the smallest and the largest n, its order and growth; the ratios to `unrolled`."""
+        """Table cells: mode; each quantity at smallest and largest n, its order and growth; ratios to `unrolled`."""
         few, many = min(cell.products for cell in self.cells), max(cell.products for cell in self.cells)
         name = self.gradient + (f"\n{few if few == many else f'{few} to {many}'} products" if many else "")
         ends = ([quantity.of(cell) for cell in (self.cells[0], self.cells[-1])] for quantity in SHOWN)
@@ -160,7 +161,7 @@ class Row(NamedTuple):
 
 
 def summarize(cells: list[Cell]) -> list[Row]:
-    """A row for each mode. The cells of a mode stand together, n rising; `unrolled` is among the modes."""
+    """One row per mode. `cells` must be grouped by mode with increasing n, and include `unrolled`."""
     groups = {gradient: list(group) for gradient, group in groupby(cells, key=lambda cell: cell.gradient)}
     plain = groups["unrolled"][-1]
     rows = []
@@ -196,7 +197,7 @@ Measured values at n = {rows[0].cells[0].n} → {rows[0].cells[-1].n}, their ord
 
 
 def write(rows: list[Row], settings: str, device: str, folder: Path) -> None:
-    """`complexity.md`, `.png` and `.svg`, `complexity.csv` (mode and n) and `orders.csv` (mode and quantity)."""
+    """Writes `complexity.md`, `.png`, `.svg` and `.csv` (per mode and n), and `orders.csv` (per mode and quantity)."""
     write_atomically(folder / "complexity.md", markdown(rows, settings, device))
     values = [
         {"gradient": c.gradient, "n": c.n, "forward_seconds": median(c.forward_seconds),
@@ -215,7 +216,7 @@ def write(rows: list[Row], settings: str, device: str, folder: Path) -> None:
 
 
 def _draw(rows: list[Row], title: str, folder: Path) -> None:
-    """Times and peak memory against n, both axes logarithmic, so that O(1) lies flat and O(n) rises."""
+    """Draws times and peak memory against n on log-log axes, so that O(1) is flat and O(n) rises."""
     from matplotlib.figure import Figure  # takes a second to import
 
     families = list(dict.fromkeys(row.gradient.partition("(")[0] for row in rows))  # one colour for all `exact` modes
@@ -242,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=positive, default=7, help="timings of each, in turn (%(default)s)")
     options = parser.parse_args(arguments)
 
-    torch.set_num_threads(1)  # the operations are small: threads would mostly wait for one another
+    torch.set_num_threads(1)  # with small operations, threads would mostly wait for one another
     console = make_console()
     refinement = Refinement(**SIZES, batch_size=BATCH_SIZES[DEVICE], device=DEVICE)
     rows = summarize(measure(refinement, rounds=options.rounds, say=console.print))

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.generation`: generation with the key-value cache beside recomputing every prefix, in one run.
+"""`python -m benchmarks.generation`: generation with the key-value cache, compared with recomputing every prefix.
 
-The plain method is that of the public code: for each of the N tokens the transformer reads all tokens before it again
-(but here without the logits of earlier positions). All N prefixes would take minutes, so it is timed at a few lengths,
-each the middle of an equal part of the sequence, and that time counts for every token of the part. (The cost grows a
-little faster than linearly, so this is rather too little than too much.)
+The plain method is that of the public code: for each of the N tokens, the transformer processes all previous tokens
+again (but here without the logits of earlier positions). All N prefixes would take minutes, so the sequence is divided
+into a few equal parts; the prefix length at the middle of each is timed, and counts for every token of that part. The
+cost grows slightly faster than linearly with the length, so this errs on the low side.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from implicit_slate.errors import positive
 from implicit_slate.training.allocator import keep_freed_memory
 
 SETTINGS = {"64×64, V=1024, K=3": 8, "96×96, V=4096, K=12": 4}
-"""Settings of `benchmarks.training_step`, and how many images at a time."""
+"""Settings of `benchmarks.training_step`, and the batch size."""
 
 
 def plain_step(model: SLATE, tokens: Tensor, slots: Tensor) -> Tensor:
-    """The next token (B,) after tokens (B, L), with everything computed again."""
+    """The next token (B,) after tokens (B, L), without a cache."""
     index = F.pad(tokens + 1, (1, 0))
     embedded = model.dictionary(index) + model.positions[:, : index.shape[1]]
     features = model.transformer(embedded, model.slot_projection(slots))
@@ -34,11 +34,11 @@ def plain_step(model: SLATE, tokens: Tensor, slots: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(model: SLATE, batch_size: int, parts: int) -> tuple[float, float]:
-    """Seconds to generate all tokens of a batch with the cache (the median of `parts` times), and plainly."""
+    """Seconds to generate all tokens of a batch, with the cache (the median of `parts` timings) and without."""
     model.eval()
     slots = model.sample_slots(batch_size)
     device = slots.device.type
-    tokens = model.generate(slots)  # also warms up
+    tokens = model.generate(slots)  # also the warm-up
     for length in (1, model.num_tokens // 2):
         if not torch.equal(plain_step(model, tokens[:, :length], slots), tokens[:, length]):
             raise RuntimeError(f"the two methods disagree on token {length}")

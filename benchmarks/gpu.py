@@ -1,9 +1,8 @@
-"""`python -m benchmarks.gpu`: what this machine's GPU does with SLATE at the paper's scale, in at most 8 minutes.
+"""`python -m benchmarks.gpu`: the speed of SLATE at the paper's scale on this machine's GPU, in at most 8 minutes.
 
-It needs no network, and of packages torch, lightning, torchmetrics, safetensors, scipy, pillow, pyyaml, rich and
-tensorboard (pytest for the tests). What fails is named and left out, and so is what the time does not suffice for; all
-else goes on.
-Without a GPU it runs at a tiny size, which shows only that it works.
+It needs no network, and these packages: torch, lightning, torchmetrics, safetensors, scipy, pillow, pyyaml, rich and
+tensorboard (pytest for the tests). Measurements that fail, or for which there is no time, are listed and left out; the
+others are still made. Without a GPU it runs at a tiny size, which shows only that it works.
 """
 
 import argparse
@@ -44,14 +43,14 @@ SECTIONS = tuple(
         ("Training step as a CUDA graph", "gpu_sections:graph_steps", 15),
         ("Generation", "gpu_sections:generation", 25),
         ("Measurements", "gpu_lightning:measurements", 25),
-        ("Lightning", "gpu_lightning:fit", 190),  # compiles most of the time, and so does the next
-        ("Training step, compiled", "gpu_sections:compiled_steps", 30),  # last, because it takes what time is left
+        ("Lightning", "gpu_lightning:fit", 190),  # most of this and of the next is compiling
+        ("Training step, compiled", "gpu_sections:compiled_steps", 30),  # last, because it uses any time left over
     )
 )
 STARTING = 30
-"""Seconds for the first process to start and import, which on a machine that has just come up takes long."""
+"""Seconds for the first process to start and import, which is slow on a machine that has just booted."""
 SMALL_SHARE = 1 / 3
-"""Of the sections' time on a machine without a GPU: far more than it takes, unless others keep the machine busy."""
+"""Fraction of the sections' time on a machine without a GPU; far more than needed unless the machine is busy."""
 
 NOTES = """\
 A training step is forward, backward, clipping and Adam. `plain` is `benchmarks/plain_slate.py`, the others are ours;
@@ -66,7 +65,7 @@ step is traced, and no code made for it.
 
 
 def versions() -> dict[str, str | None]:
-    """Of what matters to the figures; None for what is not installed."""
+    """Versions of what affects the results; None if not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "implicit-slate": revision()}
     for name in ("torch", "triton", "lightning", "torchmetrics"):
         try:
@@ -78,7 +77,7 @@ def versions() -> dict[str, str | None]:
 
 
 def measure(sections: Sequence[Section], scale: Scale, share: float, folder: Path, console: Console) -> dict:
-    """The report of all sections, each given `share` of its seconds; it is written after each, and printed."""
+    """The report of all sections, each given `share` of its seconds. It is written and printed after each section."""
     begin = time.monotonic()
     report: dict = {
         "card": describe(),
@@ -128,7 +127,7 @@ def markdown(report: dict) -> str:
 
 
 def _lines(rows: Mapping[str, Row]) -> tuple[list[list[str]], list[str]]:
-    """The header and the rows of what was measured (nothing if there is none), and what was left out and why."""
+    """(header and rows of the measurements, or [] if there are none; what was left out and why)."""
     measured = {name: row for name, row in rows.items() if not row.keys() & {"error", "skipped"}}
     left_out = [
         f"{name}: {kind}: {row[kind]}" for name, row in rows.items() for kind in ("error", "skipped") if kind in row

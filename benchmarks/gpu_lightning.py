@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu` measures of training with Lightning and of its callbacks."""
+"""Measurements of `benchmarks.gpu` for training with Lightning and for the callbacks."""
 
 import logging
 import tempfile
@@ -23,11 +23,11 @@ from implicit_slate.training import SLATEModule
 from implicit_slate.training.precision import fastest_precision
 
 WARM_UP = 10
-"""Steps of `fit` before it is timed."""
+"""Steps of `fit` before timing starts."""
 
 
 def measurements(scale: Scale) -> Parts:
-    """What one measurement of a callback costs, in training steps."""
+    """The cost of one measurement of a callback, in training steps."""
 
     def measure(callback: Probe) -> Row:
         torch.manual_seed(0)
@@ -37,7 +37,7 @@ def measurements(scale: Scale) -> Parts:
         batch = {name: value.to(DEVICE) for name, value in data.probe(callback.num_images).items()}
         slots = model.sample_slots(callback.num_images).detach()
         run = partial(callback.measure, model, batch, slots, is_last=False)
-        run()  # warms up, and leaves the vector from which the next measurement of a Jacobian starts
+        run()  # warm-up; also keeps the vector from which the next measurement of a Jacobian starts
         seconds = seconds_of(run, scale, repeats=1)
         step = Variant(bfloat16=fastest_precision() != "32-true").make(scale, "implicit")
         step()
@@ -54,7 +54,7 @@ def measurements(scale: Scale) -> Parts:
 
 
 class Clock(L.Callback):
-    """Seconds of a number of steps after the first ones, what the callbacks before it do at their ends included."""
+    """Seconds for `steps` steps after the warm-up, including what earlier callbacks do at the end of each step."""
 
     def __init__(self, steps: int):
         self.last, self.seconds = WARM_UP + steps, 0.0
@@ -66,7 +66,7 @@ class Clock(L.Callback):
 
 
 def fit(scale: Scale) -> Parts:
-    """Steps through `Trainer.fit` beside those of a bare loop."""
+    """Training steps by `Trainer.fit`, compared with a bare loop."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     precision = fastest_precision()
@@ -76,8 +76,8 @@ def fit(scale: Scale) -> Parts:
         clock = Clock(scale.fit_steps)
         with tempfile.TemporaryDirectory() as folder:
             trainer = L.Trainer(
-                max_steps=clock.last + 1,  # what is measured at the end of training is not timed
-                callbacks=[GradientNorm(100), Divergence(), clock],  # a Probe's first measurement is a part of no step
+                max_steps=clock.last + 1,  # so that measurements at the end of training are not timed
+                callbacks=[GradientNorm(100), Divergence(), clock],  # no Probe, as its first measurement is in no step
                 precision=precision, devices=1, logger=TensorBoardLogger(folder), log_every_n_steps=100,
                 use_distributed_sampler=False, limit_val_batches=0, enable_checkpointing=False,
                 enable_progress_bar=False, enable_model_summary=False,

@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu` measures with torch alone: each section a function from a `Scale` to its measurements."""
+"""Measurements of `benchmarks.gpu` with torch alone: each section is a function from a `Scale` to its measurements."""
 
 import re
 import subprocess
@@ -26,14 +26,14 @@ from implicit_slate.training.slate_module import inductor_options
 
 ROOT = Path(__file__).parents[1]
 TRAINING_STEPS = 250_000
-"""Of the paper."""
+"""The paper's number of steps."""
 
 Parts = dict[str, Callable[[], Row]]
 Step = Callable[[], object]
 
 
 def seconds_of(run: Callable[[], object], scale: Scale, repeats: int) -> float:
-    """Of one run: the median of some timings of `repeats` runs each, so that a GPU is not waited for after each."""
+    """Seconds of one run: the median of timings of `repeats` runs each, so that the CPU need not wait for every run."""
     return median(timed(lambda: [run() for _ in range(repeats)])[0] for _ in range(scale.rounds)) / repeats
 
 
@@ -42,13 +42,13 @@ def hours(seconds_per_step: float) -> Row:
 
 
 def card(scale: Scale) -> Parts:
-    """What the device reaches in a large matrix product and a copy."""
+    """The device's speed in a large matrix product and in a copy."""
     size = scale.matrix_size
 
     def product(dtype: torch.dtype, precision: str) -> Row:
         torch.set_float32_matmul_precision(precision)
         a, b = torch.randn(2, size, size, device=DEVICE, dtype=dtype)
-        torch.mm(a, b)  # warms up
+        torch.mm(a, b)  # warm-up
         return {"TFLOP/s": 2 * size**3 / seconds_of(lambda: torch.mm(a, b), scale, repeats=5) / 1e12}
 
     def copy() -> Row:
@@ -96,7 +96,7 @@ class Variant:
     tf32: bool = False
     compiled: bool = False
     graphs: bool = True
-    """Whether what is compiled starts its kernels together, as a CUDA graph."""
+    """Whether compiled code launches its kernels as a CUDA graph."""
 
     def make(self, scale: Scale, gradient: str, capturable: bool = False) -> Step:
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
@@ -106,9 +106,9 @@ class Variant:
         image = torch.rand(scale.batch_size, 3, model.image_size, model.image_size, device=DEVICE)
         compute = loss_of
         if self.compiled:
-            torch.compiler.reset()  # of the variants before
+            torch.compiler.reset()  # drops the code of earlier variants
             how = {"options": inductor_options(self.graphs)} if DEVICE == "cuda" else {"backend": "aot_eager"}
-            # The graph that `SLATEModule` compiles, so that compiling it here spares that there.
+            # The same graph as in `SLATEModule`, which then need not compile it again.
             losses, tau = torch.compile(model.losses, fullgraph=True, **how), torch.full((), 0.9, device=DEVICE)
 
             def compute(model: SLATE, image: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class Variant:
 
 
 def steps(scale: Scale) -> Parts:
-    """Operation by operation."""
+    """Training steps in eager mode."""
     variants = {
         "bfloat16": Variant(bfloat16=True),
         "float32": Variant(),
@@ -136,7 +136,7 @@ def steps(scale: Scale) -> Parts:
 
 
 def graph_steps(scale: Scale) -> Parts:
-    """The whole step recorded once and replayed: no time goes into starting its operations."""
+    """Training steps as a CUDA graph: recorded once and replayed, so that launching operations takes no time."""
 
     def captured(variant: Variant, scale: Scale, gradient: str) -> Step:
         if DEVICE != "cuda":
@@ -151,7 +151,8 @@ def graph_steps(scale: Scale) -> Parts:
 
 
 def compiled_steps(scale: Scale) -> Parts:
-    """Forward and backward compiled by Inductor, which takes minutes on a CPU: without a GPU one is traced only."""
+    """Training steps with forward and backward compiled by Inductor. Without a GPU, where this takes minutes, a single
+    step is only traced."""
 
     def make(variant: Variant, scale: Scale, gradient: str) -> Step:
         if DEVICE != "cuda" and (variant != variants["float32"] or gradient != "implicit"):
@@ -171,7 +172,7 @@ def compiled_steps(scale: Scale) -> Parts:
 
 
 def _measure(variant: Variant, make: Callable[[Scale, str], Step], scale: Scale, gradient: str) -> Row:
-    """Time and peak memory of the step that `make` makes, and what it computes and moves."""
+    """Time and peak memory of the step that `make` makes, with its FLOP/s and bytes per second."""
     made: list[Step] = []
     first: list[float] = []
 
@@ -197,7 +198,7 @@ def _measure(variant: Variant, make: Callable[[Scale, str], Step], scale: Scale,
 
 @cache
 def _work_of(model: str, bfloat16: bool, gradient: str, scale: Scale) -> tuple[int, int]:
-    """Operations of floating point, and bytes read and written, of a step taken operation by operation."""
+    """Floating-point operations, and bytes read and written, of a step in eager mode."""
     step = Variant(model, bfloat16).make(scale, gradient)
     with FlopCounterMode(display=False) as flops, Traffic() as traffic:
         step()
@@ -205,7 +206,7 @@ def _work_of(model: str, bfloat16: bool, gradient: str, scale: Scale) -> tuple[i
 
 
 class Traffic(TorchDispatchMode):
-    """Adds up the bytes of all operations' inputs and outputs; views move none."""
+    """Adds up the bytes of all operations' inputs and outputs, except for views, which move none."""
 
     def __init__(self):
         super().__init__()
@@ -227,7 +228,7 @@ def _tensors(values: Iterable) -> Iterator[Tensor]:
 
 
 def generation(scale: Scale) -> Parts:
-    """All tokens of a batch from its slots, the most likely ones."""
+    """Greedy generation of all tokens of a batch from its slots."""
 
     @cache
     def model() -> SLATE:
@@ -239,7 +240,7 @@ def generation(scale: Scale) -> Parts:
 
     def generate(batch_size: int) -> Row:
         slots = model().sample_slots(batch_size).detach()
-        model().generate(slots)  # warms up
+        model().generate(slots)  # warm-up
         return row(seconds_of(lambda: model().generate(slots), scale, repeats=1), batch_size)
 
     def recompute(batch_size: int) -> Row:

@@ -1,4 +1,4 @@
-"""Measurements in a process of their own, so that a crash or an endless compilation costs only what it measures."""
+"""Measurements in a separate process, so that a crash or an endless compilation loses only its own section."""
 
 import contextlib
 import multiprocessing
@@ -19,51 +19,51 @@ from benchmarks.common import DEVICE
 from implicit_slate.processes import end_with_parent
 
 Row = dict[str, float | str | None]
-"""The values that one measurement returns by their headings, units included; None: cannot be told."""
+"""The values of one measurement by column heading, which includes the unit; None: unknown."""
 
 
 class NotHere(RuntimeError):
-    """This machine cannot run a measurement; says why."""
+    """This machine cannot run a measurement; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """The size of everything that is measured."""
+    """The sizes of all measurements."""
 
     sizes: Mapping[str, Any]
     """Settings of `SLATE`."""
     batch_size: int
     rounds: int
-    """Timings of which the median is taken."""
+    """Number of timings, of which the median is taken."""
     steps: int
-    """Training steps in one timing."""
+    """Training steps per timing."""
     fit_steps: int
-    """Steps of `Trainer.fit` in one timing."""
+    """Steps of `Trainer.fit` per timing."""
     matrix_size: int
 
 
 @dataclass(frozen=True)
 class Section:
-    """Measurements that share a process, so that a crash or an endless compilation harms no others."""
+    """Measurements that share a process."""
 
     name: str
     parts: str
-    """`module:function`; given a `Scale`, the function returns {name of a measurement: function without arguments that
+    """`module:function`. Given a `Scale`, the function returns {name of a measurement: function without arguments that
     returns its `Row`}."""
     seconds: float
-    """Its share of the time. What earlier sections left is added to it."""
+    """Time for this section. Time left over by earlier sections is added to it."""
 
 
 class Worker:
-    """A process that measures section after section. After a crash, an error or an overrun another one takes over."""
+    """A process that measures section after section, replaced after a crash, an overrun or (on a GPU) an error."""
 
     def __init__(self) -> None:
         self._process: Any = None
 
     def run(self, section: Section, scale: Scale, seconds: float) -> Iterator[tuple[str, Row]]:
-        """The rows of a section as they come: {"error": …} for what failed, {"skipped": …} for what was left out.
+        """Yields a section's rows as they arrive: {"error": …} for failures, {"skipped": …} for what was left out.
 
-        The process is ended after `seconds`.
+        The process is killed after `seconds`.
         """
         deadline = time.monotonic() + seconds
         if self._process is None or not self._process.is_alive():
@@ -78,7 +78,7 @@ class Worker:
                 self._process.join(10)
                 reason = f"its process ended with status {self._process.exitcode}"
                 break
-            if name is None:  # first the names of all, last that there are no more
+            if name is None:  # the first such message lists all names, the last one is empty
                 missing = row
                 if not missing:
                     break
@@ -86,13 +86,13 @@ class Worker:
             missing.remove(name)
             failed = failed or "error" in row
             yield name, row
-        if missing or failed and DEVICE == "cuda":  # after some errors of CUDA all that follows in a process fails
+        if missing or failed and DEVICE == "cuda":  # after some CUDA errors everything else in the process fails
             self.end()
         for name in missing:
             yield name, {"skipped": reason}
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a forked process cannot use a GPU that its parent has seen
+        context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA if its parent has
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_work, args=(other,), daemon=True)
         self._process.start()
@@ -100,15 +100,15 @@ class Worker:
 
     def end(self) -> None:
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):  # it has not come to its own group, or has ended
-                os.killpg(self._process.pid, signal.SIGKILL)  # with what it started: pytest, compilers
+            with contextlib.suppress(ProcessLookupError):  # it has no process group of its own yet, or has ended
+                os.killpg(self._process.pid, signal.SIGKILL)  # including its child processes: pytest, compilers
             self._process.kill()
             self._process.join()
             self._process = None
 
 
 def _work(pipe: Connection) -> None:
-    """In the other process: sections as they are asked for, measurement by measurement."""
+    """The worker's loop: runs the measurements of each section that is requested through `pipe`."""
     end_with_parent()
     os.setsid()
     while True:
@@ -130,7 +130,7 @@ def _work(pipe: Connection) -> None:
                 row = {"error": _one_line(error)}
             pipe.send((name, row))
             if DEVICE == "cuda":
-                torch.cuda.empty_cache()  # for those that need much memory
+                torch.cuda.empty_cache()  # so that the next measurement has enough memory
         pipe.send((None, []))
 
 

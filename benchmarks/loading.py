@@ -1,8 +1,8 @@
-"""`python -m benchmarks.loading`: images per second from the cache, beside decoding them each time, in one run.
+"""`python -m benchmarks.loading`: images per second from the cache, compared with decoding them each time.
 
 The images are the embedded scenes, enlarged to CLEVR-Mirror's 128×128 and written as PNG files. They are loaded at
-64×64 in batches of 50 as a training run loads them: in its own process, or in loading processes. The files are in the
-system's memory, not read from a disk. Both are timed in turn, and the medians are shown.
+64×64 in batches of 50 as in a training run: in the training process or in loading processes. The files are in the
+system's page cache, not read from a disk. The two methods are timed alternately; medians are shown.
 """
 
 import io
@@ -31,7 +31,7 @@ STORED, SIZE, BATCH = 128, 64, 50
 
 
 class DecodedEachTime:
-    """Images and masks that are decoded every time they are read."""
+    """Images and masks that are decoded at every access."""
 
     def __init__(self, source: FileSource):
         self.source = source
@@ -46,7 +46,7 @@ class DecodedEachTime:
 
 
 def write_images(folder: Path, count: int) -> None:
-    """`count` scenes with masks, in CLEVR-Mirror's layout."""
+    """Writes `count` scenes with masks in CLEVR-Mirror's layout."""
     with zipfile.ZipFile(EMBEDDED) as archive:
         for kind, resampling in (("images", Image.Resampling.BICUBIC), ("masks", Image.Resampling.NEAREST)):
             (folder / kind).mkdir()
@@ -57,7 +57,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def images_per_second(images: Images, num_workers: int, batches: int) -> float:
-    """Of a loader with `num_workers` processes; its start and its first batch are not counted."""
+    """The speed of a loader with `num_workers` processes, without its start and first batch."""
     sampler = StepBatchSampler(len(images), BATCH)
     loader = iter(DataLoader(images, batch_size=None, sampler=sampler, num_workers=num_workers))
     next(loader)
@@ -67,7 +67,7 @@ def images_per_second(images: Images, num_workers: int, batches: int) -> float:
 
 
 def measure(both: dict[str, Images], num_workers: int, seconds: float = 2.0, rounds: int = 5) -> dict[str, float]:
-    """Images per second of both, each timed for about `seconds` in every round."""
+    """Median images per second of both methods, each timed for about `seconds` in every round."""
     runs = {}
     for name, images in both.items():
         batches = max(2, round(seconds * images_per_second(images, num_workers, batches=2) / BATCH))
@@ -76,7 +76,7 @@ def measure(both: dict[str, Images], num_workers: int, seconds: float = 2.0, rou
 
 
 def main(count: int = 2000) -> None:
-    torch.set_num_threads(1)  # a processor for each process
+    torch.set_num_threads(1)  # one core per process
     console = make_console()
     title = f"Images per second, {STORED}×{STORED} PNG with masks to {SIZE}×{SIZE}"
     table = make_table(title, ["loading processes"], ["decoded each time", "from the cache", "ratio"])

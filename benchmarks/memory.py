@@ -1,4 +1,4 @@
-"""How many bytes a computation needs at its peak, and how many it keeps for its backward pass."""
+"""The peak memory of a computation, and the memory that it keeps for its backward pass."""
 
 import gc
 import os
@@ -17,10 +17,10 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # silences the profiler's messag
 
 
 def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
-    """The most bytes of tensors that `run` holds at one time, above those that were there before.
+    """Peak bytes of tensors during `run`, above those allocated before.
 
-    On a CPU the profiler reports every allocation and release of torch's allocator, those within operations included.
-    Memory that a library such as oneDNN takes from the system itself is not counted.
+    On a CPU, the profiler reports every allocation and release by torch's allocator, including those inside operations.
+    Memory that a library such as oneDNN allocates itself is not counted.
     """
     gc.collect()
     if device == "cuda":
@@ -37,15 +37,15 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
 
 
 def saved_bytes(forward: Callable[[], Result], besides: Iterable[Tensor] = ()) -> tuple[int, Result]:
-    """Bytes that the graph of `forward`'s result keeps for its backward pass, and the result.
+    """(bytes that the graph of `forward`'s result keeps for its backward pass, the result).
 
-    A storage counts once, however many nodes have saved it. Those of the tensors `besides` (parameters, inputs) do not
-    count, because they exist anyway.
+    A storage is counted once, however many nodes saved it. Storages of the tensors `besides` (parameters, inputs) are
+    not counted, because they exist anyway.
     """
     references: list[ReferenceType[Tensor]] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        saved = tensor.detach()  # lives as long as the node that saves it; with a node of its own it would live forever
+        saved = tensor.detach()  # lives as long as the node that saves it; with a grad_fn it would never be freed
         references.append(ref(saved))
         return saved
 

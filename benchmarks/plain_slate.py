@@ -1,7 +1,7 @@
-"""A plain SLATE to measure ours against: the model of docs/method.md, "SLATE", with nothing done for speed.
+"""A plain SLATE as a baseline: the model of docs/method.md, "SLATE", without any optimisation for speed.
 
-Tokens are one-hot vectors, both Gumbel samples take V exponential numbers for each token, attention is spelled out, and
-convolutions run in torch's default layout. It has the parameters of `SLATE`, so the two can share a state dict.
+Tokens are one-hot vectors, both Gumbel samples draw V exponential numbers per token, attention is written out, and
+convolutions use torch's default layout. It has the same parameters as `SLATE`, so the two can share a state dict.
 """
 
 import torch
@@ -15,12 +15,12 @@ from implicit_slate.models.transformer import Attention
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    """Standard Gumbel numbers in the shape of `like`: minus the logarithm of exponential ones."""
+    """Standard Gumbel noise in the shape of `like`: minus the logarithm of exponential noise."""
     return -torch.empty_like(like).exponential_().log()
 
 
 def gumbel_softmax(log_probabilities: Tensor, tau: float, hard: bool, noise: Tensor) -> Tensor:
-    """A relaxed sample over dimension 1, one-hot with the soft gradient if `hard`."""
+    """A relaxed sample over dimension 1; if `hard`, one-hot with the gradient of the relaxed sample."""
     soft = F.softmax((log_probabilities + noise) / tau, dim=1)
     if not hard:
         return soft
@@ -29,7 +29,7 @@ def gumbel_softmax(log_probabilities: Tensor, tau: float, hard: bool, noise: Ten
 
 
 class PlainSLATE(SLATE):
-    """`SLATE` with its training losses computed plainly."""
+    """`SLATE` with plainly computed training losses."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -38,7 +38,7 @@ class PlainSLATE(SLATE):
     def losses(
         self, image: Tensor, tau: float = 1.0, hard: bool = False, noise: tuple[Tensor, Tensor] | None = None
     ) -> Losses:
-        """As `SLATE.losses` in training mode. `noise`: the Gumbel numbers, (B, V, H/4, W/4), of the two samples."""
+        """As `SLATE.losses` in training mode. `noise`: Gumbel noise, (B, V, H/4, W/4), for each of the two samples."""
         batch = len(image)
         log_probabilities = F.log_softmax(self.dvae.encoder(image), dim=1)
         for_dvae, for_target = noise or (gumbel_noise(log_probabilities), gumbel_noise(log_probabilities))
@@ -46,7 +46,7 @@ class PlainSLATE(SLATE):
         target = gumbel_softmax(log_probabilities, tau, True, for_target).detach()
         target = target.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, V), one-hot
 
-        tokens = F.pad(target, (1, 0, 1, 0))  # one-hot over V + 1; a first row and column for the beginning
+        tokens = F.pad(target, (1, 0, 1, 0))  # one-hot over V + 1; the added row and column are the start token
         tokens[:, 0, 0] = 1.0
         embedded = F.dropout(tokens @ self.dictionary.weight + self.positions, self.dropout.p, self.training)
         slots = refine(self.slot_attention, self.slot_encoder(embedded[:, 1:]))
@@ -71,7 +71,7 @@ class PlainSLATE(SLATE):
 
 
 def attend(attention: Attention, x: Tensor, memory: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Multi-head attention of x (B, L, D) to memory (B, M, D); what `hidden` (L, M) marks is not seen."""
+    """Multi-head attention from x (B, L, D) to memory (B, M, D); positions where `hidden` (L, M) is True are masked."""
 
     def heads(y: Tensor) -> Tensor:
         return y.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
@@ -86,7 +86,7 @@ def attend(attention: Attention, x: Tensor, memory: Tensor, hidden: Tensor | Non
 
 
 def refine(module: SlotAttention, inputs: Tensor) -> Tensor:
-    """Inputs (B, N, D) -> slots (B, K, S), with the gradient mode of `module`, `unrolled` or `implicit`."""
+    """Inputs (B, N, D) -> slots (B, K, S), with the gradient mode of `module`, which is `unrolled` or `implicit`."""
     heads, width = module.num_heads, module.slot_size // module.num_heads
     inputs = module.norm_inputs(inputs)
     k = module.project_k(inputs).unflatten(-1, (heads, width)) * width**-0.5  # (B, N, heads, S / heads)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.profile_step`: where the time of our training step goes, by kind of operation."""
+"""`python -m benchmarks.profile_step`: how the time of our training step divides among kinds of operations."""
 
 import argparse
 from collections.abc import Callable
@@ -26,18 +26,18 @@ KINDS = {
         "add", "sub", "mul", "div", "neg", "exp", "log", "clamp", "threshold", "sigmoid", "tanh", "sum",
     ),
 }  # fmt: skip
-"""What a kind's operations have in their names; the first kind that fits counts."""
+"""Substrings of the operations' names, by kind; the first matching kind counts."""
 OTHER = "the rest: Python, views, allocation"
 
 
 def kind_of(operation: str) -> str:
-    """The kind of an operation of torch, such as `aten::addmm`."""
+    """The kind of a torch operation, such as `aten::addmm`."""
     name = operation.lower()
     return next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), OTHER)
 
 
 def shares(step: Callable[[], None]) -> dict[str, float]:
-    """Each kind's share of the time that the processor spends in one call of `step`."""
+    """Each kind's share of the CPU time of one call of `step`."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
     microseconds = dict.fromkeys([*KINDS, OTHER], 0.0)

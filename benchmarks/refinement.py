@@ -1,4 +1,4 @@
-"""Slot attention's refinement at random initialisation, as a problem to be timed and measured."""
+"""Slot attention's refinement at random initialisation, as a test problem for time and memory."""
 
 import copy
 
@@ -11,9 +11,9 @@ from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 
 
 class Refinement:
-    """Slot attention's step, its solve, and the backward pass of the solve.
+    """Slot attention's step, its forward solve, and the backward pass.
 
-    Keys and values are leaves: only the refinement is measured, not the projections of its inputs.
+    Keys and values are leaves, so only the refinement is measured, not the projections of its inputs.
     """
 
     def __init__(self, num_slots: int, slot_size: int, num_inputs: int, batch_size: int, device: str = "cpu"):
@@ -30,22 +30,22 @@ class Refinement:
         self.description = f"K={num_slots} slots of width S={slot_size}, N={num_inputs} inputs, batch {batch_size}"
 
     def forward(self, gradient: str, n: int) -> Solution:
-        """n Picard iterations, and the applications that the mode records."""
+        """n Picard iterations, and the applications of f that the mode records."""
         start = self.slots_init.detach()
         start.requires_grad_(parse_gradient(gradient).reaches_start(Solver(max_iterations=n)))
-        step = copy.copy(self.step)  # it keeps the attention of its last application, which must not outlive the solve
+        step = copy.copy(self.step)  # because a step keeps its last attention, which must not outlive the solve
         return fixed_point(step, start, max_iterations=n, gradient=gradient)
 
     def backward(self, solution: Solution) -> list[Tensor]:
-        """From a random cotangent to the gradients of the weights, the keys and the values."""
+        """The gradients of weights, keys and values (and initial slots, if reached) from a random cotangent of z."""
         reached = [leaf for leaf in self.leaves if leaf.requires_grad]
         gradients = torch.autograd.grad(solution.z, reached, self.cotangent, allow_unused=True)
         return [gradient for gradient in gradients if gradient is not None]
 
     def peak_bytes(self, gradient: str, n: int) -> int:
-        """Of forward and backward together, the gradients of the weights included."""
+        """For forward and backward together, including the gradients of the weights."""
         return peak_bytes(lambda: self.backward(self.forward(gradient, n)), self.device)
 
     def saved_bytes(self, gradient: str, n: int) -> int:
-        """Held between forward and backward, besides weights, keys, values and the initial slots."""
+        """Kept between forward and backward, not counting weights, keys, values and initial slots."""
         return saved_bytes(lambda: self.forward(gradient, n), besides=self.leaves)[0]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.scaling`: how the time of a training step grows with N, V, K, n and the batch; one figure.
+"""`python -m benchmarks.scaling`: a figure of how the time of a training step grows with N, V, K, n and the batch size.
 
 One quantity at a time is varied around a middle setting, in both gradient modes.
 """
@@ -36,11 +36,11 @@ LABELS = {
 }
 
 Row = tuple[str, str, int, float]
-"""The quantity varied, gradient mode, value, and seconds of a step."""
+"""The varied quantity, the gradient mode, the quantity's value, and seconds of a step."""
 
 
 def seconds_of(settings: dict, gradient: str, rounds: int) -> float:
-    """The quickest of `rounds` steps."""
+    """Seconds of the fastest of `rounds` steps."""
     sizes = {name: value for name, value in settings.items() if name != "batch_size"}
     step = prepare("float32", sizes | {"gradient": gradient}, settings["batch_size"], DEVICE)
     step()

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.slot_jacobian`: the cost of the callback `SlotJacobian`, as a part of training time.
+"""`python -m benchmarks.slot_jacobian`: the cost of the callback `SlotJacobian` as a fraction of training time.
 
-Lightning trains as in an experiment. At its default cadence the callback would measure once in minutes, so here it
-measures more often, and the cost is scaled to the default: seconds of a measurement / (cadence × seconds of a step).
+Lightning trains as in an experiment. With its default interval the callback would measure only once in minutes, so here
+it measures more often, and the cost is scaled to the default: seconds of a measurement / (interval in steps × seconds
+of a step).
 """
 
 import inspect
@@ -24,7 +25,7 @@ STRESS = Path(__file__).parents[1] / "experiments" / "stress.yaml"
 
 
 def stress_setting() -> tuple[dict, int]:
-    """The settings of `SLATEModule` in `experiments/stress.yaml`, and the steps between two measurements there."""
+    """From `experiments/stress.yaml`: the settings of `SLATEModule`, and the steps between two measurements."""
     experiment = yaml.safe_load(STRESS.read_text())
     callbacks = {entry["class_path"]: entry.get("init_args", {}) for entry in experiment["trainer"]["callbacks"]}
     settings = experiment["model"]["init_args"]
@@ -33,7 +34,7 @@ def stress_setting() -> tuple[dict, int]:
 
 
 class TimedSlotJacobian(SlotJacobian):
-    """`SlotJacobian` that keeps the seconds of every training step, and of every measurement between two steps."""
+    """`SlotJacobian` that records the seconds of every training step and of every measurement between two steps."""
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -54,7 +55,7 @@ class TimedSlotJacobian(SlotJacobian):
 
 
 def measure(settings: dict, freeze_dvae: bool, steps: int, every_n_steps: int, batch_size: int = 16) -> list[float]:
-    """Median seconds of a training step, and of a measurement; the frozen dVAE is an untrained one."""
+    """Median seconds of a training step and of a measurement. If frozen, the dVAE is untrained."""
     L.seed_everything(0, verbose=False)
     module = SLATEModule(**settings)
     if freeze_dvae:

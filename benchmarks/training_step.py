@@ -1,7 +1,7 @@
-"""`python -m benchmarks.training_step`: a training step of ours beside one of the plain model, time and peak memory.
+"""`python -m benchmarks.training_step`: time and peak memory of a training step, ours and the plain model's.
 
-Each model is trained in a process of its own, step by step in turn: ours has the memory allocator of a process set as
-`fit` does, the plain one has it as it is. "Default" is the precision that `fit` chooses on this hardware.
+Each model is trained in its own process, and the processes take turns step by step. Ours uses the memory allocator's
+settings of `fit`, the plain one the system's. "Default" is the precision that `fit` chooses on this hardware.
 """
 
 import argparse
@@ -30,9 +30,9 @@ SETTINGS = {
     "64×64, V=4096, K=12": (dict(image_size=64, vocab_size=4096, num_slots=12, num_blocks=4, num_heads=4), 16, 2.60),
     "96×96, V=4096, K=12": (dict(image_size=96, vocab_size=4096, num_slots=12, num_blocks=8, num_heads=8), 8, 7.96),
 }
-"""Sizes, batch, and the seconds of the public SLATE's step, measured on two cores of an AMD EPYC with AVX512."""
+"""Sizes, batch size, and seconds of a step of the public SLATE, measured on two cores of an AMD EPYC with AVX512."""
 NAMES = {"plain": "32-true", "float32": "32-true", "default": fastest_precision()}
-"""The models that are timed and their precision; all but `plain` are ours."""
+"""The timed models and their precisions; all but `plain` are ours."""
 
 
 def loss_of(model: SLATE, image: Tensor) -> Tensor:
@@ -44,12 +44,13 @@ def loss_of(model: SLATE, image: Tensor) -> Tensor:
 def make_step(
     model: SLATE, image: Tensor, compute: Callable[[SLATE, Tensor], Tensor] = loss_of, capturable: bool = False
 ) -> Callable[[], None]:
-    """Forward, backward, clipping by the infinity norm, Adam: one call is one training step.
+    """A function that makes one training step: forward, backward, clipping by the infinity norm, Adam.
 
-    `compute` is `loss_of`, or that compiled or in another precision; `capturable`: as a CUDA graph.
+    `compute` is `loss_of`, or a version of it that is compiled or in another precision. `capturable`: Adam can be
+    recorded in a CUDA graph.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    # Ours updates in one fused pass, as `implicit_slate.training` does; the plain one as torch does by default.
+    # Ours uses fused Adam, as `implicit_slate.training` does; the plain one torch's default.
     fused = None if isinstance(model, PlainSLATE) else True
     optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=fused, capturable=capturable)
 
@@ -64,7 +65,7 @@ def make_step(
 
 
 def prepare(name: str, sizes: dict, batch_size: int, device: str, precision: str = "32-true") -> Callable[[], None]:
-    """The training step of the model called `name`, on random images."""
+    """The training step of the model `name`, on random images."""
     torch.manual_seed(0)
     model = (PlainSLATE if name == "plain" else SLATE)(**sizes).to(device)
     image = torch.rand(batch_size, 3, sizes["image_size"], sizes["image_size"], device=device)
@@ -73,22 +74,22 @@ def prepare(name: str, sizes: dict, batch_size: int, device: str, precision: str
 
 
 def peak_memory(name: str, sizes: dict, batch_size: int, device: str) -> int:
-    """Bytes of tensors that a model and two of its steps take at their peak."""
+    """Peak bytes of tensors while a model is made and takes two steps."""
 
     def two_steps() -> None:
         step = prepare(name, sizes, batch_size, device)
-        for _ in range(2):  # the second has Adam's moments as well
+        for _ in range(2):  # the second step also has Adam's moments
             step()
 
     return peak_bytes(two_steps, device)
 
 
 def serve(connection: Connection, name: str, sizes: dict, batch_size: int, device: str) -> None:
-    """Send the seconds of a step for every True that comes."""
+    """Makes one step for every True received, and sends its seconds back."""
     if name != "plain":
         keep_freed_memory()
     step = prepare(name, sizes, batch_size, device, NAMES[name])
-    for _ in range(2):  # until the memory that a step needs has been fetched from the system
+    for _ in range(2):  # warm-up, so that the memory has been allocated
         step()
     while connection.recv():
         connection.send(timed(step, device)[0])
@@ -96,12 +97,12 @@ def serve(connection: Connection, name: str, sizes: dict, batch_size: int, devic
 
 @contextmanager
 def process(name: str, sizes: dict, batch_size: int, device: str):
-    """A process that trains the model called `name`, as a function that does a step there and returns its seconds."""
+    """A process that trains the model `name`. Yields a function that makes a step there and returns its seconds."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     child = context.Process(target=serve, args=(theirs, name, sizes, batch_size, device), daemon=True)
     child.start()
-    theirs.close()  # so that the end of the child ends our waiting
+    theirs.close()  # so that receiving fails if the child dies
     try:
         yield lambda: (ours.send(True), ours.recv())[1]
         ours.send(False)
@@ -110,7 +111,7 @@ def process(name: str, sizes: dict, batch_size: int, device: str):
 
 
 def time_steps(sizes: dict, batch_size: int, rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of `rounds` steps of each model, in turn. Where the default is float32 it is not timed again."""
+    """Seconds of `rounds` steps of each model, alternating. If the default is float32, it is not timed twice."""
     names = [name for name in NAMES if name != "default" or NAMES[name] != "32-true"]
     with ExitStack() as stack:
         steps = {name: stack.enter_context(process(name, sizes, batch_size, device)) for name in names}
@@ -119,7 +120,7 @@ def time_steps(sizes: dict, batch_size: int, rounds: int, device: str) -> dict[s
 
 
 def row(seconds: dict[str, list[float]], memory: dict[str, int]) -> list[str]:
-    """Seconds of each model, how many times as fast as plain ours is, megabytes of the first two, and their ratio."""
+    """Table cells: seconds of each model, our speed-ups over plain, megabytes of plain and float32, and their ratio."""
 
     def speedup(name: str) -> str:
         return f"{median(plain / ours for plain, ours in zip(seconds['plain'], seconds[name], strict=True)):.2f}"
@@ -144,7 +145,7 @@ def main() -> None:
         seconds = time_steps(sizes, batch_size, arguments.rounds, DEVICE)
         table.add_row(f"{name}, batch {batch_size}", gradient, *row(seconds, memory))
         times = ", ".join(f"{model} {median(values):.3f} s" for model, values in seconds.items())
-        console.print(f"{name}, {gradient}: {times}")  # the whole takes some minutes
+        console.print(f"{name}, {gradient}: {times}")  # because the whole benchmark takes minutes
         plain[name] += seconds["plain"]
     console.print(table)
     console.print(f"The default precision is {NAMES['default']} here.")
