@@ -1,9 +1,9 @@
-"""A deep-equilibrium layer that tells two spirals apart.
+"""A deep-equilibrium layer that classifies points on two spirals.
 
 Its output is the fixed point z = f(z, x) of one small network, found by a root finder (Bai, Kolter, Koltun 2019), so
-its depth is the number of evaluations that the solver needs. Nothing in the training makes f a contraction. The
-measured spectral radius of ∂f/∂z and the number of evaluations show whether it is one, and the Jacobian regulariser
-(Bai, Koltun, Kolter 2021) keeps both low.
+its depth is the number of evaluations that the solver needs. Training does not force f to be a contraction: the
+spectral radius of ∂f/∂z and the number of evaluations show whether it is one. The Jacobian regulariser (Bai, Koltun,
+Kolter 2021) keeps both low.
 
     python examples/deep_equilibrium.py
 """
@@ -23,7 +23,7 @@ from implicit_slate.fixed_point import Solution, fixed_point, jacobian_regulariz
 
 
 class DeepEquilibrium(nn.Module):
-    """x (B, inputs) -> the fixed point (B, width) of `cell`. The settings are those of `fixed_point`."""
+    """x (B, inputs) -> the fixed point (B, width) of `cell`. `settings` are arguments of `fixed_point`."""
 
     def __init__(self, inputs: int, width: int, **settings):
         super().__init__()
@@ -40,7 +40,7 @@ class DeepEquilibrium(nn.Module):
 
 
 def two_spirals(num_points: int, generator: torch.Generator, turns: float = 1.25) -> tuple[Tensor, Tensor]:
-    """Points (N, 2) on two spirals, and the number of each point's spiral, 0 or 1 (N,)."""
+    """Points (N, 2) on two spirals, and the spiral of each point, 0 or 1, (N,)."""
     labels = torch.arange(num_points) % 2
     radius = torch.rand(num_points, generator=generator).sqrt()
     angle = 2 * torch.pi * turns * radius + torch.pi * labels
@@ -49,7 +49,7 @@ def two_spirals(num_points: int, generator: torch.Generator, turns: float = 1.25
 
 
 def train(x: Tensor, labels: Tensor, regularizer: float, steps: int, **settings) -> tuple[DeepEquilibrium, nn.Linear]:
-    """The layer and the linear classifier on its output, after `steps` steps of Adam."""
+    """The layer, and the linear classifier on its output, after `steps` steps of Adam."""
     torch.manual_seed(0)
     layer, head = DeepEquilibrium(2, 32, **settings), nn.Linear(32, 2)
     optimizer = torch.optim.Adam([*layer.parameters(), *head.parameters()], lr=2e-2)
@@ -73,7 +73,7 @@ class Measured(NamedTuple):
     radius: float
     """The spectral radius of ∂f/∂z at the fixed point."""
     evaluations: float
-    """Evaluations of f until the solver's tolerance is reached; at most its maximum."""
+    """Evaluations of f until the solver's tolerance is reached, or else the maximum."""
     converged: float
 
 

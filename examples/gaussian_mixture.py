@@ -1,10 +1,10 @@
-"""Learn an embedding through EM: a Gaussian mixture, and soft k-means, as fixed points of their own steps.
+"""Learning an embedding through EM: a Gaussian mixture, or soft k-means, as the fixed point of its own step.
 
-EM repeats z <- f(z) on z = (means, variances, weights) until nothing changes. Here it clusters points that an embedding
-has mapped to the plane, and the embedding is trained so that the clusters are the classes: the loss is taken at the
-converged mixture, and its gradient has to pass through EM. The Jacobian of f has a meaning here: its spectral radius is
-the fraction of the information that is missing because the classes are unknown (Dempster, Laird, Rubin 1977). If
-clusters overlap it is close to 1: EM is slow, and the exact gradient, a sum of all powers of J, is large.
+EM repeats z <- f(z) on z = (means, variances, weights) until convergence. Here it clusters points that an embedding has
+mapped to the plane, and the embedding is trained so that clusters correspond to classes: the loss is computed from the
+converged mixture, so its gradient passes through EM. The spectral radius of the Jacobian J of f is the fraction of
+information that is missing because the classes are unknown (Dempster, Laird, Rubin 1977). If clusters overlap it is
+close to 1: EM is slow, and the exact gradient, a sum over all powers of J, is large.
 
     python examples/gaussian_mixture.py
 """
@@ -21,11 +21,11 @@ from torch import Tensor
 from implicit_slate.fixed_point import Solver, fixed_point, gradient_cosine, spectral_radius
 
 Mixture = tuple[Tensor, Tensor, Tensor]
-"""Means (B, K, D), variances (B, K, D) of the coordinates, weights (B, K): of B data sets at once."""
+"""Means (B, K, D), variances (B, K, D) of the coordinates, weights (B, K), for B data sets at once."""
 
 
 def responsibilities(x: Tensor, mixture: Mixture) -> Tensor:
-    """p(component | point), (B, N, K), of points x (B, N, D)."""
+    """p(component | point), (B, N, K), for points x (B, N, D)."""
     means, variances, weights = (tensor[:, None] for tensor in mixture)
     log_density = -0.5 * ((x[:, :, None] - means).square() / variances + variances.log()).sum(-1)
     return (weights.log() + log_density).softmax(-1)
@@ -34,7 +34,8 @@ def responsibilities(x: Tensor, mixture: Mixture) -> Tensor:
 def em_step(x: Tensor, mixture: Mixture, prior: float = 1.0) -> Mixture:
     """An E step and an M step (Bishop 2006, §9.2.2).
 
-    Each component has `prior` points more, at the mean of all and with variance 1: it can neither vanish nor collapse.
+    Each component gets `prior` pseudo-points at the mean of all points, with variance 1, so that it can neither vanish
+    nor collapse.
     """
     r = responsibilities(x, mixture)
     mass = r.sum(1)[:, :, None] + prior
@@ -44,7 +45,7 @@ def em_step(x: Tensor, mixture: Mixture, prior: float = 1.0) -> Mixture:
 
 
 def equal_components(means: Tensor, temperature: float | Tensor) -> Mixture:
-    """The mixture with equal weights whose variances are the temperature; its E step is that of soft k-means."""
+    """The mixture with equal weights and all variances `temperature`; its E step is that of soft k-means."""
     return means, torch.zeros_like(means) + temperature, torch.ones_like(means[:, :, 0])
 
 
@@ -56,7 +57,7 @@ def soft_kmeans_step(x: Tensor, means: Tensor, temperature: float | Tensor) -> T
 def make_data(num_sets: int, generator: torch.Generator, num_points=60, num_classes=3, nuisance=4):
     """Points x (B, N, 2 + nuisance), the i-th of class i % num_classes, and the best embedding (2 + nuisance, 2).
 
-    The classes differ in two coordinates, the others vary more, and a rotation, always the same, mixes them all.
+    The classes differ in two coordinates, the others have more variance, and a fixed rotation mixes all of them.
     """
     randn = partial(torch.randn, generator=generator)
     centres = 3 * randn(num_sets, num_classes, 2).repeat(1, num_points // num_classes, 1)
@@ -66,7 +67,7 @@ def make_data(num_sets: int, generator: torch.Generator, num_points=60, num_clas
 
 
 def loss_and_accuracy(x: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the responsibilities with the classes, and the share of points in the cluster of their class."""
+    """Cross-entropy of the responsibilities and the classes, and the fraction of points in their class's cluster."""
     r, num_classes = responsibilities(x, mixture), mixture[0].shape[1]
     labels = torch.arange(x.shape[1]) % num_classes
     own = r[:, torch.arange(x.shape[1]), labels]
@@ -74,7 +75,8 @@ def loss_and_accuracy(x: Tensor, mixture: Mixture) -> tuple[Tensor, Tensor]:
 
 
 def problem(x: Tensor, num_classes: int = 3) -> tuple[partial, Mixture]:
-    """EM's step on the points, and its start: the first point of each class, which are the only labels it is given."""
+    """EM's step on the points, and its initial mixture, centred on the first point of each class: EM sees no other
+    labels."""
     means = x[:, :num_classes]
     return partial(em_step, x), (means, x.var(1, keepdim=True).expand_as(means), torch.ones_like(means[:, :, 0]))
 
@@ -103,7 +105,7 @@ def main(steps: int = 60) -> None:
         z = fixed_point(f, z0, max_iterations=100).z
         return [f"{loss_and_accuracy(x_test @ embedding, z)[1]:.1%}", f"{spectral_radius(f, z).median():.2f}"]
 
-    # The cosines are of gradients at the best embedding, where EM has converged after 150 steps.
+    # Cosines are measured at the best embedding, where EM converges within 150 steps.
     embedding = best.double().requires_grad_()
     points = x.double() @ embedding
     em, z0 = problem(points)

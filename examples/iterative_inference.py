@@ -1,9 +1,9 @@
 """Iterative amortised inference: a VAE whose posterior is the fixed point of a learned refinement.
 
-The parameters (mu, log variance) of q(z|x) start at the prior's and are refined by a network that reads the gradients
-of the ELBO with respect to them (Marino, Yue, Mandt 2018). So f itself contains a gradient, and three things need care:
-f turns autograd on where the solver has turned it off, it records its inner gradient only if f will be differentiated,
-and all layers are smooth, because their second derivatives matter.
+The parameters (mu, log variance) of q(z|x) start at the prior's and are refined by a network that receives the
+gradients of the ELBO with respect to them (Marino, Yue, Mandt 2018). So f itself contains a gradient, which needs care
+in three ways: f enables autograd even if the solver has disabled it; it records the inner gradient's graph only if f
+will be differentiated; and all layers are smooth, because their second derivatives matter.
 
     python examples/iterative_inference.py
 """
@@ -25,7 +25,7 @@ Posterior = tuple[Tensor, Tensor]
 
 
 class IterativeVAE(nn.Module):
-    """Bernoulli decoder of images (B, P), and the network that refines the posterior."""
+    """A Bernoulli decoder for images (B, P), and the network that refines the posterior."""
 
     def __init__(self, num_pixels: int, latent_size: int = 16, hidden: int = 64):
         super().__init__()
@@ -42,7 +42,7 @@ class IterativeVAE(nn.Module):
         return log_likelihood - divergence
 
     def step(self, x: Tensor, noise: Tensor, posterior: Posterior) -> Posterior:
-        """One refinement: gates between old values and those that the network makes from them and their gradients."""
+        """One refinement: the network computes new values and gates from the old values and their gradients."""
         record = torch.is_grad_enabled()
         with torch.enable_grad():
             leaves = tuple(p if p.requires_grad else p.detach().requires_grad_() for p in posterior)
@@ -60,7 +60,7 @@ class IterativeVAE(nn.Module):
 
 
 def bars(num_images: int, generator: torch.Generator, side: int = 8) -> Tensor:
-    """(B, side²) images, in which each row and each column is on with probability 1/8 (Földiák 1990)."""
+    """Images (B, side²) in which each row and each column is on with probability 1/8 (Földiák 1990)."""
     on = torch.rand(num_images, 2, side, generator=generator) < 0.125
     return (on[:, 0, :, None] | on[:, 1, None, :]).flatten(1).float()
 
@@ -73,7 +73,7 @@ def train(x: Tensor, gradient: str, num_iterations: int, steps: int, batch_size:
     for _ in track(range(steps), description, transient=True, disable=not sys.stdout.isatty()):
         batch = x[torch.randint(len(x), (batch_size,))]
         posterior = model.infer(batch, torch.randn(batch_size, model.latent_size), num_iterations, gradient).z
-        # New noise: with that of the refinement the posterior would be fitted to the noise and not to the image.
+        # New noise: with the noise of the refinement, the posterior would fit that noise instead of the image.
         loss = -model.elbo(batch, posterior, torch.randn(batch_size, model.latent_size)).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -83,7 +83,7 @@ def train(x: Tensor, gradient: str, num_iterations: int, steps: int, batch_size:
 
 @torch.no_grad()
 def evaluate(model: IterativeVAE, x: Tensor, num_iterations: int) -> tuple[float, float]:
-    """Mean ELBO in nats, on noise that the refinement has not used, and mean residual of its last iteration."""
+    """Mean ELBO in nats, with noise that the refinement has not seen, and mean residual of the last iteration."""
     generator = torch.Generator().manual_seed(1)
     noise, new_noise = torch.randn(2, len(x), model.latent_size, generator=generator)
     solution = model.infer(x, noise, num_iterations, "unrolled")
