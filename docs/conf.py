@@ -1,4 +1,4 @@
-"""The documentation site: `make docs` builds it into docs/_build."""
+"""Sphinx configuration of the documentation site; `make docs` builds it into docs/_build."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from docutils.parsers.rst import Directive
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ["COLUMNS"] = "88"  # of the help in the reference
+os.environ["COLUMNS"] = "88"  # width of the help texts in the reference
 
 from implicit_slate import __version__  # noqa: E402
 from implicit_slate.cli import COMMANDS, parser  # noqa: E402
@@ -29,11 +29,11 @@ html_copy_source = html_show_sourcelink = False
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header"]  # results.md goes from the second level to the fourth in one place
+suppress_warnings = ["myst.header"]  # because results.md skips a heading level in one place
 
-default_role = "literal"  # docstrings have `names` as in Markdown
+default_role = "literal"  # because docstrings write `names` as in Markdown
 autodoc_member_order = "bysource"
-autodoc_inherit_docstrings = False  # Lightning's are for its own site
+autodoc_inherit_docstrings = False  # Lightning's are written for its own site
 add_module_names = False
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -44,11 +44,11 @@ copybutton_prompt_is_regexp = True
 
 
 ELSEWHERE = re.compile(r"\[[^]]*\]\((\.\./[^)]+)\)\n")
-"""All that a page says whose text is a file elsewhere in the repository, where people look for it."""
+"""The content of a page that stands for a file elsewhere in the repository: only a link to that file."""
 
 
 def _text_file(page: Path) -> Path:
-    """The file that a page's text is in, the page itself or another."""
+    """The file with a page's text: the page itself, or the file that it links to."""
     found = ELSEWHERE.fullmatch(page.read_text())
     return (page.parent / found[1]).resolve() if found else page
 
@@ -57,7 +57,7 @@ PAGES = {_text_file(page): page for page in (ROOT / "docs").rglob("*.md")}
 
 
 class Commands(Directive):
-    """A section for each command: its help, as its own parser prints it."""
+    """A directive that makes one section per command, with the help that its parser prints."""
 
     def run(self) -> list[nodes.Node]:
         sections = []
@@ -70,7 +70,7 @@ class Commands(Directive):
 
 
 def read(app, docname: str, content: list[str]) -> None:
-    """The text of a page, with links to the pages that files elsewhere are on the site."""
+    """Fills in a page's text, and changes links to repository files into links to their pages on the site."""
     page = Path(app.env.doc2path(docname))
     file = _text_file(page)
 
