@@ -1,7 +1,7 @@
-// The figures, drawn by plotly.js from the cells and curves of the run. Buttons above them choose what all of them show.
+// The figures, drawn by plotly.js from the run's cells and curves. The controls above them apply to all figures.
 
 const narrow = matchMedia("(max-width: 40rem)");
-const touch = matchMedia("(pointer: coarse)"); // there a finger scrolls the page, and does not zoom a figure
+const touch = matchMedia("(pointer: coarse)"); // on touch screens, dragging scrolls the page instead of zooming a figure
 const view = {
   methods: new Set(Object.keys(data.methods)),
   seeds: new Set(data.cells.map((cell) => cell.seed)),
@@ -10,7 +10,7 @@ const view = {
 data.cells.forEach((cell, i) => (cell.number = i));
 
 let loading;
-/** plotly.js, unpacked when the first figure comes into view. */
+/** plotly.js; unpacked when the first figure scrolls into view. */
 const library = () => (loading ??= unpack(document.getElementById("library").textContent));
 
 async function unpack(base64) {
@@ -20,7 +20,7 @@ async function unpack(base64) {
   return window.Plotly;
 }
 
-/** The colour of a method, lighter on a dark page; of more methods than colours each has its own hue. */
+/** A method's colour, lighter in the dark theme; if methods share a colour, each gets its own hue instead. */
 function methodColor(name) {
   const names = Object.keys(data.methods);
   const color = data.methods[name].color;
@@ -30,7 +30,7 @@ function methodColor(name) {
   return `rgb(${mixed.map(Math.round).join()})`;
 }
 
-/** What stands side by side in a figure: `title`, `key` (a tag or a column) and `cells`. */
+/** The panels of a figure, each with `title`, `key` (a tag or a column) and `cells`. */
 function panelsOf(chart) {
   const one = data.settings.includes(view.setting);
   const cells = data.cells.filter(
@@ -49,7 +49,7 @@ const quantile = (values, q) => {
   return (sorted[Math.floor(place)] + sorted[Math.ceil(place)]) / 2;
 };
 
-/** Least, median and largest of several lists of points at each x that at least two of them have. */
+/** Quantiles of several curves ([xs, ys]) at each x that at least two of them have: `at(0)`, `at(0.5)`, `at(1)`. */
 function spreadOf(lists) {
   const byX = new Map();
   for (const [xs, ys] of lists) xs.forEach((x, i) => byX.set(x, [...(byX.get(x) ?? []), ys[i]]));
@@ -57,7 +57,7 @@ function spreadOf(lists) {
   return { xs, at: (q) => xs.map((x) => quantile(byX.get(x), q)) };
 }
 
-/** The traces of one panel over training: a band over the cells of a method, a line for each, and perhaps their median. */
+/** The traces of a panel of curves: per method a band over its cells, a line for each cell, and often their median. */
 function curveTraces(panel, chart) {
   const traces = [];
   const crowded = panel.crowded || chart.panels === "keys" || Object.keys(data.methods).length > 2;
@@ -94,7 +94,7 @@ function curveTraces(panel, chart) {
   return traces;
 }
 
-/** The traces of one panel of final values: a dot for each cell, over an axis of the grid or beside its method. */
+/** The traces of a panel of final values: a dot per cell, against an axis of the grid or in its method's row. */
 function dotTraces(panel, chart) {
   const traces = [];
   for (const method of Object.keys(data.methods).reverse()) {
@@ -122,7 +122,7 @@ function dotTraces(panel, chart) {
 const hover = (title, where, key, axis) =>
   `<b>${title}</b><br>${where && where + "<br>"}${data.measures[key].name} %{${axis}:.4~g}<extra></extra>`;
 
-/** A log axis with ticks at 1, 2 and 5 of each decade, or over many decades at their beginnings. */
+/** A log axis with ticks at 1, 2 and 5 in each decade; over many decades, at powers of ten only. */
 function logTicks(panel, chart) {
   const found = (cell) => (chart.by === "step" ? data.curves[panel.key][cell.number][1] : [cell.values[panel.key]]);
   const values = data.cells.flatMap(found).filter((value) => value > 0);
@@ -134,7 +134,7 @@ function logTicks(panel, chart) {
   return { type: "log", tickvals: ticks.map(([value]) => value), ticktext: ticks.map(([value, power]) => text(value, power)) };
 }
 
-/** The traces and the layout of a figure of some width, in pixels. */
+/** The traces and the layout of a figure that is `width` pixels wide. */
 function build(name, width) {
   const chart = data.charts[name];
   const panels = panelsOf(chart);
@@ -185,15 +185,15 @@ function build(name, width) {
   return { traces, layout };
 }
 
-const scales = {}; // of figures whose scale was chosen
+const scales = {}; // the figures' scales that the reader has chosen
 
-/** "log" or "linear", or "mixed" where each panel has the scale of its measure. */
+/** "log" or "linear", or "mixed" if each panel has the scale of its measure. */
 function scale(name) {
   const logs = data.charts[name].keys.map((key) => data.measures[key].log);
   return scales[name] ?? (new Set(logs).size > 1 ? "mixed" : logs[0] ? "log" : "linear");
 }
 
-const drawn = new Set(); // the figures that have come into view
+const drawn = new Set(); // figures that have been in view
 
 async function draw(figure) {
   const Plotly = await library();
@@ -208,13 +208,13 @@ async function draw(figure) {
 const redraw = () => Promise.all([...drawn].map(draw));
 themed.push(redraw);
 
-/** Hand a file to the reader. */
+/** Offer a file as a download. */
 function download(name, content, type) {
   const address = content.startsWith("data:") ? content : URL.createObjectURL(new Blob([content], { type }));
   make("a", { href: address, download: name }).click();
 }
 
-/** Save a figure as it is shown, on white and with a legend; as CSV, the values in it. */
+/** Save a figure as shown, on white and with a legend; as CSV, save its values. */
 async function save(figure, format) {
   const name = figure.dataset.chart;
   const place = figure.querySelector("[role=img]");
@@ -243,7 +243,7 @@ async function save(figure, format) {
   download(`${name}.${format}`, await Plotly.toImage({ data: [...hidden, ...legend], layout }, { format, ...size }));
 }
 
-/** The buttons under a figure, and the arrow keys on it: left and right along a line, up and down to the next one. */
+/** Add buttons under a figure, and arrow keys: left and right move along a line, up and down to another line. */
 function prepare(figure) {
   const name = figure.dataset.chart;
   const place = figure.querySelector("[role=img]");
@@ -262,7 +262,7 @@ function prepare(figure) {
     button.onclick = () => save(figure, format);
     bar.append(button, " ");
   }
-  const status = make("output", {}); // what the keys point at, for screen readers
+  const status = make("output", {}); // the point selected by the keys, for screen readers
   bar.append(status);
   place.after(bar);
   let at = [0, 0];
@@ -281,7 +281,7 @@ function prepare(figure) {
   });
 }
 
-/** Check boxes, one for each of several things that the figures show or do not. */
+/** Check boxes that show or hide things in the figures. */
 function choices(title, names, chosen, color) {
   const set = make("fieldset", {}, make("legend", {}, title));
   for (const name of names) {

@@ -1,15 +1,15 @@
-// Two cells side by side at any step of training for which they have left a picture.
+// Two cells side by side, at any training step for which they have a picture.
 
 const forming = document.getElementById("forming");
 const pictured = data.cells.filter((cell) => Object.keys(data.pictures[cell.number]).length);
 
-/** The value of a tag at a step, or at the last one before it. */
+/** The value of a tag at a step, or at the last logged step before it. */
 function valueAt(tag, cell, step) {
   const [steps, values] = data.curves[tag]?.[cell.number] ?? [[], []];
   return values[steps.findLastIndex((found) => found <= step)];
 }
 
-/** One cell: a choice of cells, its picture at `show(step)`, and what was measured then. */
+/** A view of one cell: a menu of cells; `show(step)` shows the cell's picture and measures at that step. */
 function viewer(first, label, changed) {
   const select = make("select", { "aria-label": label }, ...pictured.map((cell) => make("option", { value: cell.number }, cell.place)));
   select.value = first.number;

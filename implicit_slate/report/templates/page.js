@@ -1,8 +1,8 @@
-// The page's own controls: theme, sections, tables that sort and filter. What it holds is there without them, too.
+// The page's controls: theme, links to sections, sorting and filtering of tables. The content works without them.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 
-/** An element with properties, attributes (`aria-label`, …) and children. */
+/** A new element with properties, attributes (`aria-label`, …) and children. */
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [key, value] of Object.entries(properties)) {
@@ -13,10 +13,10 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-// Theme: the system's until the button is used, then kept.
+// Theme: the system's until the reader uses the button; the choice is stored.
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme ?? (systemDark.matches ? "dark" : "light")) === "dark";
-const themed = []; // called when the theme has changed
+const themed = []; // functions to call after the theme changes
 
 function changeTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
@@ -29,7 +29,7 @@ document.getElementById("theme").onclick = () => {
   changeTheme(isDark() ? "light" : "dark");
   try {
     localStorage.setItem("theme", document.documentElement.dataset.theme);
-  } catch {} // a browser may keep nothing for a file
+  } catch {} // some browsers store nothing for local files
 };
 systemDark.addEventListener("change", () => changeTheme());
 let kept = null;
@@ -45,7 +45,7 @@ document.querySelectorAll("main h2").forEach((heading, i) => {
   document.querySelector("nav").append(make("a", { href: `#section-${i}` }, name));
 });
 
-/** The number that a cell begins with, as `1,550 ×÷ 2.1` or `1.84·10⁶`; NaN if it begins with none. */
+/** The number at the start of a table cell, such as `1,550 ×÷ 2.1` or `1.84·10⁶`; NaN if there is none. */
 function leadingNumber(text) {
   const found = /^×?(-?[\d,.]+)(?:·10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+))?/.exec(text);
   if (!found) return NaN;
@@ -53,7 +53,7 @@ function leadingNumber(text) {
   return Number(found[1].replaceAll(",", "")) * 10 ** Number(power);
 }
 
-/** Sort a table's rows by a column; what has no number comes last in a column of numbers. */
+/** Sort a table's rows by a column; in a column of numbers, cells without a number come last. */
 function sortRows(table, column, descending) {
   const rows = [...table.tBodies[0].rows];
   const text = (row) => row.cells[column].textContent.trim();
@@ -69,7 +69,7 @@ function sortRows(table, column, descending) {
   table.tBodies[0].append(...rows);
 }
 
-/** Buttons in the head of a table that sort it, and above a long one a field that filters its rows. */
+/** Add buttons to a table's header that sort it and, above a long table, a field that filters its rows. */
 function enhance(table) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
