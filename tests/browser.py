@@ -1,4 +1,4 @@
-"""A real Chromium, driven over its DevTools protocol: a page as a person sees and uses it."""
+"""A real Chromium, driven through its DevTools protocol, to test pages as a user sees them."""
 
 import base64
 import itertools
@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-SECONDS = 60  # for anything that is waited for; on an idle machine nothing takes more than two
+SECONDS = 60  # limit of every wait; on an idle machine none takes more than two
 
 
 class Browser:
-    """One page. What it prints as an error is in `errors`."""
+    """One page. `errors` collects the errors that it prints to the console."""
 
     def __init__(self, address: str):
         from websocket import create_connection
@@ -31,7 +31,7 @@ class Browser:
             self.command(f"{domain}.enable")
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command of the protocol and its result."""
+        """Sends a command of the protocol, and returns its result."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -52,7 +52,7 @@ class Browser:
         return answer["result"].get("value")
 
     def until(self, script: str) -> Any:
-        """The value of an expression as soon as it is one that counts as true."""
+        """Waits until an expression is truthy, and returns its value."""
         end = time.monotonic() + SECONDS
         while not (value := self.run(script)):
             assert time.monotonic() < end, f"never true: {script}"
@@ -60,7 +60,7 @@ class Browser:
         return value
 
     def show(self, address: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Open a page, in a window of some size in pixels, for a reader who prefers light or dark pages."""
+        """Opens a page in a window of the given size in pixels, with a light or dark colour preference."""
         theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.command("Emulation.setEmulatedMedia", features=theme)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -69,20 +69,20 @@ class Browser:
         self.until(f"location.href.startsWith({address!r}) && document.readyState === 'complete'")
 
     def press(self, key: str) -> None:
-        """A key, as `ArrowRight`, in what has the focus."""
+        """Presses a key, such as `ArrowRight`, in the focused element."""
         for kind in ("rawKeyDown", "keyUp"):
             codes = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Tab": 9, "Home": 36}
             self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
 
     def photograph(self, path: Path, whole: bool = False) -> None:
-        """A PNG of what the window shows, or of the whole page."""
+        """Saves a PNG of the visible part, or of the whole page."""
         shot = self.command("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(shot["data"]))
 
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A Chromium with one page; the test is skipped where there is none."""
+    """A Chromium with one page; the test is skipped if Chromium is missing."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")

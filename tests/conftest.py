@@ -1,4 +1,4 @@
-"""Tests use one thread: their models are so small that threads would only wait for one another."""
+"""Fixtures of all tests. Tests use one thread: with such small models, threads would only wait for one another."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that they start
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes started by tests
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -21,21 +21,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def no_seed_of_another_test(monkeypatch) -> None:
-    """Lightning's `seed_everything` keeps the seed in the environment, where later tests would find it."""
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # so that it is as it was afterwards
+    """Lightning's `seed_everything` stores the seed in the environment, where it would affect later tests."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # so that monkeypatch restores it afterwards
     monkeypatch.delenv("PL_GLOBAL_SEED")
 
 
 @pytest.fixture(autouse=True)
 def no_log_level_of_another_test(monkeypatch) -> None:
-    """`implicit-slate evaluate` silences Lightning, as it may in a process of its own."""
+    """Restores Lightning's log level, which `implicit-slate evaluate` changes."""
     for name in ("lightning.pytorch", "lightning.fabric.utilities"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.getLogger(name).level)
 
 
 @pytest.fixture(scope="session")
 def fid_weights(request) -> Path:
-    """The weights of FID, out of torch's cache or fetched once into pytest's; without them a test is skipped."""
+    """FID's weights, from torch's cache or downloaded once into pytest's; if unavailable, the test is skipped."""
     from implicit_slate.cli import main
     from implicit_slate.metrics.inception import WeightsMissing, find_weights
 

@@ -1,4 +1,4 @@
-"""The command `implicit-slate` as a person meets it."""
+"""The command `implicit-slate` as a user sees it."""
 
 import os
 import re
@@ -150,7 +150,7 @@ def test_ctrl_c_is_no_traceback(monkeypatch, capsys, by_lightning):
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
-            if by_lightning:  # it ends so what it was asked to do
+            if by_lightning:  # which turns KeyboardInterrupt into SystemExit
                 sys.exit(1)
             raise
 

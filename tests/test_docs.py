@@ -1,4 +1,4 @@
-"""What the documents say of files, commands and imports is so, and their Python runs."""
+"""The documents are right about files, commands and imports, and their Python code runs."""
 
 import ast
 import re
@@ -37,7 +37,7 @@ LINES = {
     for block in re.findall(r"^```(?:bash|sh)?\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
     for line in re.findall(r"^(?:\$ )?(implicit-slate .*|make .*)$", block, re.MULTILINE)
 }
-"""The commands that the documents show in blocks of their own."""
+"""The commands that the documents show in code blocks."""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -101,7 +101,7 @@ def test_make_targets_exist():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name == "docs/fid.md" else ())  # Inception takes its time
+        pytest.param(name, marks=pytest.mark.slow if name == "docs/fid.md" else ())  # Inception is slow
         for name, blocks in CODE.items()
         if blocks
     ],
@@ -128,7 +128,7 @@ def test_the_python_of_a_document_runs(name, tmp_path, monkeypatch, state):  # n
 
 
 def test_the_training_of_the_tutorial_leaves_what_it_says(tmp_path, monkeypatch, capsys):
-    """Four steps of it, with the callback that draws; its other commands are parsed above."""
+    """Four steps of it, with the callback that draws; the tutorial's other commands are parsed by a test above."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "docs" / "tutorial.md").read_text()
@@ -164,12 +164,12 @@ def test_imports_go_down_the_table_of_the_architecture():
 
 
 def _package(module: str, order: list[str]) -> str | None:
-    """The row of the table that a module belongs to; None for the single modules that all may use."""
+    """The table row to which a module belongs; None for the single modules that all may use."""
     return next((package for package in order if f"{module}.".startswith(f"{package}.")), None)
 
 
 def _imports(file: Path) -> list[str]:
-    """Every module that a file imports, also inside functions; `from a import b` as both `a` and `a.b`."""
+    """All modules that a file imports, including inside functions; `from a import b` as both `a` and `a.b`."""
     found = []
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and on the disk before anything relies on them."""
+"""Files are complete or absent, and on the disk before anything relies on them."""
 
 import os
 

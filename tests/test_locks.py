@@ -1,4 +1,4 @@
-"""Who works in a folder: one process, on this host or another."""
+"""Locks of folders: only one process works in a folder, on this host or another."""
 
 import json
 import os
@@ -53,12 +53,12 @@ def test_a_claim_of_another_host_counts_while_it_is_touched(tmp_path, age, taken
 
 
 def test_a_claim_is_touched_while_it_is_held(tmp_path, monkeypatch):
-    """Also after it could not be read for once."""
+    """Even after one failed read of it."""
     read, seen = locks.read_json, []
 
     def read_or_fail(path):
         seen.append(path)
-        if len(seen) == 2:  # the first time it is looked whether there is another claim
+        if len(seen) == 2:  # the first check for another claim
             raise UserError("a stale handle of a shared file system")
         return read(path)
 

@@ -1,4 +1,4 @@
-"""The table of measures: how a run is summed up, and that the docs say the same."""
+"""The table of measures: how a run is summarised, and that the docs agree."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The notebooks, run cell by cell in a kernel, as Jupyter does; the same kernel for all, emptied in between."""
+"""The notebooks, run cell by cell in a kernel, as in Jupyter; all use the same kernel, reset in between."""
 
 import os
 from pathlib import Path
@@ -49,14 +49,12 @@ def test_notebook(name, kernel):
 
     NotebookClient(notebook, km=kernel, timeout=300).execute(cleanup_kc=False)
 
-    assert [
-        kinds_of_output(cell) for cell in notebook.cells[:-2]
-    ] == shown  # what is in the repository is what it shows
+    assert [kinds_of_output(cell) for cell in notebook.cells[:-2]] == shown  # the stored outputs are those of a run
     assert (FOLDER / f"{name}.ipynb").stat().st_size < 300_000
 
 
 def kinds_of_output(cell) -> set[str]:
-    """Those of `image/png`, `text/html` and text that a cell shows."""
+    """Which of `image/png`, `text/html` and `text/plain` a cell shows."""
     outputs = cell.get("outputs", [])
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
     kinds = {kind for output in outputs for kind in output.get("data", {"text/plain": ""})}

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OURS = {"implicit_slate", "callbacks", "data_modules", "benchmarks", "examples", "tests"}
 OF_TORCH = {"triton"}
-"""Comes with torch where it has GPUs, in the version that torch needs; nothing is missing without it."""
+"""Not declared: installed with GPU builds of torch, in the right version, and not needed otherwise."""
 
 
 def imported(folder):

@@ -1,4 +1,4 @@
-"""Slot masks as coloured segments, and the same images through several models side by side."""
+"""Pictures of slot masks as coloured segments, and of the same images through several models."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ COLORS = [np.array(ImageColor.getrgb(color)) / 255 for color in SEGMENT_COLORS]
 
 
 def pieces(*sizes: int) -> torch.Tensor:
-    """Masks (1, K, 8, 8): slot k has the next `sizes[k]` rows alone."""
+    """Masks (1, K, 8, 8) in which slot k covers the next `sizes[k]` rows by itself."""
     return torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), 1)[None, :, :, None].expand(-1, -1, -1, 8)
 
 

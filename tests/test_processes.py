@@ -1,4 +1,4 @@
-"""What ends a long command, and what does not."""
+"""The signals that end a long command, and those that do not."""
 
 import signal
 
@@ -9,7 +9,7 @@ from implicit_slate.processes import stop_as_by_ctrl_c
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Those of a process that no `nohup` started."""
+    """The signal handlers of a process that was not started by `nohup`."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():

@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md, done word for word in a copy of the code, and what they make possible."""
+"""The recipes of CONTRIBUTING.md, followed word for word in a copy of the code, and their results."""
 
 import csv
 import os
@@ -73,12 +73,12 @@ main(["fit", "--help"])
 
 
 def listed(recipe: str) -> set[str]:
-    """The files that a recipe says it touches."""
+    """The files that a recipe lists."""
     return set(re.findall(r"`(\S+)`", re.search(r"^Files: (.*?)\n\n", RECIPES[recipe], re.MULTILINE | re.DOTALL)[1]))
 
 
 def follow(step: re.Match, root: Path) -> None:
-    """Do one step of a recipe: a new file, or code beside the one line that begins as the step says."""
+    """Applies one step of a recipe: a new file, or code before or after the one line that starts as the step says."""
     path, code = root / (step["new"] or step["file"]), step["code"]
     if step["new"]:
         assert not path.exists()
@@ -107,7 +107,7 @@ def run(root: Path, *command: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """The code with all recipes done, icons, and a tiny grid of the new model on them."""
+    """The code with all recipes applied, icons, and a tiny grid of the new model on them."""
 
     def copy_or_link(source: str, target: str) -> None:
         (os.symlink if os.path.getsize(source) > 100_000 else shutil.copy)(source, target)
@@ -135,7 +135,7 @@ def copy(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def said(copy) -> str:
-    """What the commands print that a process runs one after the other; importing Lightning takes most of its time."""
+    """The output of several commands, run in a single process because importing Lightning takes most of the time."""
     result = run(copy, "-c", IN_PYTHON)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
@@ -145,7 +145,7 @@ def said(copy) -> str:
 def test_a_recipe_lists_the_files_that_it_touches(recipe):
     steps = list(STEP.finditer(RECIPES[recipe]))
     assert listed(recipe) == {step["new"] or step["file"] for step in steps}
-    assert len(steps) == RECIPES[recipe].count("```") // 2  # no code is shown that is not a step
+    assert len(steps) == RECIPES[recipe].count("```") // 2  # all code shown belongs to a step
 
 
 def test_there_are_five_recipes_in_the_style_of_the_project(copy):

@@ -1,4 +1,4 @@
-"""YAML as it is read, and the messages for malformed files."""
+"""Reading YAML, and the messages for malformed files."""
 
 import pytest
 

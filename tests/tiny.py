@@ -1,4 +1,4 @@
-"""Small made data and models for tests."""
+"""Small synthetic data and models for tests."""
 
 import os
 
@@ -23,7 +23,7 @@ BROADCAST_SIZES = dict(image_size=16, width=8, num_slots=3, slot_size=12, slot_m
 
 
 class TinyImages(L.LightningDataModule):
-    """Two coloured squares on grey and their masks, a function of the index."""
+    """Two coloured squares on grey, with masks; a function of the index."""
 
     def __init__(self, image_size: int = 16, batch_size: int = 4, num_images: int = 24):
         super().__init__()
@@ -54,7 +54,7 @@ class TinyImages(L.LightningDataModule):
 
 
 class Memory(Logger):
-    """Keeps what is logged: {name: {step: value}}."""
+    """Stores logged values: {name: {step: value}}."""
 
     name, version = "memory", 0
 
@@ -71,7 +71,7 @@ class Memory(Logger):
 
 
 class Command:
-    """Pickled, it makes a folder when somebody loads it."""
+    """Creates a folder when unpickled."""
 
     def __init__(self, folder):
         self.folder = folder

@@ -1,4 +1,4 @@
-"""A real SLURM of two nodes on this machine, in a temporary folder: for the tests of what runs there."""
+"""A real SLURM cluster of two nodes on this machine, in a temporary folder."""
 
 import contextlib
 import os
@@ -44,7 +44,7 @@ PartitionName=high Nodes=n1,n2 PriorityTier=2
 
 
 def why_there_is_none() -> str | None:
-    """In one line; None where a cluster can be made."""
+    """Why no cluster can be made here, in one line; None if one can."""
     missing = [name for name in ("slurmctld", "slurmd", "sbatch") if shutil.which(name, path=_path()) is None]
     if missing:
         return f"no SLURM here ({', '.join(missing)}); Debian has it in slurmctld, slurmd and slurm-client"
@@ -52,7 +52,7 @@ def why_there_is_none() -> str | None:
 
 
 class Cluster:
-    """`SLURM_CONF` has to be in the environment of all that uses it."""
+    """The running cluster. Everything that uses it needs `SLURM_CONF` in its environment."""
 
     def __init__(self, path: Path):
         self.path, self.daemons = path, {}
@@ -66,13 +66,13 @@ class Cluster:
         self.start_nodes()
 
     def start_nodes(self) -> None:
-        """Those that do not run."""
+        """Starts the nodes that are not running."""
         for node in ("n1", "n2"):
             if node not in self.daemons or self.daemons[node].poll() is not None:
                 self._start(node, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node: str) -> None:
-        """Kill its daemon; the tasks on it live on, as where a daemon crashes."""
+        """Kills a node's daemon. Its tasks live on, as after a crash of the daemon."""
         self.daemons[node].kill()
         self.daemons[node].wait()
 
@@ -84,7 +84,7 @@ class Cluster:
         self.ask("scancel", "--user=root")
         with contextlib.suppress(AssertionError):
             wait_until(lambda: not self.ask("squeue", "-h"), seconds=10)
-        for process in psutil.process_iter():  # the daemons, and tasks that they were not given the time to kill
+        for process in psutil.process_iter():  # the daemons, and tasks that they had no time to kill
             with contextlib.suppress(psutil.Error):
                 if process.pid != os.getpid() and process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
                     process.kill()

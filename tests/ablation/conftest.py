@@ -1,4 +1,4 @@
-"""Grids of tiny models, and the command as a user starts it."""
+"""Grids of tiny models, and the command `ablate` as a user starts it."""
 
 import json
 import os
@@ -47,18 +47,18 @@ TINY = override(
     yaml.safe_load(EXPERIMENT),
     {"model.class_path": "tests.ablation.tiny.TinyModule", "data.class_path": "tests.ablation.tiny.TinyData"},
 )
-"""The same for cells that are run from here."""
+"""The same experiment for cells that run in the tests' own process."""
 
 
 def prepared(folder: Path, config: dict = TINY, devices: int = 1, **overrides) -> Path:
-    """The folder, with a cell prepared in it."""
+    """Prepares a cell in `folder`, and returns the folder."""
     content = cell.preparation("a", {"seed": 0}, override(config, overrides), devices, checkpoint=None)
     cell.prepare(folder, content)
     return folder
 
 
 def finish(folder: RunFolder, cell: str, status: str, step: int | None = None, **measures) -> None:
-    """Write the `result.json` of a cell."""
+    """Writes the `result.json` of a cell."""
     folder.cell(cell).mkdir(parents=True, exist_ok=True)
     result = {"cell": cell, "status": status, "axes": folder.cells[cell], "step": step, "measures": measures}
     (folder.cell(cell) / "result.json").write_text(json.dumps(result))
@@ -74,13 +74,13 @@ class Grids:
         (path / "experiment.yaml").write_text(EXPERIMENT)
 
     def plan(self, name: str, devices: int | None = None):
-        """What the command is about to do: the folder of its run, the grid, and what is prepared of every cell."""
+        """What the command is about to do: (folder of the run, grid, preparations of every cell)."""
         grid = load_grid(self.path / "ablations.yaml", name)
         folder = RunFolder(self.path / "run", {cell.id: cell.axes for cell in grid.cells})
         return folder, grid, command._preparations(folder, grid, devices)
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        """`implicit-slate ablate` in the folder."""
+        """Starts `implicit-slate ablate` in the folder."""
         process = subprocess.Popen(
             [sys.executable, "-m", "implicit_slate.cli", "ablate", *arguments],
             cwd=self.path,
@@ -88,14 +88,14 @@ class Grids:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell's background jobs ignore SIGINT, and so do all that they start.
+            # A shell's background jobs ignore SIGINT, and so would their child processes.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.started.append(process)
         return process
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit status, stdout and stderr of the command."""
+        """Runs the command. Returns its exit status, stdout and stderr."""
         process = self.start(*arguments)
         out, err = process.communicate(timeout=600)
         return process.returncode, out, err
@@ -111,7 +111,7 @@ def grids(tmp_path):
 
 
 def wait_until(condition, seconds: float = 240.0):
-    """Wait for a condition, and return what it gave."""
+    """Waits until `condition()` is true, and returns its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, "it did not happen"

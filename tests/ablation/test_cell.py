@@ -1,4 +1,4 @@
-"""A cell, in this process: how it ends, and that it survives damage to its folder."""
+"""A cell run in this process: how it ends, and that it survives damage to its folder."""
 
 import contextlib
 import errno
@@ -34,7 +34,7 @@ OFTEN = override(TINY, {"trainer.callbacks": [{"class_path": RESUME_POINT, "init
 
 
 class Killed(BaseException):
-    """Ends a cell as a kill does: nothing is written any more."""
+    """Ends a cell as a kill does: nothing more is written."""
 
 
 def result_of(folder):
@@ -42,7 +42,7 @@ def result_of(folder):
 
 
 def numbers(folder):
-    """All that must not depend on what happened on the way."""
+    """All results that must not depend on interruptions."""
     result = result_of(folder)
     return result["status"], result["step"], result["measures"], (folder / "curves.csv").read_text()
 
@@ -56,7 +56,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def killed(tmp_path, monkeypatch):
-    """The folder of a cell that was killed at step 37; the checkpoint is of step 31."""
+    """The folder of a cell that was killed at step 37; its checkpoint is of step 31."""
     folder = prepared(tmp_path / "run" / "cells" / "a", OFTEN)
     training_step = TinyModule.training_step
 
@@ -77,7 +77,7 @@ def killed(tmp_path, monkeypatch):
     ("gradient", "is_read"), [("unrolled", "at once"), ("implicit", "at once"), ("implicit", "late")]
 )
 def test_a_refinement_that_starts_from_nan_has_diverged_and_not_failed(tmp_path, monkeypatch, gradient, is_read):
-    """Without any callback that watches the gradients; read late as on a GPU, at the end of training."""
+    """Without a callback that checks gradients; if read late, as on a GPU, it is detected at the end of training."""
     if is_read == "late":
         monkeypatch.setattr(host, "is_free_to_read", lambda value: False)
     train = SLATEModule.training_step
@@ -94,7 +94,7 @@ def test_a_refinement_that_starts_from_nan_has_diverged_and_not_failed(tmp_path,
     result = result_of(folder)
     assert (result["status"], result["step"]) == ("diverged", 3)
     assert "error" not in result
-    assert not list(folder.glob("checkpoints/*"))  # of what came after
+    assert not list(folder.glob("checkpoints/*"))  # none is saved after the bad step
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_killed_cell_ends_as_if_nothing_had_happened(killed, damage, undisturb
     damage(killed)
     assert cell.run(killed) == 0
     assert numbers(killed) == undisturbed
-    assert not list(killed.rglob(".*.*"))  # nothing unfinished is left
+    assert not list(killed.rglob(".*.*"))  # no unfinished files are left
 
 
 def test_a_resumed_cell_that_fails_before_it_is_restored_keeps_what_it_had(killed, monkeypatch, undisturbed):

@@ -1,4 +1,4 @@
-"""`implicit-slate ablate` from outside: tiny cells, real processes, real kills."""
+"""The command `implicit-slate ablate`, with tiny cells, real processes and real kills."""
 
 import json
 import os
@@ -23,8 +23,8 @@ def test_two_at_once_share_a_grid_and_a_failing_cell_fails_alone(grids):
     outputs = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [1, 1], outputs
     trained = {path.parent.name: path.read_text().count("GPU available") for path in run.glob("cells/*/log.txt")}
-    assert trained.pop("end=failed,seed=0") in (1, 2)  # whoever begins after its failure tries it again
-    assert trained == {"end=well,seed=0": 1, "end=diverged,seed=0": 1}  # each was trained by one of them
+    assert trained.pop("end=failed,seed=0") in (1, 2)  # tried again by a launcher that starts after the failure
+    assert trained == {"end=well,seed=0": 1, "end=diverged,seed=0": 1}  # each was trained by one launcher only
     states = {name: json.loads(path.read_text())["status"] for name, path in results(run).items()}
     assert states == {"end=well,seed=0": "complete", "end=diverged,seed=0": "diverged", "end=failed,seed=0": "failed"}
     assert "ValueError: as the test asks" in (run / "cells" / "end=failed,seed=0" / "log.txt").read_text()
@@ -36,7 +36,7 @@ def test_ctrl_c_stops_within_moments_and_says_how_to_go_on(grids):
     run = grids.path / "runs" / "slow"
     wait_until(lambda: list(run.glob("*/checkpoints/last.ckpt")))  # while it trains
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)  # it takes a second; a busy machine may take more
+    out, err = process.communicate(timeout=60)  # usually a second; longer on a busy machine
     assert process.returncode == 130
     assert err.strip() == "stopped; to continue: implicit-slate ablate slow --workers 1"
     assert not any(is_locked(path.parent) for path in run.glob("**/.lock") if path.parent != run)

@@ -1,4 +1,4 @@
-"""Overrides of experiments; mistakes in them are found before anything runs, and told in one line."""
+"""Overrides of experiments: mistakes in them are found before anything runs, and reported in one line."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_overrides_reach_through_init_args_make_what_is_missing_and_leave_the_co
         ({"model.class_path": "tiny.TinyModul"}, "module 'tiny' has no attribute 'TinyModul'"),
         ({"trainer.accelerator": "abacus"}, "abacus"),
         ({"data.root": "nowhere"}, "nowhere"),
-        ({"trainer.enable_checkpointing": False}, "enable_checkpointing"),  # a cell keeps a point to resume from
+        ({"trainer.enable_checkpointing": False}, "enable_checkpointing"),  # a cell needs checkpoints to resume from
         ({"trainer.callbacks": [{"init_args": {"every_n_steps": 5}}]}, "trainer.callbacks"),
     ],
 )
@@ -61,7 +61,7 @@ def test_a_mistake_is_one_line(overrides, message):
 
 
 def complete(config):
-    """The YAML of a config with every default filled in."""
+    """The YAML of a config, with all defaults filled in."""
     cli = build(config, "x", Parser)
     return cli.parser.dump(cli.config, skip_unset=False)
 
@@ -74,7 +74,7 @@ def test_a_complete_config_is_read_back_as_itself():
 
 @pytest.mark.parametrize("name", load_yaml(ROOT / "ablations.yaml")["grids"])
 def test_every_value_of_the_shipped_grids_parses(name):
-    """All of ablations.yaml against the experiments that it names; the data need not be here."""
+    """Checks all of ablations.yaml against the experiments that it names; the data sets are not needed."""
     grid = load_grid(ROOT / "ablations.yaml", name)
     seen, experiment = set(), load_yaml(grid.experiment)
     configs = [load_yaml(grid.pretrain), override(experiment, {grid.checkpoint: "last.ckpt"})] if grid.pretrain else []
@@ -90,7 +90,7 @@ def test_every_value_of_the_shipped_grids_parses(name):
 
 
 def test_a_solver_and_a_gradient_mode_that_do_not_go_together_are_found(tmp_path):
-    """Each is right by itself; the cell in which they meet would fail after hours of others."""
+    """Each is valid by itself; the cell that combines them would fail only after hours of other cells."""
     experiment = {
         "model": {"class_path": "implicit_slate.training.SLATEModule", "init_args": dict(SLATE_SIZES)},
         "data": {"class_path": "data_modules.MirrorScenes", "init_args": {"image_size": 16, "batch_size": 4}},

@@ -1,4 +1,4 @@
-"""The pool of this machine: how it divides the machine, and what it does when processes die."""
+"""The local pool: how it divides the machine, and what it does when processes die."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def test_more_processes_than_there_is_room_for_are_refused(eight_cores, asked, m
 
 
 def ranks_of(cell):
-    """The two processes of a cell by their rank, once both are there."""
+    """The two processes of a cell by rank, once both exist."""
     found = {}
     for child in psutil.Process().children(recursive=True):
         try:
@@ -89,16 +89,16 @@ def ranks_of(cell):
 def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_path, monkeypatch, rank):
     """Lightning's DDP on two CPU processes."""
     for name, value in (("SLURM_NTASKS", "1"), ("SLURM_PROCID", "0"), ("SLURM_JOB_ID", "1")):
-        monkeypatch.setenv(name, value)  # as where the pool runs within a batch job
+        monkeypatch.setenv(name, value)  # as if the pool ran in a batch job
     cell = prepared(tmp_path / "run" / "cells" / "a", devices=2, **{"model.pause": 0.04})
     events = []
-    pool = LocalPool(lambda name, event: events.append(event))  # not entered: nothing need be imported before the fork
+    pool = LocalPool(lambda name, event: events.append(event))  # without `fork_server`: no imports are needed
     with ThreadPoolExecutor(1) as thread:
         running = thread.submit(pool.run, {"a": cell}, Resources(1, 2, (), 2))
         wait_until(lambda: (cell / "checkpoints" / "last.ckpt").exists())
         ranks = wait_until(lambda: ranks_of(cell))
         ranks[rank].kill()
-        assert psutil.wait_procs(ranks.values(), timeout=60)[1] == []  # none outlives the other
+        assert psutil.wait_procs(ranks.values(), timeout=60)[1] == []  # neither outlives the other
         running.result()
     assert events[0] == "started" and events[-2:] == ["resumed", "complete"]
     result = json.loads((cell / "result.json").read_text())
@@ -113,7 +113,7 @@ def test_no_process_of_a_cell_on_several_devices_outlives_a_killed_launcher_by_f
     run = f"with fork_server(): LocalPool(print).run({{'a': Path({str(cell)!r})}}, Resources(1, 2, (), 2))"
     code = f"from pathlib import Path\nfrom {local.__name__} import *\n{run}"
     launcher = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    wait_until(lambda: len(psutil.Process(launcher.pid).children(recursive=True)) == 5)  # two are the ranks
+    wait_until(lambda: len(psutil.Process(launcher.pid).children(recursive=True)) == 5)  # including the two ranks
     time.sleep(moment)
     processes = psutil.Process(launcher.pid).children(recursive=True)
     launcher.kill()
@@ -123,13 +123,13 @@ def test_no_process_of_a_cell_on_several_devices_outlives_a_killed_launcher_by_f
 
 @pytest.mark.parametrize("parent, status", [(os.getpid, 0), (lambda: 2**22 + 1, 1)], ids=["alive", "gone"])
 def test_a_server_whose_launcher_was_killed_before_it_began_ends_at_once(parent, status):
-    """Its imports would take ten seconds."""
+    """At once: its imports would take ten seconds."""
     command = [sys.executable, "-c", "import implicit_slate.ablation.launchers.server"]
     assert subprocess.run(command, env=os.environ | {"IMPLICIT_SLATE_PARENT": str(parent())}).returncode == status
 
 
 def test_a_launcher_of_ones_own_may_start_cells_by_way_of_other_processes(tmp_path):
-    """As that of Ray does, whose workers have the launcher's environment but are not it."""
+    """As with Ray, whose workers have the launcher's environment but are other processes."""
     cell = [sys.executable, "-m", "implicit_slate.cli", "cell", str(tmp_path / "none")]
     with fork_server():
         worker = subprocess.run(
@@ -150,7 +150,7 @@ def test_a_check_whose_process_is_killed_is_tried_again_and_then_said_in_a_line(
 
 
 def servers():
-    forkserver.ensure_running()  # where the death of the one before was not yet known when it was asked for
+    forkserver.ensure_running()  # in case the death of the previous server had not been noticed
     return [p for p in psutil.Process().children() if p.status() != "zombie" and "forkserver" in str(p.cmdline())]
 
 
@@ -158,6 +158,6 @@ def test_the_death_of_the_server_while_it_is_asked_does_not_end_the_launcher(tmp
     folder = prepared(tmp_path / "run" / "cells" / "a")
     with fork_server():
         [server] = wait_until(servers)
-        server.kill()  # nobody has noticed yet
+        server.kill()  # not noticed yet
         local.start(folder, Resources(1, 1, (), 1), worker=0).join()
     assert json.loads((folder / "result.json").read_text())["status"] == "complete"

@@ -1,4 +1,4 @@
-"""The language of grids: what an expression stands for, and what a mistake in it is called."""
+"""The expressions of grids: which cells they define, and the messages for mistakes."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def test_expressions_nest():
     tricks = {"chain": [{"leave_one_out": ["clip", "warmup"]}, {"zip": ["clip", "warmup"]}]}
     expression = {"product": ["gradient", tricks]}
     assert len(expand(AXES, expression)) == 2 * (3 + 2)
-    assert len(make_cells(AXES, expression)) == 2 * 4  # all tricks on is in both branches, and is one cell
+    assert len(make_cells(AXES, expression)) == 2 * 4  # "all tricks on" is in both branches, but is one cell
 
 
 def test_a_cell_has_every_axis_and_a_seed():

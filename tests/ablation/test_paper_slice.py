@@ -1,4 +1,4 @@
-"""`make paper-slice`: what it would start, and that at a small size on a CPU, on made images in the authors' layout."""
+"""`make paper-slice`: the commands it would start, and these at a small size on a CPU, on generated images."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`ablate --dry-run`: the plan of a grid and its hours."""
+"""`ablate --dry-run`: the plan of a grid and the hours it would take."""
 
 import re
 import time
@@ -15,7 +15,7 @@ from tests.ablation.test_slurm import work_of
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """The pool trains the probes here, one after the other, which saves the starts of processes."""
+    """The pool trains the probes in this process, one after the other, to save the time of starting processes."""
     monkeypatch.setattr(LocalPool, "run", lambda pool, folders, resources: [*map(cell.run, folders.values())])
 
 
@@ -29,7 +29,7 @@ def test_the_hours_are_those_of_the_measured_steps(tmp_path, in_this_process, ca
     out = capsys.readouterr().out
     assert out.startswith("4 cells, 4 of them to run: 2 at a time on the CPU; 1 process each, with 1 thread\n")
     hours = {name: float(each) for name, each in re.findall(r"2 cells as (\w): (.*) hours each", out)}
-    assert 1.0 <= hours["c"] <= 72_000 * seconds / 30 / 3600  # 72,000 times 0.05 s or more, of all the time that passed
+    assert 1.0 <= hours["c"] <= 72_000 * seconds / 30 / 3600  # from 72,000 × 0.05 s up to all the time that passed
     together = float(re.search(r"together about (\S+) hours", out)[1])
     assert together == pytest.approx(hours["a"] + hours["c"], abs=0.06)
     assert not (tmp_path / "run").exists()

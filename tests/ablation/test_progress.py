@@ -1,4 +1,4 @@
-"""What a running grid shows."""
+"""The progress display of a running grid."""
 
 import io
 import json
@@ -22,5 +22,5 @@ def test_each_cell_has_steps_of_its_own(tmp_path):
         console.print(ProgressDisplay(folder, {"short": 40, "long": -1}).table())
     known, unknown = console.export_text().split("2 running")[1:]
     assert "20/40" in known and "100/4000" in known
-    assert ", about 0:16:20 left" in known  # (20 + 3900) steps at 2 + 2 a second
+    assert ", about 0:16:20 left" in known  # (20 + 3900) steps at 2 + 2 steps per second
     assert "left" not in unknown

@@ -1,4 +1,4 @@
-"""The folder of a run: what it refuses, and what its tables say."""
+"""The folder of a run: what it refuses, and its tables."""
 
 import csv
 import json

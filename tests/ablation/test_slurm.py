@@ -36,11 +36,11 @@ def cluster(started, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     yield started
     started.ask("scancel", "--user=root")
-    started.start_nodes()  # those that a test killed
+    started.start_nodes()  # nodes that an earlier test killed
 
 
 def work_of(path: Path, cells: dict[str, dict], pretrain: bool = False, devices: int = 1, **options) -> Work:
-    """The work of a run in `path` with these cells: the overrides of each by its id. No experiment is checked."""
+    """The work of a run in `path`, without checks of the experiment. `cells`: {id: overrides}."""
     axes = {name: {"seed": index} for index, name in enumerate(cells)}
     folder = RunFolder(path, axes)
     preparations = {folder.pretrain: cell.preparation("pretrain", {}, TINY, 1, None)} if pretrain else {}
@@ -66,13 +66,13 @@ def work_of(path: Path, cells: dict[str, dict], pretrain: bool = False, devices:
 
 
 def rows(folder: Path) -> list[dict]:
-    """The lines of `results.csv`, but for the times."""
+    """The rows of `results.csv`, without times."""
     table = csv.DictReader(io.StringIO((folder / "results.csv").read_text()))
     return [{key: value for key, value in row.items() if key not in ("seconds", "steps_per_second")} for row in table]
 
 
 def undisturbed(path: Path, cells: dict[str, dict], pretrain: bool = False) -> list[dict]:
-    """The rows of the same run when this process trains one cell after the other."""
+    """The rows of the same run if this process trains one cell after the other."""
     work = work_of(path, cells, pretrain)
     work.begin()
     for place in filter(None, (work.pretrain, *work.cells.values())):
@@ -112,7 +112,7 @@ def test_a_grid_outlives_a_cancelled_task_and_a_dead_node(cluster, tmp_path, cap
     cluster.kill_node("n2")
     capsys.readouterr()
     slurm.launch(work_of(tmp_path / "run", cells, pretrain=True))
-    assert "tasks 1 to 1\n" in capsys.readouterr().out  # the one that was cancelled
+    assert "tasks 1 to 1\n" in capsys.readouterr().out  # the cancelled one
     wait_until(lambda: "down" in cluster.ask("sinfo", "-h", "-n", "n2", "-o", "%T"))
     cluster.start_nodes()
     wait_until(lambda: not is_open(), 900)
@@ -134,7 +134,7 @@ def test_a_preempted_cell_and_one_at_its_time_limit_go_on_where_they_were(cluste
 
 @pytest.mark.slow
 def test_a_cell_on_two_nodes(cluster, grids, monkeypatch):
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # these nodes have no host names of their own, as n1
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # because these nodes have no host names of their own
     status, out, err = grids.run("one", "--launcher", "slurm", "--nodes", "2", "--time", "10", "--wait")
     run = grids.path / "runs" / "one"
     assert (status, out.count("1 cells: 1 complete")) == (0, 1), err
@@ -151,7 +151,7 @@ def test_what_sbatch_refuses_is_one_line(cluster, tmp_path):
 
 
 def test_where_the_job_of_the_report_is_refused_the_others_are_named(tmp_path, monkeypatch, capsys):
-    """By a cluster that takes no small jobs; its commands are played."""
+    """The cluster refuses small jobs; its commands are replaced by scripts."""
     answers = {"squeue": "exit 0", "sbatch": 'case "$*" in *report.sh*) echo too small >&2; exit 1;; esac; echo 41'}
     for name, answer in answers.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{answer}\n")

@@ -1,4 +1,4 @@
-"""The study that shows a grid in Optuna's dashboard."""
+"""The Optuna study that shows a grid in the dashboard."""
 
 import optuna
 
@@ -27,7 +27,7 @@ def test_every_finished_cell_is_a_trial_once_and_the_study_may_be_deleted(tmp_pa
     assert list(found) == [first, second]
     assert found[first].value == 3.0 and found[first].params == CELLS[first]
     assert found[second].state == optuna.trial.TrialState.PRUNED
-    (folder.path / "study.db").unlink()  # it is in that folder, whatever its name
+    (folder.path / "study.db").unlink()  # its name is fixed, whatever the folder's name
     add_trials(folder)
     assert len(trials(folder)) == 2
 

@@ -1,4 +1,4 @@
-"""A finished grid as a real TensorBoard server shows it."""
+"""A finished grid in a real TensorBoard server."""
 
 import json
 import os
@@ -45,8 +45,8 @@ def write_cell(run, axes, status, loss):
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory):
-    """Ask `implicit-slate tensorboard` on a grid with one complete and one diverged cell: `ask(path, **json)` gives its
-    answer, `ask.address` is where a browser finds it."""
+    """Runs `implicit-slate tensorboard` on a grid with a complete and a diverged cell. `ask(path, **json)` returns the
+    server's answer; `ask.address` is its address for a browser."""
     run = tmp_path_factory.mktemp("runs") / "demo"
     write_cell(run, {"gradient": "implicit", "clip": "on", "iterations": 7, "seed": 0}, "complete", 80.0)
     write_cell(run, {"gradient": "unrolled", "clip": "off", "iterations": 7, "seed": 1}, "diverged", float("nan"))

@@ -1,4 +1,4 @@
-"""`implicit-slate tune` from outside: tiny SLATEs, real databases."""
+"""The command `implicit-slate tune`, with tiny SLATEs and real databases."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ sys.exit(main(["tune", *sys.argv[1:]]))
 
 @pytest.fixture
 def tune(tmp_path):
-    """Starts the command in a folder with `tiny.yaml`; `tune(...)` gives its process."""
+    """`tune(...)` starts the command in a folder with `tiny.yaml`, and returns its process."""
     started = []
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))
 
@@ -62,7 +62,7 @@ def tune(tmp_path):
 
 def test_each_mode_is_tuned_and_its_best_settings_are_an_experiment(tune, tmp_path):
     first, run = tmp_path / "50%?", tmp_path / "renamed"
-    for out in (first, run):  # in the renamed folder nothing is left to do
+    for out in (first, run):  # after renaming the folder, nothing is left to do
         process = tune("tiny.yaml", "--trials", 2, "--workers", 2, "--out", out)
         said = process.communicate(timeout=240)[0]
         assert process.returncode == 0, said
@@ -73,7 +73,7 @@ def test_each_mode_is_tuned_and_its_best_settings_are_an_experiment(tune, tmp_pa
     axis = yaml.safe_load(report.partition("```yaml")[2].partition("```")[0])["gradient_at_best"]
     for mode in ("unrolled", "implicit"):
         study = optuna.load_study(study_name=mode, storage=sqlite_url(run / "tune.db"))
-        assert len(study.trials) == 2 and study.trials[0].params["learning_rate"] == 1e-3  # the experiment's own
+        assert len(study.trials) == 2 and study.trials[0].params["learning_rate"] == 1e-3  # the experiment's value
         best = load_yaml(run / "best" / f"gradient={mode}.yaml")
         assert best == override(EXPERIMENT, axis[mode])
         build(best, "best", Parser)
@@ -136,7 +136,7 @@ def test_a_trial_whose_process_dies_before_its_first_heartbeat_is_begun_again(tm
     database = open_storage(f"sqlite:///{tmp_path / 'x.db'}")
     study = optuna.create_study(storage=database)
     study.enqueue_trial({"x": 1.0})
-    study.ask()  # and no more is heard of it
+    study.ask()  # and its process dies
     time.sleep(2.5)
     optuna.storages.fail_stale_trials(study)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
@@ -154,7 +154,7 @@ def test_an_experiment_without_a_rate_is_refused():
 
 
 class PostgreSQL:
-    """A server of our own, which may be stopped, started and made to stall."""
+    """A PostgreSQL server for the test, which can be stopped, started and made to stall."""
 
     def __init__(self, folder: Path):
         [self.bin, *_] = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True) or [None]
@@ -200,7 +200,7 @@ def server():
 
 
 def hear(process, text):
-    """Read what a process says until a line has the text."""
+    """Reads a process's output until a line contains `text`."""
     said = []
     for line in process.stdout:
         said.append(line)
@@ -225,10 +225,10 @@ def test_processes_share_a_server_survive_its_absence_and_take_over_from_the_dea
     study = optuna.load_study(study_name="tune-tiny implicit", storage=open_storage(server.url))
     found = [trial.state.name for trial in study.trials]
     assert sum(state in ("COMPLETE", "PRUNED") for state in found) >= 4
-    assert "RUNNING" not in found and "FAIL" in found  # the one of the dead process, which was tried again
+    assert "RUNNING" not in found and "FAIL" in found  # the trial of the killed process, which was tried again
     assert len(list((tmp_path / "runs" / "tune-tiny" / "cells").iterdir())) == len(found) - found.count("FAIL")
     report = (tmp_path / "runs" / "tune-tiny" / "report.md").read_text()
-    assert report.count("ended early") == 1  # the heading: the first trial has a loss, by whoever tried it again
+    assert report.count("ended early") == 1  # only the heading: the first trial was tried again and has a loss
 
 
 @pytest.mark.slow

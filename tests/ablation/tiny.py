@@ -1,4 +1,4 @@
-"""A model that trains in milliseconds, for the tests of the grid runner; cells import it by PYTHONPATH."""
+"""A model that trains in milliseconds, for tests of the grid runner; cells import it through PYTHONPATH."""
 
 import time
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class TinyOptimization:
 
 
 class TinyModule(LightningModule):
-    """Logs what SLATE logs. It ends badly at `diverge_at` or `fail_at`, and takes `pause` seconds per step."""
+    """Logs the same tags as SLATE. Diverges at step `diverge_at`, fails at `fail_at`; a step takes `pause` seconds."""
 
     def __init__(
         self,

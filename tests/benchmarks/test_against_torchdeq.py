@@ -1,4 +1,4 @@
-"""Both libraries do the same work in every run of the benchmark."""
+"""In every run of the benchmark, both libraries do the same work."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks import against_torchdeq as benchmark
 
 
 class Counted:
-    """f that counts its evaluations, and the vector-Jacobian products through it."""
+    """A wrapper of f that counts its evaluations and the vector-Jacobian products through it."""
 
     def __init__(self, f):
         self.f, self.evaluations, self.products = f, 0, 0
@@ -32,7 +32,7 @@ def test_both_evaluate_f_and_multiply_by_its_jacobian_equally_often(make):
             assert work["ours"] == work["theirs"] == (run.count, 0), run.what
         elif "phantom" in run.what:
             assert work["ours"] == work["theirs"] == (0, run.count), run.what
-        else:  # f is evaluated once more; a product is that of the step recorded in the forward pass
+        else:  # one more evaluation of f, and one more product, through the step recorded in the forward pass
             assert work["ours"] == work["theirs"] == (1, run.count + 1), run.what
 
 
@@ -41,4 +41,4 @@ def test_the_row_is_of_one_evaluation_and_the_ratio_that_of_neighbours(monkeypat
     seconds = {"ours": iter([1, 1, 10e-6, 10e-6, 40e-6]), "theirs": iter([1, 1, 10e-6, 20e-6, 20e-6])}
     run = benchmark.Run("a run", 5, lambda: calls.append("ours"), lambda: calls.append("theirs"))
     monkeypatch.setattr(benchmark, "timed", lambda call: (call(), next(seconds[calls[-1]]))[::-1])
-    assert benchmark.measure(run, rounds=3) == ["a run", "2", "4", "1.00", "0.50 to 2.00"]  # five evaluations a call
+    assert benchmark.measure(run, rounds=3) == ["a run", "2", "4", "1.00", "0.50 to 2.00"]  # five evaluations per call

@@ -1,4 +1,4 @@
-"""The memory that is measured against cases that are known, the fits of made data, and the files of the command."""
+"""Measured memory compared with known cases, fits of synthetic data, and the files that the command writes."""
 
 import csv
 import re
@@ -19,12 +19,12 @@ def test_the_peak_counts_what_is_held_at_one_time():
     def run():
         a, b = torch.empty(NUMBERS), torch.empty(NUMBERS)
         del a
-        c = torch.empty(NUMBERS)  # two again
+        c = torch.empty(NUMBERS)  # two at a time again
         del b, c
         return torch.empty(NUMBERS)
 
     assert peak_bytes(run) == 2 * MB
-    x = torch.ones(512, 512)  # within an operation: the result, and one more matrix to hold A² on the way
+    x = torch.ones(512, 512)  # inside an operation: the result, and one more matrix for the intermediate A²
     assert peak_bytes(lambda: torch.linalg.matrix_power(x, 3)) == 2 * x.nbytes
 
 
@@ -38,7 +38,7 @@ def test_the_peak_of_a_chain_is_its_outputs_and_two_gradients():
             y = y.exp()  # saves its result
         y.backward(x.detach())
 
-    # At the start of the backward pass all outputs are there and the first gradient; none is freed before.
+    # The peak is at the start of the backward pass: all outputs plus the first gradient; none is freed earlier.
     assert peak_bytes(lambda: run(2)) == pytest.approx(3 * MB, abs=1.1 * MB)
     assert peak_bytes(lambda: run(8)) - peak_bytes(lambda: run(2)) == pytest.approx(6 * MB, rel=0.01)
 
@@ -47,15 +47,15 @@ def test_saved_bytes_are_those_of_the_living_graph_and_each_storage_counts_once(
     x = torch.ones(NUMBERS, requires_grad=True)
 
     def forward():
-        x.exp().sum()  # a graph that is gone again
+        x.exp().sum()  # a graph that is freed at once
         y = x * x  # saves x twice
         y = y.exp()  # saves its result
-        return y.view(2, -1) * y.view(2, -1)  # saves that result, under another shape
+        return y.view(2, -1) * y.view(2, -1)  # saves the same result in another shape
 
     saved, result = saved_bytes(forward)
     assert saved == 2 * MB
     assert saved_bytes(forward, besides=[x])[0] == MB
-    result.sum().backward()  # and it works as ever
+    result.sum().backward()  # the backward pass still works
     assert x.grad == pytest.approx(torch.full_like(x, 4 * torch.e**2))
     with torch.no_grad():
         assert saved_bytes(lambda: x.exp())[0] == 0

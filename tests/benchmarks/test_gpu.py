@@ -1,4 +1,4 @@
-"""The benchmark for a GPU machine, run without a GPU, and what it does about failures and time."""
+"""The GPU benchmark run without a GPU, and how it handles failures and its time limit."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from benchmarks.gpu import PAPER, SECTIONS, STARTING, TINY
 from benchmarks.gpu_worker import NotHere, Section, Worker
 
 ENOUGH = 300
-"""Seconds; only what is meant to overrun gets less."""
+"""Seconds; only sections that are meant to overrun get less."""
 HERE = "tests.benchmarks.test_gpu:"
 
 
@@ -44,7 +44,7 @@ def crash(scale):
 
 
 def without_place(row):
-    """A row; its error without the line of code at its end."""
+    """The row, with the line of code removed from the end of its error."""
     return row | {"error": re.sub(r" \(test_gpu\.py:\d+\)$", "", row["error"])} if "error" in row else row
 
 
@@ -95,7 +95,7 @@ def test_the_time_of_all_sections_is_eight_minutes_at_most():
 @pytest.mark.slow
 @pytest.mark.skipif(gpu.DEVICE == "cuda", reason="with a GPU it runs at the paper's scale")
 def test_without_a_gpu_every_section_runs_at_a_tiny_size(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "SMALL_SHARE", 5.0)  # on a busy machine, too
+    monkeypatch.setattr(gpu, "SMALL_SHARE", 5.0)  # so that it also suffices on a busy machine
     gpu.main(["--out", str(tmp_path / "new")])
     report = json.loads((tmp_path / "new" / "gpu.json").read_text())
     markdown = (tmp_path / "new" / "gpu.md").read_text()

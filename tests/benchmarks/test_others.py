@@ -1,4 +1,4 @@
-"""Generation, loading and the callback: the compared methods give the same, and all is timed."""
+"""The benchmarks of generation, loading and the callback: compared methods give equal results, and all are timed."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The benchmark's own machinery, on a model that takes milliseconds."""
+"""The training-step benchmark, on a model that takes milliseconds."""
 
 import pytest
 import torch
@@ -20,9 +20,9 @@ def test_one_step_moves_every_trained_parameter(model, compute):
     before = [p.detach().clone() for p in model.parameters()]
     training_step.make_step(model, torch.rand(4, 3, 16, 16), compute)()
     for (name, after), old in zip(model.named_parameters(), before, strict=True):
-        unused = name == "dictionary.weight"  # tokens that did not occur
+        unused = name == "dictionary.weight"  # rows of tokens that do not occur
         assert torch.equal(after, old) <= unused, name
-        assert (after - old).abs().max() <= 1.01e-4  # Adam's first step is the learning rate
+        assert (after - old).abs().max() <= 1.01e-4  # the size of Adam's first step is the learning rate
 
 
 def test_measurements_take_turns_after_one_that_warms_up():
@@ -33,7 +33,7 @@ def test_measurements_take_turns_after_one_that_warms_up():
 
 def test_both_models_are_timed_and_their_peak_holds_the_maps_over_the_vocabulary():
     sizes, batch = SLATE_SIZES | dict(image_size=32, vocab_size=4096), 16
-    one_map = 4 * batch * 64 * 4096  # bytes of B×N×V numbers; logits, noise, samples, gradients: at least five at once
+    one_map = 4 * batch * 64 * 4096  # bytes of B×N×V numbers; at least five such maps exist at once
     assert 5 * one_map < training_step.peak_memory("plain", sizes, batch, "cpu") < 20 * one_map
 
 

@@ -1,4 +1,4 @@
-"""Short trainings of tiny models under callbacks."""
+"""Short training runs of tiny models with callbacks."""
 
 import torch
 
@@ -15,7 +15,7 @@ def module(kind=SLATEModule, **options):
 
 
 def fit(model, *callbacks, max_steps=2, data=None, save=None, resume=None, **options):
-    """Train on tiny images, from the checkpoint `resume` on and up to one at `save`; {tag: {step: value}}."""
+    """Trains on tiny images from checkpoint `resume`, if given; saves one to `save`. Returns {tag: {step: value}}."""
     memory = Memory()
     trainer = setting.trainer(max_steps, callbacks, **{"logger": memory, "log_every_n_steps": 1000, **options})
     try:
@@ -29,7 +29,7 @@ def fit(model, *callbacks, max_steps=2, data=None, save=None, resume=None, **opt
 
 
 def refinement(model, callback):
-    """f, the initial slots and z* of the callback's images, as the model is now."""
+    """f, the initial slots and z* for the callback's images, with the model's current weights."""
     model.eval()
     with torch.no_grad():
         f = model.model.refinement(callback._batch["image"])

@@ -1,4 +1,4 @@
-"""FixedPointDiagnostics beside the library's functions, and what it shares with SlotJacobian."""
+"""FixedPointDiagnostics compared with the library's functions, and what it shares with SlotJacobian."""
 
 import itertools
 from typing import get_args
@@ -67,7 +67,7 @@ def test_gradient_cosine_is_the_angle_to_the_exact_gradient(kind):
         flat[mode] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
     ours, exact = flat["implicit"], flat["exact(dense)"]
     expected = torch.cosine_similarity(ours, exact, dim=0).item()
-    assert expected < 0.99  # else the test would see nothing
+    assert expected < 0.99  # otherwise the test would show nothing
     assert scalars["gradient/cosine"][2] == pytest.approx(expected, abs=1e-3)
     assert scalars["gradient/norm_ratio"][2] == pytest.approx((ours.norm() / exact.norm()).item(), rel=1e-2)
     assert scalars["gradient/adjoint_residual_image_max"][2] < 1e-4
@@ -76,7 +76,7 @@ def test_gradient_cosine_is_the_angle_to_the_exact_gradient(kind):
 
 
 class Multistable(torch.nn.Module):
-    """In place of a model whose refinement is `f`."""
+    """A stand-in for a model whose refinement is `f`."""
 
     def __init__(self, f):
         super().__init__()
@@ -93,7 +93,7 @@ class Multistable(torch.nn.Module):
 @pytest.mark.parametrize(
     ("f", "distinct", "converged"),
     [
-        (lambda z: torch.tanh(4 * z), 3, 24),  # each number to one of two: both up, both down, one of each
+        (lambda z: torch.tanh(4 * z), 3, 24),  # each number goes to one of two: both high, both low, one of each
         (lambda z: 1 - 2 * z, 0, 0),  # does not converge
     ],
 )
@@ -124,7 +124,7 @@ def test_an_unknown_measure_is_named():
         FixedPointDiagnostics(["basin"])
 
 
-# What all probes share.
+# Behaviour shared by all probes.
 
 MEASURES = get_args(Measure)
 PROBES = [SlotJacobian, SlotUsage, lambda **options: FixedPointDiagnostics(MEASURES, num_starts=2, **options)]
@@ -149,11 +149,11 @@ def test_measuring_leaves_the_model_and_its_noise_alone(kind, probe, gradient):
 @pytest.mark.parametrize("probe", PROBES, ids=NAMES)
 def test_it_measures_at_its_cadence_with_the_same_slots_after_a_restart(probe, tmp_path):
     first, second = probe(every_n_steps=2, num_images=2), probe(every_n_steps=2, num_images=2)
-    model = module(gradient="unrolled")  # trains μ and σ, so that a fresh draw would be another one
+    model = module(gradient="unrolled")  # trains μ and σ, so that a new draw would differ
     scalars = fit(model, first, max_steps=3, save=tmp_path / "last.ckpt")
     assert {tuple(steps) for name, steps in scalars.items() if name not in ("evaluations", *RADIUS)} == {(0, 2, 3)}
     scalars = fit(model, second, max_steps=5, resume=tmp_path / "last.ckpt")
-    assert {tuple(steps) for name, steps in scalars.items() if name not in RADIUS} == {(4, 5)}  # no evaluations again
+    assert {tuple(steps) for name, steps in scalars.items() if name not in RADIUS} == {(4, 5)}  # no `evaluations`
     assert torch.equal(first._slots_init, second._slots_init)
     assert not torch.equal(second._slots_init, second._sample_slots(model.model))
 

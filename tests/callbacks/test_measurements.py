@@ -1,4 +1,4 @@
-"""SlotJacobian, GradientNorm and Divergence on a tiny SLATE under training."""
+"""SlotJacobian, GradientNorm and Divergence while a tiny SLATE is trained."""
 
 import re
 
@@ -15,7 +15,7 @@ from tests.tiny import Memory, TinyImages
 
 
 def dense_norm(model, callback):
-    """The largest singular value of the dense Jacobian where the callback measures."""
+    """The largest singular value of the dense Jacobian at the point where the callback measures."""
     f, _, z = refinement(model, callback)
     return torch.linalg.matrix_norm(dense_jacobian(f, z), 2)
 
@@ -68,7 +68,7 @@ def test_every_logger_hears_of_it():
 
 
 class Spike(L.Callback):
-    """Makes one step's gradient a thousand times larger, or not a number."""
+    """Makes the gradient of one step a thousand times larger, or NaN."""
 
     def __init__(self, step, factor):
         self.step, self.factor = step, factor

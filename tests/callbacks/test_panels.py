@@ -1,4 +1,4 @@
-"""The panels: what they show, and that drawing them disturbs nothing."""
+"""The panels: what they show, and that drawing them does not affect training."""
 
 import random
 
@@ -20,7 +20,8 @@ from tests.training.setting import assert_same_weights
 
 
 class HalfAndHalf(SlotModel):
-    """Two slots, the first sees the upper half only; it paints all black, its dVAE all grey."""
+    """A model with two slots, of which the first attends only to the upper half. It reconstructs all images as black,
+    and its dVAE as grey."""
 
     def __init__(self):
         super().__init__()
@@ -79,7 +80,7 @@ def test_large_images_are_not_enlarged_and_small_ones_by_a_whole_factor():
 def test_a_real_model_draws_the_same_picture_twice_and_is_left_as_it_was(kind, sizes, reconstructions, gradient):
     torch.manual_seed(0)
     model = kind(**{**sizes, "gradient": gradient})
-    model.slot_encoder.eval()  # as with a frozen part in a model that trains
+    model.slot_encoder.eval()  # like a frozen part of a model in training
     modes = {name: module.training for name, module in model.named_modules()}
     image = torch.rand(2, 3, 16, 16)
     first, second = draw_panels(model, image), draw_panels(model, image)
@@ -96,7 +97,7 @@ class NoisyImages(TinyImages):
 
 
 def fit_some_steps(folder, *callbacks, steps=6):
-    """A validation every two steps; returns the module, and numbers that depend on all noise drawn before."""
+    """Trains with a validation every two steps. Returns the module, and numbers that depend on all earlier noise."""
     L.seed_everything(1, verbose=False)
     logger, made = TensorBoardLogger(folder, name="", version=""), module()
     fit(

@@ -1,4 +1,4 @@
-"""SlotUsage: what its numbers mean, that they are those of the model, and that a collapse is reported once."""
+"""SlotUsage: what its measures mean, that they match the model, and that a collapse is reported once."""
 
 import logging
 import math
@@ -15,19 +15,19 @@ from tests.tiny import TinyImages
 
 
 def one_hot(*winners, num_slots=4):
-    """Hard attention (1, N, K): which slot each input belongs to."""
+    """Hard attention (1, N, K), from the slot of each input."""
     return torch.nn.functional.one_hot(torch.tensor([winners]), num_slots).float()
 
 
 @pytest.mark.parametrize(
     ("attention", "entropy", "information", "in_use"),
     [
-        (torch.full((1, 8, 4), 1 / 4), 1, 0, 1),  # of equals the first slot wins
+        (torch.full((1, 8, 4), 1 / 4), 1, 0, 1),  # among equal slots the first one wins
         (one_hot(*[2] * 8), 0, 0, 1),
         (one_hot(0, 1, 2, 3), 0, 1, 4),
         (one_hot(0, 0, 3, 3), 0, math.log(2) / math.log(4), 2),
         (torch.tensor([[[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]]), 0.5, 0.5, 2),
-        (torch.tensor([0.7, 0.1, 0.1, 0.1]).expand(1, 8, 4), 0.678, 0, 1),  # uniform over the image, slot by slot
+        (torch.tensor([0.7, 0.1, 0.1, 0.1]).expand(1, 8, 4), 0.678, 0, 1),  # each slot is uniform over the image
         (torch.ones(1, 8, 1), 0, 0, 1),
     ],
 )
@@ -60,7 +60,7 @@ def test_the_numbers_are_those_of_the_model_s_attention_and_masks(kind, gradient
         "slots/fg_ari": adjusted_rand_index(batch["mask"], masks.argmax(1), foreground_only=True).mean(),
     }
     if kind is SpatialBroadcastModule:
-        del expected["slots/in_use"]  # where one pixel is not enough
+        del expected["slots/in_use"]  # because one pixel is not enough there
     assert scalars.keys() == {*expected, "slots/in_use", "slots/information"}
     for name, value in expected.items():
         assert list(scalars[name]) == [0, 1, 2]
@@ -69,7 +69,7 @@ def test_the_numbers_are_those_of_the_model_s_attention_and_masks(kind, gradient
 
 
 class Background(TinyImages):
-    """Nothing but background, except in the first `labelled` images; None: no masks at all."""
+    """Images of which only the first `labelled` have objects in their masks; None: without masks."""
 
     def __init__(self, labelled: int | None):
         super().__init__()
@@ -94,13 +94,13 @@ def test_images_without_objects_do_not_count():
     some, alone = (SlotUsage(num_images=number) for number in (4, 2))
     scalars = fit(module(), some, data=Background(2), max_steps=1)
     expected = fit(module(), alone, max_steps=1)
-    # The same generator draws the first images' slots, whatever follows.
+    # The first images' initial slots do not depend on the number of images.
     assert torch.equal(some._slots_init[:2], alone._slots_init)
     assert scalars["slots/fg_ari"][0] == pytest.approx(expected["slots/fg_ari"][0], abs=1e-5)
 
 
 class Collapsed(SlotUsage):
-    """Measures attention that is given, by the number of measurements before; then as the last."""
+    """Uses the given attentions, one per measurement, instead of the model's; the last one is repeated."""
 
     def __init__(self, *attentions):
         super().__init__(every_n_steps=1, num_images=1)
@@ -117,7 +117,7 @@ class Collapsed(SlotUsage):
 
 @pytest.fixture
 def said(caplog, monkeypatch):
-    """The lines that start with `warning`."""
+    """The printed lines that start with `warning`."""
     for name in ("lightning", "lightning.pytorch"):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
         monkeypatch.setattr(logging.getLogger(name), "level", logging.INFO)
@@ -136,7 +136,7 @@ ALL_ALIKE = "the slots look everywhere alike: 3.00 of 3 slots in use, attention 
         ([GOOD], 2, []),
         ([GOOD, GOOD, GOOD, ONE], 6, [f"warning: step 3: {ONE_WINS}"]),
         ([ALIKE], 2, [f"warning: step 1: {ALL_ALIKE}"]),
-        ([ONE, ONE, GOOD], 20, []),  # nothing before a tenth of the steps
+        ([ONE, ONE, GOOD], 20, []),  # no warning in the first tenth of the steps
         ([ONE, ONE, ONE, GOOD], 20, [f"warning: step 2: {ONE_WINS}"]),
     ],
 )
@@ -163,7 +163,7 @@ def test_a_resumed_run_does_not_say_it_again(said, tmp_path):
 
 
 def test_a_real_collapse_is_seen(said):
-    """Keys that are all zero: no slot can tell one place from another."""
+    """All keys are zero, so no slot can distinguish positions."""
     model = module()
     with torch.no_grad():
         model.model.slot_attention.project_k.weight.zero_()

@@ -1,4 +1,4 @@
-"""What the tests of several data sets share."""
+"""Fixtures for the tests of all data sets."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from implicit_slate.cli import main
 
 @pytest.fixture
 def check(capsys):
-    """check(kind, folder, …): the exit status, and the lines on stdout; of bad usage, the one line on stderr."""
+    """check(kind, folder, …) returns the exit status and the lines on stdout, or for bad usage the line on stderr."""
 
     def run(kind, folder, *options) -> tuple[int, list[str]]:
         capsys.readouterr()
@@ -21,7 +21,8 @@ def check(capsys):
 
 @pytest.fixture
 def blames(check):
-    """blames(kind, folder, message): the check says this once, at the start of a line; the lines that it prints."""
+    """blames(kind, folder, message) asserts that exactly one line of the check starts with `message`, and returns all
+    its lines."""
 
     def run(kind, folder, message, *options) -> list[str]:
         status, lines = check(kind, folder, *options)

@@ -1,4 +1,4 @@
-"""Small data sets in the exact layouts of their authors."""
+"""Small synthetic data sets in the exact layouts of the originals."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def loaded(kind: type[CachedDataModule], root: Path, **options) -> CachedDataMod
 
 
 def fails(kind: type[CachedDataModule], root: Path, message: str, **options) -> None:
-    """Loading fails with one line that starts with `message`, and leaves nothing half made."""
+    """Asserts that loading fails with one line that starts with `message`, and leaves nothing unfinished."""
     with pytest.raises(UserError) as error:
         loaded(kind, root, **options)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
@@ -40,7 +40,7 @@ def grey(value: int, height: int, width: int) -> np.ndarray:
 
 
 def clevr_mirror(root: Path, count: int = 20, masks: bool = True) -> Path:
-    """Image i < 25 is of grey 10 i, its mask shows object 1 in the upper left quarter."""
+    """Image i < 25 has grey value 10 i; its mask has object 1 in the upper left quarter."""
     mask = np.zeros((32, 32), np.uint8)
     mask[:16, :16] = 1
     for i in reversed(range(count)):
@@ -58,8 +58,8 @@ SCENARIOS = {
 
 
 def shapestacks(root: Path, cameras: int = 2, iseg: str | None = "recordings/{}") -> Path:
-    """Image c of a scenario of height h is of grey 10 h + c in the middle 196 pixels and white around; its mask has the
-    labels 0 and, in the lower half, 1 to h."""
+    """Image c of a scenario of height h has grey value 10 h + c in the central 196 pixels, and a white border. Its mask
+    has label 0 and, in the lower half, labels 1 to h."""
     for split, scenarios in SCENARIOS.items():
         for scenario in scenarios:
             height = int(scenario.split("h=")[1][0])
@@ -86,7 +86,7 @@ THING = {"shape": "sphere", "size": "small", "material": "rubber", "color": "yel
 
 
 def scenes(root: Path, counts: list[int]) -> Path:
-    """Scene i has counts[i] objects, all alike, but for the first coordinate of the last one: it is i / 10."""
+    """Scene i has counts[i] equal objects, except that the first coordinate of the last one is i / 10."""
     (root / "scenes").mkdir(parents=True)
     for i, count in enumerate(counts):
         objects = [dict(THING) for _ in range(count)]
@@ -98,7 +98,7 @@ def scenes(root: Path, counts: list[int]) -> Path:
 
 
 def shapes3d(root: Path, values: np.ndarray, shape: tuple[int, ...] = (480_000, 64, 64, 3)) -> Path:
-    """The first images are of the grey values given, the rest, which takes no room, black."""
+    """The first images have the given grey values; the rest are black and take no space."""
     root.mkdir(parents=True, exist_ok=True)
     with h5py.File(root / "3dshapes.h5", "w") as file:
         chunks = (min(50, shape[0]), *shape[1:])
@@ -109,8 +109,8 @@ def shapes3d(root: Path, values: np.ndarray, shape: tuple[int, ...] = (480_000, 
 
 
 def clevr_scene(number: int, layers: int = 5) -> dict[str, np.ndarray]:
-    """A scene of number % 3 + 2 objects. Row r of the image has the value r, column c in its second channel c % 256,
-    the third the number. Object i is a square of 20 pixels around row 100, column 60 + 30 i."""
+    """A scene with number % 3 + 2 objects. At row r and column c, the image's channels are r, c % 256 and the number.
+    Object i is a square of 20 pixels around row 100, column 60 + 30 i."""
     image = np.zeros((240, 320, 3), np.uint8)
     image[..., 0], image[..., 1], image[..., 2] = np.arange(240)[:, None], np.arange(320) % 256, number
     mask, count = np.zeros((layers, 240, 320, 1), np.uint8), number % 3 + 2
@@ -131,7 +131,7 @@ def clevr_hdf5(root: Path, count: int = 12) -> Path:
 
 
 def clevr_tfrecords(root: Path, count: int = 12, compress: bool = True) -> Path:
-    """As distributed: GZIP, and every byte of an image a value of its own."""
+    """As distributed: GZIP-compressed, with every byte of an image as a separate value."""
     root.mkdir(parents=True, exist_ok=True)
     path = root / "clevr_with_masks_train.tfrecords"
     with gzip.open(path, "wb", 1) if compress else open(path, "wb") as file:
@@ -160,7 +160,7 @@ def annotation(image_id: int, segmentation, box, **more) -> dict:
 
 
 def crowd(image_id: int) -> dict:
-    """The upper left 10 × 12 pixels, as an uncompressed run-length code down the columns."""
+    """The upper left 10 × 12 pixels as an uncompressed, column-wise run-length code."""
     counts = [0] + [12, HEIGHT - 12] * 10
     counts[-1] += HEIGHT * (WIDTH - 10)
     return annotation(image_id, {"size": [HEIGHT, WIDTH], "counts": counts}, (0, 0, 10, 12), iscrowd=1)
@@ -170,27 +170,27 @@ TRIANGLE = [(20.0, 4.0), (50.0, 10.0), (28.0, 40.0)]
 
 
 def annotations() -> list[dict]:
-    """Of the images 1 to 6; image 5 has none."""
+    """Annotations of images 1 to 6; image 5 has none."""
     made = [
-        # 1: a small rectangle that a large one would hide, which comes later; and a crowd before them
+        # 1: a crowd, then a small rectangle, then a large one that would hide it
         crowd(1),
         annotation(1, [rectangle(20, 10, 30, 20)], (20, 10, 30, 20)),
         annotation(1, [rectangle(15, 5, 45, 40)], (15, 5, 45, 40)),
-        # 2: an instance of two parts; one whose corner lies between pixels
+        # 2: an instance of two parts, and one with a corner between pixels
         annotation(2, [rectangle(5, 5, 10, 10), rectangle(30, 5, 40, 12)], (5, 5, 40, 12)),
         annotation(2, [rectangle(10.5, 20.5, 30.5, 40.5)], (10.5, 20.5, 30.5, 40.5)),
         # 3: a triangle
         annotation(3, [[c for point in TRIANGLE for c in point]], (20, 4, 50, 40)),
-        # 4: an instance cut by the right and lower edge of the image
+        # 4: an instance cut off by the right and lower edges of the image
         annotation(4, [rectangle(50, 30, 64, 48)], (50, 30, 64, 48)),
-        # 6: nothing but a crowd
+        # 6: only a crowd
         crowd(6),
     ]
     return [entry | {"id": 100 + i} for i, entry in enumerate(made)]
 
 
 def write_split(images: Path, file: Path, count: int, annotated: list[dict]) -> None:
-    """`count` images, image i of grey 30 i, listed in an order that is not theirs, and their annotations."""
+    """Writes `count` images, image i with grey value 30 i, and their annotations, which list them in another order."""
     file.parent.mkdir(parents=True, exist_ok=True)
     entries = []
     for i in range(1, count + 1):
@@ -226,7 +226,7 @@ def example(features: dict[str, np.ndarray], joined: bool = False) -> bytes:
     """A tf.train.Example as TensorFlow serialises it.
 
     Args:
-        joined: all bytes of a feature are one value, as other writers have it.
+        joined: store all bytes of a feature as one value, as other writers do.
     """
     entries = b""
     for name, values in features.items():
@@ -242,7 +242,7 @@ def example(features: dict[str, np.ndarray], joined: bool = False) -> bytes:
 
 
 def field(number: int, content: bytes) -> bytes:
-    """A field of a protocol buffer: its number and the type 2, the length in groups of 7 bits, the content."""
+    """A field of a protocol buffer: field number with wire type 2, length as a varint, content."""
     length, groups = len(content), []
     while length >= 128:
         length, group = divmod(length, 128)

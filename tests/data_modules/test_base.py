@@ -1,4 +1,4 @@
-"""What every image data module does, on a made one: loaders, seeds, Lightning's trainer, bad values."""
+"""Behaviour of every image data module, on a synthetic one: loaders, seeds, Lightning's trainer, bad values."""
 
 import lightning as L
 import numpy as np
@@ -11,7 +11,7 @@ from tests.training.setting import trainer
 
 
 class Numbered(ImageDataModule):
-    """40 training images; image i has the value i everywhere."""
+    """40 training images; all values of image i are i."""
 
     def load(self) -> Splits:
         def images(start: int, stop: int) -> ArrayImages:
@@ -22,7 +22,7 @@ class Numbered(ImageDataModule):
 
 
 class Recorder(L.LightningModule):
-    """Notes which images it is given."""
+    """Records the images that it receives."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Decoded images are kept, made anew when they must be, and never half there."""
+"""The cache of decoded images: kept, made again when necessary, and never incomplete."""
 
 import logging
 import multiprocessing
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The files that were decoded, in this process."""
+    """The files decoded in this process."""
     files, decode = [], FileSource.decode
 
     def noting(source, piece):
@@ -58,7 +58,7 @@ def first_grey(data) -> int:
     ],
 )
 def test_images_are_decoded_once_in_prepare_data_and_move_with_their_folder(folder, decoded, kind, inside):
-    """Also with lists and masks in it."""
+    """Also with lists and masks inside the folder."""
     if kind is ImageFolder:
         (folder / "masks").rename(folder / "images" / "labels")
         folder = folder / "images"
@@ -86,7 +86,7 @@ def test_a_changed_file_is_decoded_anew_and_replaces_what_was_kept(folder, decod
     before = entries(folder)
     save(folder / "images" / "CLEVR_new_0000000000.png", grey(77, 32, 32))
     assert first_grey(module(folder)) == 77
-    assert len(decoded) == 20 + 14  # the validation and the test split are as they were
+    assert len(decoded) == 20 + 14  # the validation and test splits are unchanged
     assert len(entries(folder)) == len(before) == 3 and len(set(entries(folder)) - set(before)) == 1
 
 
@@ -105,7 +105,7 @@ def test_new_files_are_noticed(tmp_path):
     assert len(data.splits.train) == 14 and set(data.probe(1)) == {"image", "index"}
     clevr_mirror(tmp_path, 40)
     data = module(tmp_path)
-    assert len(data.splits.train) == 28 and len(entries(tmp_path)) == 3 + 3  # the old ones without masks
+    assert len(data.splits.train) == 28 and len(entries(tmp_path)) == 3 + 3  # including the old ones without masks
     assert set(data.probe(1)) == {"image", "index", "mask"}
 
 
@@ -124,7 +124,7 @@ def test_sizes_are_kept_beside_one_another_until_the_format_changes(folder, deco
     assert len(entries(folder)) == 6 and len(decoded) == 40
     monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     module(folder)
-    assert len(decoded) == 60 and len(entries(folder)) == 6  # those of the older version were replaced
+    assert len(decoded) == 60 and len(entries(folder)) == 6  # entries of the older version were replaced
 
 
 def test_entries_of_the_first_version_are_replaced(folder, decoded):
@@ -158,7 +158,7 @@ def test_a_folder_that_cannot_be_written(folder):
 
 
 def test_a_full_disk_leaves_nothing(folder):
-    """A limit on the size of files stands for the disk: the system fails the write in the same way."""
+    """A limit on file size stands in for a full disk: both make writes fail."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
@@ -220,7 +220,7 @@ def test_a_damaged_entry_is_made_anew(folder, decoded, caplog, name, content):
 
 
 def test_of_several_processes_one_decodes(folder, tmp_path):
-    """All begin at once and are slow; every file is decoded by one of them only."""
+    """All start at once and are slow; every file is decoded by only one of them."""
     notes = tmp_path / "notes"
     notes.mkdir()
     context = multiprocessing.get_context("fork")
@@ -249,7 +249,7 @@ def _slow(folder, notes) -> None:
 def test_selected_rows(folder):
     images = module(folder).splits.train.select(np.array([5, 3, 8]))
     greys = [0, 10, 20, 30, 40, 50, 60, 70, 80]
-    assert len(images) == 3 and len(pickle.dumps(images)) < 500  # no images in it
+    assert len(images) == 3 and len(pickle.dumps(images)) < 500  # contains no images
     for selected in (images, pickle.loads(pickle.dumps(images))):
         assert (selected[[2, 0]]["image"].mean((1, 2, 3)) * 255).round().tolist() == [greys[8], greys[5]]
     images.move_to(torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""CLEVR with masks, in TFRecords as distributed and in HDF5, on made scenes."""
+"""CLEVR with masks, in TFRecords as distributed and in HDF5, on synthetic scenes."""
 
 import functools
 import gzip
@@ -16,7 +16,7 @@ from tests.data_modules import made
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory):
-    """12 scenes, of 2, 3, 4, 2, … objects."""
+    """12 scenes with 2, 3, 4, 2, … objects."""
     root = tmp_path_factory.mktemp("clevr")
     return {"h5": made.clevr_hdf5(root / "h5"), "tfrecords": made.clevr_tfrecords(root / "tfrecords")}
 
@@ -85,7 +85,7 @@ def test_both_formats_and_no_compression_give_the_same(made_once, tmp_path):
 
 
 def test_values_of_many_bytes(tmp_path):
-    """An Example whose bytes are one value each feature, as other writers have it."""
+    """An Example that stores all bytes of a feature as one value, as other writers do."""
     (tmp_path / "a.tfrecords").write_bytes(made.framed(made.example(made.clevr_scene(1), joined=True)) * 3)
     data = module(tmp_path, num_train=1, num_eval=1)
     assert numbers(data) == [[1], [1], [1]] and data.splits.val[[0]]["mask"].max() == 3

@@ -1,4 +1,4 @@
-"""CLEVR-Mirror in its authors' layout, on tiny made folders: order, resizing, and what a check holds against it."""
+"""CLEVR-Mirror in its authors' layout, on tiny synthetic folders: order, resizing, and what a check reports."""
 
 import json
 
@@ -15,7 +15,7 @@ STEM = "CLEVR_new_0000000015"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Every scene has one object, as its mask says."""
+    """Every scene has one object, and so has its mask."""
     return scenes(clevr_mirror(tmp_path / "data"), [1] * 20)
 
 

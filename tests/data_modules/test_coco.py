@@ -1,4 +1,4 @@
-"""COCO-2017 through the real FiftyOne, on small made copies in the original layouts."""
+"""COCO-2017 read by the real FiftyOne, on small synthetic copies in the original layouts."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ FIRST = f"{1:012d}.jpg"
 
 @pytest.fixture(scope="module", params=[made.coco_zoo, made.coco_plain], ids=["zoo", "plain"])
 def root(request, tmp_path_factory):
-    """A copy that was read before."""
+    """A copy that has been read before."""
     root = request.param(tmp_path_factory.mktemp("coco"))
     module(root)
     return root
@@ -35,13 +35,13 @@ module, fails = (
 
 @pytest.fixture(scope="module")
 def masks(root) -> dict[int, np.ndarray]:
-    """The label maps of the training images, before they are cropped."""
+    """The label maps of the training images before cropping."""
     source = COCO(root, max_samples=100).sources()["train"]
     return {int(piece.image.stem): source.label_map(piece) for piece in source.stored()}
 
 
 def drawn(*boxes) -> np.ndarray:
-    """Rectangles (label, left, top, right, bottom), each over those before it."""
+    """A label map of rectangles (label, left, top, right, bottom), later ones on top."""
     labels = np.zeros((HEIGHT, WIDTH), int)
     for label, left, top, right, bottom in boxes:
         labels[top:bottom, left:right] = label
@@ -54,7 +54,7 @@ def test_masks_are_the_polygons_pixel_by_pixel(masks):
     np.testing.assert_array_equal(masks[1], drawn((2, 15, 5, 45, 40), (1, 20, 10, 30, 20)))
     np.testing.assert_array_equal(masks[4], drawn((1, 50, 30, 64, 48)))
     np.testing.assert_array_equal(masks[2][:15], drawn((1, 5, 5, 10, 10), (1, 30, 5, 40, 12))[:15])
-    assert not masks[5].any() and not masks[6].any()  # 6 is nothing but a crowd
+    assert not masks[5].any() and not masks[6].any()  # image 6 has only a crowd
 
 
 def test_a_box_between_pixels_stays_in_its_place(masks):
@@ -112,7 +112,7 @@ def test_what_is_kept_is_read_without_fiftyone(root):
 
 
 def test_the_short_side_is_resized_and_the_middle_cut_out(root):
-    """Of 64 × 48 pixels columns 8 to 56 are left, at half the size."""
+    """Columns 8 to 56 of 64 × 48 pixels remain, at half the size."""
     mask = module(root).splits.train[[0]]["mask"][0]
     np.testing.assert_array_equal(mask, drawn((2, 15, 5, 45, 40), (1, 20, 10, 30, 20))[1::2, 9:57:2])
 
@@ -135,7 +135,7 @@ def test_changed_annotations_are_read_again_and_more_samples_beside(tmp_path):
     edit(tmp_path, lambda content: content["annotations"].pop(1))
     assert module(tmp_path, max_samples=2).splits.train[[0]]["mask"].unique().tolist() == [0, 1]
     assert [len(split) for split in module(tmp_path, max_samples=5).splits] == [5, 3, 0]
-    assert len(list((tmp_path / ".decoded").iterdir())) == 2 + 2 + 1  # and a lock
+    assert len(list((tmp_path / ".decoded").iterdir())) == 2 + 2 + 1  # the last is a lock
 
 
 def test_without_test_images_only_testing_fails(tmp_path):
@@ -157,7 +157,7 @@ def test_a_partial_copy_in_the_zoo_needs_max_samples(tmp_path):
 
 
 def edit(folder, change) -> None:
-    """Lets `change` change the training split's annotations."""
+    """Applies `change` to the annotations of the training split."""
     file = folder / "annotations" / "instances_train2017.json"
     content = json.loads(file.read_text())
     change(content)

@@ -17,8 +17,8 @@ from tests.data_modules.made import grey, save
 
 @pytest.fixture
 def folder(tmp_path):
-    """20 images, higher than wide and wider than high; image i is of grey 10 i in the middle square and white around.
-    The mask shows object 1 in the middle square's left half."""
+    """20 images in portrait and landscape format. Image i has grey value 10 i in the centre square, and is white
+    elsewhere. The mask has object 1 in the left half of the centre square."""
     for i in range(20):
         high = i % 2
         picture, mask = grey(255, 32, 48), np.full((32, 48), 9, np.uint8)
@@ -47,11 +47,11 @@ def test_sorted_names_and_the_middle_square(folder):
 
 
 def test_a_photograph_is_turned_as_its_exif_data_say(folder):
-    """Its mask is of the image as it is shown."""
+    """The mask refers to the turned image."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter to the right
+    exif[0x0112] = 6  # turn by 90° to the right
     lying = np.full((48, 32, 3), 255, np.uint8)
-    lying[24:] = 0  # below, which is at the left when it is shown
+    lying[24:] = 0  # the lower part, which is on the left after turning
     Image.fromarray(lying).save(folder / "00.png", exif=exif)
     batch = module(folder).splits.train[[0]]
     assert batch["image"][:, :, :, :8].eq(0).all() and batch["image"][:, :, :, 8:].eq(1).all()
@@ -166,7 +166,7 @@ def test_a_check_of_masks(folder, check):
 
 @pytest.fixture
 def with_lists(folder):
-    """Two lists with faults, in the folder of the images, the last of which is damaged and in no list."""
+    """Two faulty lists in the image folder, whose last image is damaged and not in any list."""
     (folder / "train.txt").write_text("".join(f"{i:02d}.png\n" for i in range(15) if i != 7))
     (folder / "val.txt").write_text("15.png\n15.png\nnone.png\n00.png\n")
     (folder / "19.png").write_text("words")

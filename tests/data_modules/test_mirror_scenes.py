@@ -1,4 +1,4 @@
-"""The embedded data set is what its card says, and loads as a data module."""
+"""The embedded data set matches its card, and loads as a data module."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def test_masks_show_every_object_of_the_scene(archive, scenes):
 
 
 def test_objects_are_where_the_scene_says(archive, scenes):
-    """An object's mask has its centre where the scene file says that the object is seen, if nothing hides it."""
+    """The centre of an object's mask is at the scene file's pixel coordinates, if nothing hides the object."""
     offsets = []
     for name in list(scenes)[:50]:
         mask = np.asarray(Image.open(io.BytesIO(archive.read(f"masks/{name}.png"))))

@@ -1,4 +1,4 @@
-"""What all data modules share that read files: the same batches, errors, checks and training on each of them."""
+"""Behaviour of all data modules that read files: batches, errors, checks and training, tested on each."""
 
 import shutil
 from collections.abc import Callable
@@ -23,21 +23,21 @@ SCENARIO = f"recordings/{made.SCENARIOS['train'][0]}"
 
 @dataclass
 class Case:
-    """A data set: how a small one is made, and how it is loaded."""
+    """A data set: how a small copy is made and loaded."""
 
     kind: str
     module: type[CachedDataModule]
     make: Callable[[Path], object]
     options: dict = field(default_factory=dict)
     image: str | None = None
-    """One of its image files, and its mask."""
+    """One of its image files, whose mask is `mask`."""
     mask: str | None = None
     sizes: tuple[int, int, int] = (14, 3, 3)
-    """Of the splits."""
+    """Sizes of the splits."""
 
 
 def make_folder(root: Path) -> None:
-    """Images higher than wide and wider than high."""
+    """Images in portrait and landscape format."""
     for i in range(20):
         height, width = (32, 48) if i % 2 else (48, 32)
         made.save(root / f"{i:02d}.{'jpg' if i == 7 else 'png'}", made.grey(10 * i, height, width))
@@ -45,7 +45,7 @@ def make_folder(root: Path) -> None:
 
 
 def make_shapestacks(root: Path) -> None:
-    """Every subset has all scenarios: so few as they are, some of its splits would be empty."""
+    """Every subset has all scenarios; otherwise, with so few, some splits would be empty."""
     made.shapestacks(root)
     for subset in ("blocks_all", "ccs_all"):
         shutil.copytree(root / "splits" / "default", root / "splits" / subset, dirs_exist_ok=True)
@@ -66,7 +66,7 @@ BY_FILE = [case for case in CASES if case.image]
 
 @pytest.fixture
 def small_splits(monkeypatch):
-    """Of 3D Shapes, so that a test need not decode 480,000 images."""
+    """Smaller splits of 3D Shapes, so that tests need not decode 480,000 images."""
     monkeypatch.setattr(shapes3d, "SPLITS", {"train": range(16), "val": range(17, 20), "test": range(20, 24)})
 
 
@@ -184,7 +184,7 @@ def test_a_list_is_not_written_over(tmp_path, check):
 def test_a_list_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path, check, monkeypatch):
     made.clevr_mirror(tmp_path)
     monkeypatch.setattr(CLEVRMirror, "examine", lambda *_: 1 / 0)
-    good = tmp_path / "images" / "CLEVR_new_0000000000.png" / "good.txt"  # below a file
+    good = tmp_path / "images" / "CLEVR_new_0000000000.png" / "good.txt"  # a path below a file
     status, (line,) = check("clevr-mirror", tmp_path, "--fix-list", good)
     assert status == 2 and "cannot be written" in line
 

@@ -1,4 +1,4 @@
-"""The order of examples: a function of seed and step, fair to ranks, the same after a restart."""
+"""The order of examples: a function of seed and step, evenly shared among ranks, the same after a restart."""
 
 from itertools import islice
 
@@ -58,7 +58,7 @@ def test_shards_cover_everything_once(num_examples, world_size):
     shards = [list(SequentialShard(num_examples, 16, rank, world_size)) for rank in range(world_size)]
     assert sorted(index for shard in shards for batch in shard for index in batch) == list(range(num_examples))
     assert all(0 < len(batch) <= 16 for shard in shards for batch in shard)
-    assert len({len(shard) for shard in shards}) == 1  # ranks that wait for each other at a batch do not hang
+    assert len({len(shard) for shard in shards}) == 1  # so that ranks waiting for each other do not hang
     assert len(SequentialShard(num_examples, 16, 0, world_size)) == len(shards[0])
 
 

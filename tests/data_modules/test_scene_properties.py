@@ -1,4 +1,4 @@
-"""Properties of objects out of scene files, and how they travel with the images."""
+"""Object properties from scene files, and their place in batches."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def test_the_embedded_scenes_carry_their_properties():
     batch = data.probe(50)
     rows = batch["properties"]
     assert rows.shape == (50, MAX_OBJECTS, 19) and rows.dtype == torch.float32
-    assert torch.equal(rows[..., -1].sum(1), batch["mask"].flatten(1).max(1).values.float())  # as many as are seen
+    assert torch.equal(rows[..., -1].sum(1), batch["mask"].flatten(1).max(1).values.float())  # as many as in the mask
     real = rows[rows[..., -1] == 1]
     assert real[:, :3].min() >= 0 and real[:, :3].max() <= 1 and 0.4 < real[:, :2].mean() < 0.6
     assert all((part.sum(1) == 1).all() for part in real[:, 3:-1].split(ATTRIBUTE_SIZES, 1))

@@ -1,4 +1,4 @@
-"""3D Shapes as distributed, in a made file whose images are black but for the first."""
+"""3D Shapes as distributed, in a synthetic file in which all but the first images are black."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from tests.data_modules import made
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The splits are smaller, so that a test need not decode 480,000 images; they have the same gaps."""
+    """Smaller splits with the same gaps, so that tests need not decode 480,000 images."""
     monkeypatch.setattr(shapes3d, "SPLITS", {"train": range(40), "val": range(41, 70), "test": range(70, 100)})
     monkeypatch.setattr(shapes3d.Shapes3DSource, "PIECE", 16)
     return made.shapes3d(tmp_path, np.arange(100, dtype=np.uint8))
@@ -52,7 +52,7 @@ def test_of_another_layout(tmp_path, name, message):
 
 
 def damage_first_chunk(path) -> None:
-    """A block that zlib cannot read."""
+    """Makes the first chunk unreadable for zlib."""
     with h5py.File(path) as file:
         block = file["images"].id.get_chunk_info(0)
     data = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""ShapeStacks in its authors' layout, on small made copies."""
+"""ShapeStacks in its authors' layout, on small synthetic copies."""
 
 import shutil
 from functools import partial
@@ -36,7 +36,7 @@ def test_the_middle_is_used_and_the_border_is_not(folder):
     data = module(folder)
     greys = [(part[list(range(len(part)))]["image"] * 255).round() for part in data.splits]
     assert [part[:, 0, 0, 0].tolist() for part in greys] == [[21, 22, 31, 32], [41, 42], [51, 52]]
-    assert all((part == part[:, :1, :1, :1]).all() for part in greys)  # nothing of the white border
+    assert all((part == part[:, :1, :1, :1]).all() for part in greys)  # none of the white border
 
 
 def test_labels(folder):

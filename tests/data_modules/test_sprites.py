@@ -1,4 +1,4 @@
-"""Sprites are what their options say, and a function of these alone."""
+"""Sprites match their options, and depend on nothing else."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_objects_lie_apart_or_overlap():
     areas = {name: (data["mask"].flatten(1)[..., None] == torch.arange(1, 5)).sum(1) for name, data in
              {"apart": apart, "over": over}.items()}  # fmt: skip
     real = apart["properties"][..., -1] > 0.5
-    assert (areas["apart"][real] > 25).all()  # half of the smallest square: nothing is hidden
+    assert (areas["apart"][real] > 25).all()  # half of the smallest square, so no object is hidden
     assert (areas["over"][:, 3] > areas["over"][:, 0]).float().mean() > 0.6  # the last one is in front
 
 
@@ -87,7 +87,7 @@ def test_edges_are_smooth():
     )
     image, _ = paint(scene, 32, stripes=False)
     red = image[0, 16, :, 0]
-    assert len(set(red.tolist())) == 4  # ground, object, and two parts of a pixel at its sides
+    assert len(set(red.tolist())) == 4  # background, object, and two partly covered pixels at its sides
 
 
 def test_stripes_are_ground():

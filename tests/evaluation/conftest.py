@@ -9,7 +9,7 @@ from tests.evaluation import made
 
 @pytest.fixture(autouse=True)
 def no_caches_of_this_machine(tmp_path, monkeypatch):
-    """Neither weights nor decoded images that other runs have left are found."""
+    """Hides weights and decoded images left by other runs."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
@@ -26,7 +26,7 @@ def checkpoint(tmp_path, root):
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """Options with which `evaluate` measures FID and KID, of a small network whose features say what it has seen."""
+    """Options with which `evaluate` measures FID and KID, using a small network that counts the images it sees."""
     monkeypatch.setattr(run, "Inception", made.ColourFeatures)
     monkeypatch.setattr(made.ColourFeatures, "images", 0)
     file = tmp_path / "weights.pth"
@@ -36,7 +36,7 @@ def weights(tmp_path, monkeypatch):
 
 @pytest.fixture
 def evaluate():
-    """Evaluates two draws, and returns the content of `test.json`."""
+    """A function that evaluates two draws, and returns the content of `test.json`."""
 
     def call(checkpoint, *options: str) -> dict:
         assert main(["evaluate", str(checkpoint), "--draws", "2", *options]) == 0

@@ -1,6 +1,6 @@
-"""Small runs to evaluate: a data set of coloured squares, and checkpoints as training leaves them.
+"""Small runs to evaluate: a data set of coloured squares, and checkpoints as training writes them.
 
-As a program it is `implicit-slate` with `ColourFeatures` as the Inception network, also in the processes it starts.
+Run as a program, this is `implicit-slate` with `ColourFeatures` as the Inception network, also in its child processes.
 """
 
 import sys
@@ -20,11 +20,11 @@ KINDS = {
     "PropertyModule": (PropertyModule, BROADCAST_SIZES),
 }
 NUM_TEST = 9
-"""Images of the test split."""
+"""Size of the test split."""
 
 
 def images(root: Path, masks: bool = True, count: int = 60) -> Path:
-    """Two coloured squares on noise, 16×16, in the layout of CLEVR-Mirror."""
+    """Writes 16×16 images of two coloured squares on noise, in the layout of CLEVR-Mirror."""
     rng = np.random.default_rng(0)
     for i in range(count):
         image, mask = rng.integers(0, 60, (16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
@@ -38,7 +38,7 @@ def images(root: Path, masks: bool = True, count: int = 60) -> Path:
 
 
 def run(folder: Path, root: Path, kind: str = "SLATEModule", seed: int = 0, **sizes) -> Path:
-    """The checkpoint of a run's folder, with the `config.yaml` that says what it was trained on."""
+    """Writes a run's folder with a checkpoint and the `config.yaml` that names its data. Returns the checkpoint."""
     torch.manual_seed(seed)
     module, defaults = KINDS[kind]
     sizes = defaults | sizes
@@ -56,7 +56,7 @@ def run(folder: Path, root: Path, kind: str = "SLATEModule", seed: int = 0, **si
 
 
 class ColourFeatures(torch.nn.Module):
-    """The mean colours of an image's four quarters, followed by zeros."""
+    """Features: the mean colours of an image's four quarters, followed by zeros."""
 
     images = 0
 

@@ -1,4 +1,4 @@
-"""`evaluate` and `generate` answer bad input with one line that names it, and leave nothing behind."""
+"""`evaluate` and `generate` report bad input in one line that names it, and leave nothing behind."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.tiny import Command
 
 @pytest.fixture
 def refuses(capsys, tmp_path):
-    """The line with which a command is refused; `{}` in it stands for the test's folder, {}/run for that of a run."""
+    """Asserts the line with which a command refuses bad input; `{}` in it is the test's folder, `{}/run` the run's."""
 
     def call(command: str) -> str:
         assert main(command.format(*[tmp_path] * command.count("{}")).split()) == 2
@@ -81,7 +81,7 @@ def test_bad_options(checkpoint, tmp_path, refuses, command, message):
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "a.safetensors").touch()
     checkpoint.with_name("first.ckpt").touch()
-    epoch = tmp_path / "lightning" / "checkpoints" / "epoch=0.ckpt"  # as `fit` names it
+    epoch = tmp_path / "lightning" / "checkpoints" / "epoch=0.ckpt"  # the name that `fit` gives
     epoch.parent.mkdir(parents=True)
     epoch.touch()
     os.mkfifo(tmp_path / "pipe")

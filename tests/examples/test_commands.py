@@ -1,4 +1,4 @@
-"""Every example runs as a command and prints its table."""
+"""Every example runs and prints its table."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""The layer's output is a fixed point, its gradients are right, and it learns the spirals."""
+"""The layer's output is a fixed point, its gradients are correct, and it learns the spirals."""
 
 import pytest
 import torch

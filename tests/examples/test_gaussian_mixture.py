@@ -1,4 +1,4 @@
-"""EM as a fixed point: its step, and its gradient against differences and against backpropagation."""
+"""EM as a fixed point: its step, and its gradient compared with finite differences and with backpropagation."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ def test_a_step_is_that_of_scikit_learn(points):
     for i, x in enumerate(points.numpy()):
         start = dict(means_init=means[i], precisions_init=1 / variances[i], weights_init=weights[i] / 3)
         mixture = GaussianMixture(3, covariance_type="diag", reg_covar=0, max_iter=1, tol=0, **start)
-        with pytest.warns(ConvergenceWarning):  # one step is asked for
+        with pytest.warns(ConvergenceWarning):  # because only one step is made
             mixture.fit(x)
         for ours, theirs in zip(found, (mixture.means_, mixture.covariances_, mixture.weights_)):
             assert np.allclose(ours[i], theirs)

@@ -1,4 +1,4 @@
-"""A step that contains a gradient: recorded and not recorded, differentiated, and trained."""
+"""A step that contains a gradient: with and without recording, differentiated, and trained."""
 
 import pytest
 import torch
@@ -60,7 +60,7 @@ def test_exact_gradient_is_the_unrolled_one_where_the_refinement_has_converged(s
 
     unrolled = gradient("unrolled")
     assert torch.allclose(gradient("exact(gmres)"), unrolled, rtol=1e-6, atol=1e-9)
-    assert not torch.allclose(gradient("implicit"), unrolled, rtol=1e-3)  # one step is another gradient
+    assert not torch.allclose(gradient("implicit"), unrolled, rtol=1e-3)  # the one-step gradient differs
 
 
 def test_the_graph_that_implicit_leaves_does_not_grow_with_the_iterations(small):
@@ -80,6 +80,6 @@ def test_training_raises_the_elbo_and_refinement_helps(gradient):
     before, _ = example.evaluate(example.train(x, gradient, 5, steps=0), x_test, 5)
     trained = example.train(x, gradient, 5, steps=100)
     after, _ = example.evaluate(trained, x_test, 5)
-    assert before == pytest.approx(-64 * 0.7, abs=4)  # a coin for each pixel
+    assert before == pytest.approx(-64 * 0.7, abs=4)  # as for a fair coin per pixel
     assert after > -36
     assert after > example.evaluate(trained, x_test, 1)[0] + 1

@@ -1,4 +1,4 @@
-"""A disk of our own, from which the power can be taken away."""
+"""A file system on which power cuts can be simulated."""
 
 import subprocess
 import time
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class MountRefused(Exception):
-    """This machine does not let us mount a file system."""
+    """File systems cannot be mounted on this machine."""
 
 
 class Disk:
-    """An ext4 file system in a file, mounted at `place`. A context manager."""
+    """An ext4 file system in a file, mounted at `place`; a context manager."""
 
     def __init__(self, folder: Path, megabytes: int = 96):
         self.image, self.place = folder / "disk.img", folder / "disk"
@@ -26,15 +26,15 @@ class Disk:
         _call("umount", "--lazy", self.place)
 
     def lose_power(self) -> None:
-        """What was not on the disk by now is lost. Whatever wrote to the disk must be dead.
+        """Simulates a power cut: everything not yet written to the disk is lost. All writing processes must be dead.
 
-        The image has what the file system has given to the disk, and nothing of what it still held back in memory. Two
-        equal copies in a row are one moment of it.
+        The image file contains what the file system has written to the disk, without what it still keeps in memory. Two
+        equal consecutive copies of it are a consistent snapshot.
         """
         copies = [self.image.read_bytes(), self.image.read_bytes()]
         while copies[0] != copies[1]:
             copies = [copies[1], self.image.read_bytes()]
-        for _ in range(100):  # the kernel may still be ending those that were killed
+        for _ in range(100):  # killed processes may not have ended yet
             if subprocess.run(["umount", self.place], capture_output=True).returncode == 0:
                 break
             time.sleep(0.1)
@@ -44,7 +44,7 @@ class Disk:
         self._mount()
 
     def _mount(self) -> None:
-        # Without the kernel's own remedy for programs that rename without flushing: it would hide what we look for.
+        # noauto_da_alloc: the kernel's protection of programs that rename without flushing would hide such errors.
         _call("mount", "-o", "loop,noauto_da_alloc", self.image, self.place)
 
 

@@ -1,4 +1,4 @@
-"""Grids of tiny SLATEs, killed at random moments, and all that must be as if nothing had happened."""
+"""Grids of tiny SLATEs that are killed at random moments, and the results that must not depend on this."""
 
 import contextlib
 import csv
@@ -74,20 +74,20 @@ for grid in ABLATIONS["grids"].values():
     grid["pretrain"] = {"experiment": "dvae.yaml", "checkpoint": "model.dvae_checkpoint"}
 
 WEIGHTS = {"cell": 14, "server": 3, "launcher": 2, "all": 1}
-"""How often which processes are killed. A cell's process may be one of its ranks."""
+"""How often each kind of process is killed. A cell's process may be one of its ranks."""
 GRACE = 5.0
-"""Seconds within which every process ends when its launcher is dead."""
+"""Seconds within which all processes must end after their launcher is killed."""
 
 
 class Killer:
-    """Kills what belongs to a launcher, at random, and by `disk` takes its disk's power away with the launcher."""
+    """Kills processes of a launcher at random. With `disk`, killing the launcher is also a power cut."""
 
     def __init__(self, seed: int, disk: Disk | None = None):
         self.random, self.disk = random.Random(seed), disk
         self.killed: Counter[str] = Counter()
 
     def kill(self, launcher: subprocess.Popen, kind: str | None = None) -> bool:
-        """Kill one process of that kind, by default of a random one; False if there is none just now."""
+        """Kills a process of the given kind, by default a random kind. False if there is none at the moment."""
         kind = kind or self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         family = _children(launcher.pid)
         server = [process for process in family if _is_server(process)]
@@ -115,14 +115,14 @@ def write_grids(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in (("ablations", ABLATIONS), ("slate", SLATE), ("dvae", DVAE)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
-    os.sync()  # no power cut comes so soon after a user has written them
+    os.sync()  # they are not to be lost in a power cut
 
 
 def finish(
     folder: Path, grid: str, killer: Killer, kills: int, pause: float, kind: str | None = None, *arguments: str
 ) -> None:
-    """Start a grid in a folder, as often as it takes, until it is done; meanwhile make `kills` kills of a kind, with
-    `pause` seconds between two of them on average."""
+    """Starts a grid in a folder again and again until it is done, and meanwhile makes `kills` kills of a kind, on
+    average every `pause` seconds."""
     write_grids(folder)
     made, run = 0, folder / "runs" / grid
     stderr = Path(tempfile.gettempdir()) / f"faults-{os.getpid()}.txt"  # not on the disk
@@ -142,7 +142,7 @@ def finish(
             else:
                 launcher.wait(timeout=3000)
         said = stderr.read_text()
-        # 1: a cell was killed so often that it counts as failed until the next start; 2: so was what checks or starts.
+        # 1: a cell was killed so often that it counts as failed until the next start; 2: a check or the server was.
         expected = (0, 1, -signal.SIGKILL, *[2] * ("3 times (out of memory?)" in said))
         assert launcher.returncode in expected and "Traceback" not in said, (launcher.returncode, said)
 
@@ -162,7 +162,7 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 def _is_server(process: psutil.Process) -> bool:
-    """The fork server, and not a cell that it has forked, whose command line is the same."""
+    """Whether it is the fork server, and not a cell forked from it, which has the same command line."""
     try:
         return "forkserver" in " ".join(process.cmdline()) and "forkserver" not in " ".join(process.parent().cmdline())
     except (psutil.NoSuchProcess, AttributeError):
@@ -170,7 +170,7 @@ def _is_server(process: psutil.Process) -> bool:
 
 
 def digest(run: Path) -> dict[str, dict[str, str]]:
-    """By cell, and by what it is of: hashes of everything but times and versions."""
+    """{cell: {part: hash}} of all results except times and versions."""
     found = {folder.name: of_cell(folder) for folder in (run / "pretrain", *sorted((run / "cells").iterdir()))}
     rows = list(csv.DictReader((run / "results.csv").open()))
     for row in rows:
@@ -186,7 +186,7 @@ def of_cell(folder: Path) -> dict[str, str]:
     for state in checkpoint["callbacks"].values():
         state.pop("seconds", None)
     files = [file for file in ("curves.csv", "panels.png", "panels.npz") if (folder / file).exists()]
-    assert not list(folder.rglob(".*.*")) and not (folder / "progress.json").exists()  # nothing is left over
+    assert not list(folder.rglob(".*.*")) and not (folder / "progress.json").exists()  # nothing is left behind
     return {
         "result": _hash([result[key] for key in ("status", "step", "axes", "measures")]),
         "events": _hash(events_of(folder)),
@@ -199,7 +199,7 @@ def of_cell(folder: Path) -> dict[str, str]:
 
 
 def events_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows: no point twice."""
+    """The points that TensorBoard shows, none of them twice."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     found = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     found.pop(THROUGHPUT, None)

@@ -1,4 +1,4 @@
-"""Whatever dies, and whenever: a grid ends with the numbers of a run that nothing disturbed. (`make faults`)"""
+"""Whichever process dies, and whenever: a grid's results are those of an undisturbed run (`make faults`)."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.faults.grid import Killer, digest, finish, of_cell
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk whose power can go; None, with a warning, where nothing can be mounted."""
+    """A disk with simulated power cuts; None, with a warning, if nothing can be mounted."""
     try:
         with Disk(tmp_path) as disk:
             yield disk
@@ -28,10 +28,10 @@ def disk(tmp_path):
 
 
 def test_a_grid_survives_kills_and_a_power_cut(tmp_path, disk, monkeypatch):
-    """Its cells, the server that starts them, its launcher, all at once; then it goes on where it was."""
+    """Kills cells, the server that starts them, then everything at once; the grid then continues where it was."""
     grids, killer = Grids(disk.place if disk else tmp_path), Killer(seed=0, disk=disk)
     run = grids.path / "runs" / "slow"
-    os.sync()  # the experiment files have been on the disk for long
+    os.sync()  # the experiment files are not to be lost
 
     def done():
         return {path.parent.name: path.read_bytes() for path in run.glob("cells/*/result.json")}
@@ -54,7 +54,7 @@ def test_a_grid_survives_kills_and_a_power_cut(tmp_path, disk, monkeypatch):
     assert all(f"resumed: {name}" in out for name in killed)
     assert done().items() >= before.items()
     assert (run / "report" / "index.html").exists() and (run / "results.csv").read_text().count("\n") == 6
-    # Four of the cells compute the same, and so must one of them alone.
+    # Four of the cells compute the same; one of them, run alone, must do so, too.
     content = json.loads(next(run.glob("cells/*end=well*/cell.json")).read_text())
     monkeypatch.syspath_prepend(tests.ablation.__path__[0])
     for name in ("pretrain", "cells/alone"):
@@ -69,12 +69,12 @@ def test_a_grid_survives_kills_and_a_power_cut(tmp_path, disk, monkeypatch):
 
 
 COMPUTED = ("events", "state_dict", "optimizer_states", "callbacks", "loops", "curves.csv")
-"""What does not tell which cell it is of."""
+"""The results that do not depend on the cell's name."""
 
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    """By grid: all that an undisturbed run of it leaves, and the seconds that it takes for each cell."""
+    """A function of a grid: the results of an undisturbed run, and its seconds per cell."""
 
     def run(grid, *arguments):
         if grid not in found:
@@ -92,7 +92,7 @@ def calm(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("grid", "kills", "arguments"), [("sixteen", 100, ()), ("ranks", 10, ("--devices", "2"))])
 def test_a_grid_survives_many_kills(tmp_path, calm, grid, kills, arguments):
-    """Again and again until there were so many."""
+    """The grid is run again and again until there have been `kills` kills."""
     (expected, pause), killer, rounds = calm(grid, *arguments), Killer(seed=1), 0
     while (left := kills - killer.killed.total()) > 0:
         folder = tmp_path / str(rounds) / grid
@@ -104,7 +104,7 @@ def test_a_grid_survives_many_kills(tmp_path, calm, grid, kills, arguments):
 
 @pytest.mark.slow
 def test_a_grid_survives_many_power_cuts(tmp_path, calm, disk):
-    """One after the other; what is on the disk has to do for the next start."""
+    """After each power cut, the next start has only what is on the disk."""
     if disk is None:
         pytest.skip("nothing can be mounted here")
     (expected, pause), killer, rounds = calm("sixteen"), Killer(seed=2, disk=disk), 0

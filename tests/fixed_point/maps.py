@@ -7,12 +7,12 @@ from torch import Tensor
 
 EXACT = ["exact(broyden)", "exact(anderson)", "exact(gmres)", "exact(dense)"]
 UNTAPED = ["implicit", "neumann(3)", "phantom(5, 0.5)", "bilevel", *EXACT]
-"""The modes whose forward solve is not recorded."""
+"""The modes whose forward solve records no graph."""
 ALL_MODES = ["unrolled", "truncated(2)", *UNTAPED]
 
 
 class LinearMap(NamedTuple):
-    """f(z) = A z + b for each image, with leaves A (B, D, D) and b (B, D)."""
+    """f(z) = A z + b per image, with leaves A (B, D, D) and b (B, D)."""
 
     matrix: Tensor
     offset: Tensor
@@ -33,7 +33,7 @@ class LinearMap(NamedTuple):
 
 
 def linear_map(radius: float, batch: int = 4, size: int = 8, seed: int = 0) -> LinearMap:
-    """A Gaussian matrix an image, scaled to the spectral radius."""
+    """One Gaussian matrix per image, scaled to the spectral radius `radius`."""
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(batch, size, size, generator=generator, dtype=torch.float64)
     matrix = matrix * (radius / torch.linalg.eigvals(matrix).abs().amax(1))[:, None, None]
@@ -47,7 +47,7 @@ def tanh_map(weight: Tensor, inputs: Tensor):
 
 
 def tanh_leaves(norm: float = 0.8, batch: int = 3, size: int = 5) -> tuple[Tensor, Tensor]:
-    """W (size, size) of that spectral norm, and x (batch, size)."""
+    """W (size, size) with spectral norm `norm`, and x (batch, size)."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(size, size, generator=generator, dtype=torch.float64)
     weight = weight * norm / torch.linalg.matrix_norm(weight, 2)

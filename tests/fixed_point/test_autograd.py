@@ -1,4 +1,4 @@
-"""Gradient modes together with the rest of PyTorch."""
+"""Gradient modes combined with other features of PyTorch."""
 
 import gc
 import weakref
@@ -64,11 +64,11 @@ def test_torch_compile_gives_the_same_gradients(gradient):
 
 @pytest.mark.parametrize("gradient", ALL_MODES)
 def test_autocast(gradient):
-    """The backward pass runs outside of the autocast region, with f as it was inside."""
+    """The backward pass runs outside the autocast region, but evaluates f as inside."""
     torch.manual_seed(0)
     layer, inputs = torch.nn.Linear(8, 8), torch.randn(4, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        encoded = layer(inputs)  # bfloat16, held by the step
+        encoded = layer(inputs)  # bfloat16, kept by the step
 
         def f(z):
             return torch.tanh(0.3 * layer(z) + encoded).float()
@@ -81,7 +81,7 @@ def test_autocast(gradient):
 @pytest.mark.parametrize("gradient", ALL_MODES)
 @pytest.mark.parametrize("backward", [True, False])
 def test_nothing_is_kept_alive(gradient, backward):
-    """Without the cycle collector: what the step holds is gone with the solution."""
+    """The step's tensors are freed with the solution, even without the cyclic garbage collector."""
 
     class Held(torch.nn.Parameter):
         pass

@@ -1,4 +1,4 @@
-"""Steps and states that are none: a `ValueError` that says what is wrong, and nothing hangs."""
+"""Invalid steps and states: a `ValueError` says what is wrong, and nothing hangs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How good gradients are, how many fixed points there are, and the regulariser, on maps where one knows."""
+"""Quality of gradients, number of fixed points, and the regulariser, on maps where these are known."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_the_parameters_of_a_module_may_be_its_iterator():
 
 
 def two_wells(z):
-    """Fixed points at ±1; the one at 0 repels."""
+    """Fixed points at ±1, and an unstable one at 0."""
     return z - 0.5 * (z**3 - z)
 
 

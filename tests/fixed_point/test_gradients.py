@@ -1,4 +1,4 @@
-"""Gradient modes against dense linear algebra."""
+"""Gradient modes compared with dense linear algebra."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ RADII = [0.5, 0.95, 1.6]
 
 
 def gradient_of_offset(f, z0=None, **options):
-    """u, where ∂ℓ/∂z* is a fixed Gaussian g: the offset's gradient in f(z) = A z + b."""
+    """u: the gradient of the offset b in f(z) = A z + b, for a fixed Gaussian ∂ℓ/∂z* = g."""
     f.offset.grad = None
     solution = fixed_point(f, f.z0 if z0 is None else z0, **options)
     (solution.z * cotangent(f)).sum().backward()
@@ -107,7 +107,7 @@ def test_an_image_whose_jacobian_is_not_finite_has_such_a_gradient_and_leaves_th
     weight = torch.full((2, 3), 0.5, requires_grad=True)
     is_flat = torch.tensor([[0.0], [1.0]])
 
-    def f(z):  # the slope of a root at 0 is infinite
+    def f(z):  # the square root has infinite slope at 0
         return weight * z * is_flat + z.abs().sqrt() * (1 - is_flat) + weight * is_flat
 
     solution = fixed_point(f, torch.zeros(2, 3), gradient=gradient, max_iterations=50)

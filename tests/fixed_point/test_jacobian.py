@@ -1,4 +1,4 @@
-"""Jacobian measurements against dense linear algebra."""
+"""Jacobian measurements compared with dense linear algebra."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from implicit_slate.fixed_point import dense_jacobian, largest_singular_value, s
 
 
 def linear_map(*matrices):
-    """One matrix an image: z -> A z."""
+    """z -> A z with one matrix per image."""
     stacked = torch.stack([torch.as_tensor(m, dtype=torch.float64) for m in matrices])
     return stacked, lambda z: torch.einsum("bij,bj->bi", stacked, z)
 
@@ -122,4 +122,4 @@ def test_wrong_settings_are_named(measure, settings, message):
 def test_a_map_that_ignores_its_state_has_norm_zero_and_a_jacobian_that_is_not_finite_has_none(measure):
     z = torch.zeros(2, 3)
     assert torch.equal(measure(lambda z: torch.ones(2, 3), z), torch.zeros(2))
-    assert measure(lambda z: torch.sqrt(z) + z.roll(1, 1), z).isnan().all()  # the root's slope at 0 is infinite
+    assert measure(lambda z: torch.sqrt(z) + z.roll(1, 1), z).isnan().all()  # the root has infinite slope at 0

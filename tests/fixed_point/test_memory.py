@@ -1,4 +1,4 @@
-"""What a solve keeps, and what it needs at its peak, against the number of its iterations n."""
+"""Memory that a solve keeps, and its peak, as functions of the number of iterations n."""
 
 from functools import partial
 
@@ -14,13 +14,13 @@ from implicit_slate.fixed_point.gradients import MODES
 
 FLAT = [gradient for gradient in GRADIENTS if not gradient.startswith(("unrolled", "exact"))]
 SAME_PRODUCTS = [f"exact({method}, 10)" for method in ("broyden", "anderson", "gmres")] + ["exact(dense)"]
-"""A backward solve that stops when it has converged takes more products at one z* than at another: here, always ten."""
+"""Modes with a fixed number of products, here ten: if they stopped on convergence, the number would depend on z*."""
 
 
 @pytest.fixture(scope="module")
 def slots():
     refinement = Refinement(num_slots=4, slot_size=16, num_inputs=64, batch_size=2)
-    refinement.peak_bytes("unrolled", 2)  # what torch allocates once only
+    refinement.peak_bytes("unrolled", 2)  # so that torch's one-off allocations are done
     return refinement
 
 
@@ -81,5 +81,5 @@ def test_peak_of_a_tuple_state_is_flat_too():
         (z[0].sum() + z[1].sum()).backward()
 
     for gradient, grows in (("implicit", False), ("unrolled", True)):
-        _, few, many = (peak_bytes(partial(run, n, gradient)) for n in (2, 2, 32))  # the first warms up
+        _, few, many = (peak_bytes(partial(run, n, gradient)) for n in (2, 2, 32))  # the first is a warm-up
         assert many > 4 * few if grows else many == pytest.approx(few, rel=0.05)

@@ -1,4 +1,4 @@
-"""Forward solvers against linear systems, and where there is nothing to find."""
+"""Forward solvers on linear systems, and on maps without a fixed point."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_quasi_newton_solves_where_iterating_hardly_converges_or_diverges(solve,
     assert solution.converged.all() and solution.evaluations <= 20
     assert relative_error(solution.z, f.solution()) < 1e-7
     assert not picard(f, f.z0, max_iterations=20, tol=1e-9).converged.any()
-    if radius < 1:  # with a memory of few steps it takes longer
+    if radius < 1:  # a short memory takes longer
         assert solve(f, f.z0, max_iterations=400, tol=1e-7, memory=4).converged.all()
 
 
@@ -86,7 +86,7 @@ def test_images_are_solved_each_by_itself_and_keep_their_answer_while_others_go_
 
 @every_solver
 def test_of_an_expanding_map_the_best_step_is_returned_and_said_not_to_converge(solve):
-    def f(z):  # no fixed point at all
+    def f(z):  # has no fixed point
         return z * 1.5 + torch.sign(z) + 1
 
     start = torch.full((1, 1), 1e-3)

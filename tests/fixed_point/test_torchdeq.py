@@ -1,6 +1,6 @@
-"""Side by side with torchdeq 0.1.0 (Geng and Kolter 2023) on the same maps in float64.
+"""Comparison with torchdeq 0.1.0 (Geng and Kolter 2023) on the same maps in float64.
 
-What of torchdeq corresponds to what of ours, with `get_deq(core="indexing", ...)`:
+Corresponding options, with `get_deq(core="indexing", ...)`:
 
 | ours | torchdeq |
 |---|---|
@@ -13,7 +13,7 @@ What of torchdeq corresponds to what of ours, with `get_deq(core="indexing", ...
 | unrolled, n iterations | f_solver="fixed_point_iter", f_max_iter=0, grad=n (z0 is detached: weights only) |
 | exact(method) | ift=True (or hook_ift=True), b_solver=method, b_tol, b_stop_mode="rel" |
 
-It offers no GMRES, no dense solve, and no `bilevel`.
+torchdeq has no GMRES, no dense solve, and no `bilevel`.
 """
 
 import pytest
@@ -31,14 +31,14 @@ SOLVERS = ("anderson", "broyden")
 
 
 def make(name: str):
-    """(f, z0, the tensors to differentiate by): contractions, so that both libraries reach the one fixed point."""
+    """(f, z0, the tensors to differentiate by). f is a contraction, so both libraries find its only fixed point."""
     if name == "linear":
         f = linear_map(radius=0.7)
         return f, f.z0, [f.matrix, f.offset]
     if name == "tanh":
         weight, inputs = tanh_leaves()
         return tanh_map(weight, inputs), torch.zeros_like(inputs), [weight, inputs]
-    torch.manual_seed(1)  # at other seeds the step may not contract
+    torch.manual_seed(1)  # with other seeds the step may not be a contraction
     module = SlotAttention(input_size=8, num_slots=3, slot_size=8, mlp_size=8).double()
     with torch.no_grad():
         for weight in module.parameters():
@@ -49,7 +49,7 @@ def make(name: str):
 
 
 def gradients(z: Tensor, leaves: list[Tensor]) -> Tensor:
-    """Of a fixed, lopsided loss of z, by all leaves: in one vector."""
+    """The gradients of a fixed, asymmetric loss of z by all leaves, as one vector."""
     cotangent = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view_as(z)
     found = torch.autograd.grad(z, leaves, cotangent, retain_graph=True, materialize_grads=True)
     return torch.cat([gradient.flatten() for gradient in found])
@@ -70,7 +70,7 @@ def test_the_same_fixed_point(name, solver):
         solution = fixed_point(f, z0, solver, max_iterations=300, tol=1e-9)
     assert solution.converged.all()
     assert relative_error(solution.z, expected) < 1e-7
-    assert relative_error(f(expected), expected) < 1e-7  # theirs is one, too
+    assert relative_error(f(expected), expected) < 1e-7  # torchdeq's solution is also a fixed point
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -94,7 +94,7 @@ def test_the_exact_gradient(name, method, ift):
     solution = fixed_point(f, z0, max_iterations=1000, tol=1e-13, gradient=f"exact({method})")
     ours, expected = gradients(solution.z, leaves), gradients(z, leaves)
     assert relative_error(ours, expected) < 1e-7
-    # That it is the whole series and not its first term: the two differ by far more than that.
+    # Shows that it is the whole series, not only its first term: these differ by far more than the tolerance.
     first_term = gradients(fixed_point(f, z0, max_iterations=1000, tol=1e-13, gradient="implicit").z, leaves)
     assert relative_error(first_term, expected) > 1e-3
 
@@ -113,7 +113,7 @@ def test_the_exact_gradient(name, method, ift):
     ],
 )
 def test_recorded_steps_after_four_iterations(name, gradient, before, options):
-    """Far from the fixed point, where modes that agree at it differ. `before` is the number of unrecorded steps."""
+    """Far from the fixed point, modes differ that agree at it. `before` is the number of unrecorded steps."""
     f, z0, leaves = make(name)
     z = theirs(f, z0, **{"f_solver": "simple_fixed_point_iter", "f_max_iter": before, **options})
     ours = fixed_point(f, z0, max_iterations=4, gradient=gradient).z
@@ -122,11 +122,11 @@ def test_recorded_steps_after_four_iterations(name, gradient, before, options):
 
 
 def test_the_jacobian_regularizer_with_the_same_random_vector():
-    weight, inputs = tanh_leaves(batch=1)  # theirs is a mean over the batch, ours one number an image
+    weight, inputs = tanh_leaves(batch=1)  # torchdeq's is a mean over the batch, ours one number per image
     f, z = tanh_map(weight, inputs), torch.full_like(inputs, 0.5).requires_grad_()
     torch.manual_seed(1)
     expected = jac_reg(f(z), z)
     torch.manual_seed(1)
     ours = jacobian_regularizer(f, z.detach())
-    assert relative_error(ours, expected.view(1)) < 1e-6  # theirs draws the vector in float32
+    assert relative_error(ours, expected.view(1)) < 1e-6  # torchdeq draws the vector in float32
     assert relative_error(*(torch.autograd.grad(loss.sum(), weight)[0] for loss in (ours, expected))) < 1e-6

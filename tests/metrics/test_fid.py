@@ -1,4 +1,4 @@
-"""FID and KID of features: closed forms, torchmetrics, few images."""
+"""FID and KID of features: closed forms, comparison with torchmetrics, few images."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def covariance(dimensions: int, seed: int) -> Tensor:
 
 
 def having(mean: Tensor, covariance: Tensor) -> Tensor:
-    """Features (2 D, D) of exactly that mean and covariance."""
+    """Features (2 D, D) with exactly this mean and covariance."""
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * (values.clamp_min(0) * (2 * len(mean) - 1) / 2).sqrt()
     return mean + torch.cat([root.T, -root.T])

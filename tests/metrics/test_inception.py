@@ -1,4 +1,4 @@
-"""The network of FID: its features, and that wrong files get one line and are never run."""
+"""The network of FID: its features, and that wrong files are reported in one line and never executed."""
 
 import os
 import pickle
@@ -22,7 +22,7 @@ from implicit_slate.metrics.inception import (
 )
 
 # fmt: off
-STORED = torch.tensor([  # every 128th feature of each image, from torch-fidelity's own class
+STORED = torch.tensor([  # every 128th feature of each image, computed by torch-fidelity's own class
     [0.2309254, 0.05932508, 0.1760374, 0.008897588, 0.03144382, 0.1326275, 0.09151979, 0.004242979,
      0, 0.05512413, 0.06069153, 0.497876, 0.01118847, 0.6267807, 0.3045574, 0.2855123],
     [1.286343, 0.07605268, 0.5495219, 0.04544511, 0.1809808, 0.03538663, 0.1268577, 0.03425165,
@@ -34,7 +34,7 @@ STORED = torch.tensor([  # every 128th feature of each image, from torch-fidelit
 
 
 def images() -> Tensor:
-    """Stripes, a moiré and a chessboard, uint8 (3, 3, 96, 96)."""
+    """Images of stripes, a moiré pattern and a chessboard, uint8 (3, 3, 96, 96)."""
     c, y, x = torch.meshgrid(torch.arange(3), torch.arange(96), torch.arange(96), indexing="ij")
     made = [(3 * x + 5 * y + 40 * c) % 256, (x * y + 80 * c) % 256, (x // 12 + y // 12 + c) % 2 * 255]
     return torch.stack(made).to(torch.uint8)
@@ -79,14 +79,14 @@ def test_the_network_has_94_convolutions_and_no_classifier():
     network = Network()
     assert len(network.blocks()) == 94
     learned = [tensor for block in network.blocks().values() for tensor in (block.conv.weight, block.bn.bias)]
-    assert sum(tensor.numel() for tensor in learned) == 21_768_352  # Keras counts as many
+    assert sum(tensor.numel() for tensor in learned) == 21_768_352  # the number that Keras gives
     assert not any(name.startswith("fc") for name in network.state_dict())
     assert all(parameter.is_meta for parameter in network.parameters())
 
 
 def test_the_original_is_named_as_torch_fidelity_names_it():
     assert URL_INCEPTION_V3.endswith(f"/{ORIGINAL_NAME}")
-    assert ORIGINAL_NAME.removesuffix(".pth").endswith(f"-{inception.ORIGINAL_SHA256[:8]}")  # as torch.hub checks it
+    assert ORIGINAL_NAME.removesuffix(".pth").endswith(f"-{inception.ORIGINAL_SHA256[:8]}")  # as torch.hub requires
 
 
 def test_bytes_become_the_same_bytes():
@@ -101,7 +101,7 @@ def test_weights_are_found_in_a_file_a_folder_or_the_cache(tmp_path, monkeypatch
     with pytest.raises(WeightsMissing, match=f"^{cache}: .* `implicit-slate data download fid-weights` fetches them$"):
         find_weights()
     cache.mkdir(parents=True)
-    for name in (CONVERTED_NAME, ORIGINAL_NAME):  # the latter comes first
+    for name in (CONVERTED_NAME, ORIGINAL_NAME):  # the latter is preferred
         (cache / name).touch()
         assert find_weights() == find_weights(cache) == find_weights(cache / name) == cache / name
     with pytest.raises(WeightsMissing, match=f"`implicit-slate data download fid-weights --out {tmp_path}` fetches"):
@@ -111,7 +111,7 @@ def test_weights_are_found_in_a_file_a_folder_or_the_cache(tmp_path, monkeypatch
 
 
 class Runs:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when unpickled."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,4 +1,4 @@
-"""ARI, FG-ARI and mBO beside scikit-learn and torchmetrics, and on cases worked out by hand."""
+"""ARI, FG-ARI and mBO compared with scikit-learn and torchmetrics, and on cases computed by hand."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from implicit_slate.metrics.segmentation import agreement, bound
 
 
 def random_maps(num_truth, num_predicted, shape=(6, 12, 12)):
-    """Maps that agree in part: half of the pixels take the truth's label for the predicted one."""
+    """Maps that partly agree: half of the predicted pixels have the true label."""
     generator = torch.Generator().manual_seed(num_truth)
     truth = torch.randint(num_truth, shape, generator=generator)
     predicted = torch.randint(num_predicted, shape, generator=generator)
@@ -94,7 +94,7 @@ def test_large_true_labels_leave_the_background_in_its_place(names):
 
 
 def test_a_large_image_s_pairs_are_counted_exactly():
-    """Near 10^11 pairs: in float32 they would be wrong in the fifth digit."""
+    """With nearly 10^11 pairs, float32 would be wrong in the fifth digit."""
     truth = (torch.arange(512 * 512) // 1000).view(1, 512, 512)
     predicted = truth.clone()
     predicted[0, 0, :500] = 7
@@ -122,16 +122,16 @@ def test_best_overlaps_are_those_of_sets_of_pixels():
 def test_best_overlaps_by_hand():
     truth = torch.tensor([[0, 0, 1, 1, 2, 2, 2, 2]])
     whole, split, one = torch.tensor([[[5, 5, 7, 7, 0, 0, 0, 0]], [[5, 5, 7, 7, 0, 0, 0, 6]], [[0] * 8]])
-    assert [x.item() for x in best_overlaps(truth, whole)] == [2.0, 2.0]  # a predicted 0 is a segment like others
+    assert [x.item() for x in best_overlaps(truth, whole)] == [2.0, 2.0]  # a predicted 0 is an ordinary segment
     assert [x.item() for x in best_overlaps(truth, split)] == [1 + 3 / 4, 2.0]
-    assert [x.item() for x in best_overlaps(truth, one)] == [2 / 8 + 4 / 8, 2.0]  # the background is in the union
+    assert [x.item() for x in best_overlaps(truth, one)] == [2 / 8 + 4 / 8, 2.0]  # the union includes background
     assert [x.item() for x in best_overlaps(0 * truth, split)] == [0, 0]  # no objects
 
 
 def test_the_bound_by_hand():
     truth = torch.tensor([[[1, 0, 0, 0], [0, 0, 0, 2], [1, 1, 3, 3], [1, 1, 2, 3]]])
     found = {name: value.item() for name, value in bound(truth, 2).items()}
-    # The cells' objects are 1, 2, 1 and 3: of the foreground, one pixel of the last cell is wrong.
+    # The objects of the cells are 1, 2, 1 and 3; one foreground pixel, in the last cell, is wrong.
     foreground, best = [1, 2, 1, 1, 3, 3, 1, 1, 2, 3], [1, 2, 1, 1, 3, 3, 1, 1, 3, 3]
     assert found["fg_ari"] == pytest.approx(adjusted_rand_score(foreground, best))
     # Object 1 without the first cell, 2 with both of its cells, 3 with the last.
@@ -155,7 +155,7 @@ def test_segments_are_the_slots_that_win():
     masks = torch.tensor([[[0.2, 0.5]], [[0.7, 0.1]], [[0.1, 0.4]]])[None]  # 3 slots of 1 × 2 pixels
     assert segments(masks).tolist() == [[[1, 0]]]
     assert segments(torch.rand(2, 5, 8, 6)).shape == (2, 8, 6)
-    assert segments(torch.tensor([0.2, 0.4, 0.4]).view(1, 3, 1, 1)).item() == 1  # the first of equals
+    assert segments(torch.tensor([0.2, 0.4, 0.4]).view(1, 3, 1, 1)).item() == 1  # the first of equal ones
 
 
 @pytest.mark.parametrize("measure", [lambda *maps: adjusted_rand_index(*maps, foreground_only=True), best_overlaps])

@@ -1,4 +1,4 @@
-"""Average precision of predicted objects: small cases by hand, and the rule in plain loops."""
+"""Average precision of predicted objects: small cases by hand, and comparison with a loop over detections."""
 
 import math
 
@@ -9,7 +9,7 @@ from implicit_slate.metrics.set_prediction import THRESHOLDS, PropertyAveragePre
 
 
 def thing(x=0.0, y=0.0, color=0, confidence=1.0):
-    """A row: a large rubber cube of a colour, at (x, y, 0.7) in the scene."""
+    """A row of properties: a large rubber cube of the given colour at (x, y, 0.7) in the scene."""
     row = torch.zeros(19)
     row[:3] = (torch.tensor([x, y, 0.7]) + 3) / 6
     row[[3, 6, 8, 10 + color]] = 1
@@ -22,7 +22,7 @@ def scene(*things, rows=3):
 
 
 def average_precision(*images):
-    """Of (predictions, truth) of each image."""
+    """The average precision over images, each given as (predictions, truth)."""
     metric = PropertyAveragePrecision()
     metric.update(*(torch.stack(part) for part in zip(*images)))
     values = metric.compute()
@@ -34,7 +34,7 @@ TRUTH = scene(thing(0, 0, 0), thing(2, 0, 1))
 
 
 def random_batch(seed, images=20, slots=5, rows=4):
-    """Truth of 1 to `rows` objects of two kinds, and predictions near them, many of which compete."""
+    """1 to `rows` true objects of two kinds, and nearby predictions, many of which compete for the same object."""
     generator = torch.Generator().manual_seed(seed)
 
     def number(*sizes):
@@ -65,9 +65,9 @@ def test_the_truth_is_perfect_nothing_is_zero_and_without_objects_it_is_undefine
 
 
 def test_distance_decides():
-    """Both objects are found, one of them 0.3 too far right and the other in its place."""
+    """Both objects are found, one at its position and the other 0.3 too far right."""
     close = scene(thing(0.3, 0, 0, 0.9), thing(2, 0, 1, 0.8), thing(0, 0, 5, 0.1))
-    # At 0.25 the first detection is wrong: precision 1/2 where recall rises from 0 to 1/2, and no more after that.
+    # At 0.25 the first detection is wrong: precision is 1/2 as recall rises from 0 to 1/2, where it ends.
     assert average_precision((close, TRUTH)) == pytest.approx([1, 1, 1, 0.25, 0.25])
 
 
@@ -91,7 +91,7 @@ def test_a_second_detection_of_an_object_is_wrong():
 
 
 def test_the_nearest_object_counts_even_if_it_is_taken():
-    """As in the source: a detection does not fall back to the second nearest object."""
+    """As in the original metric, a detection does not fall back to the second nearest object."""
     truth = scene(thing(0, 0), thing(0.4, 0))
     both_left = scene(thing(0, 0, 0, 0.9), thing(0.1, 0, 0, 0.8))
     assert average_precision((both_left, truth)) == pytest.approx([0.5] * 5)
@@ -106,7 +106,7 @@ def test_confidence_orders_detections_over_all_images():
 
 
 def slow_average_precision(predictions, truth, threshold):
-    """The rule one detection at a time, over the whole set."""
+    """The same metric, computed one detection at a time over the whole set."""
     detections = [(row, image) for image, rows in enumerate(predictions) for row in rows]
     taken, right = set(), []
     for row, image in sorted(detections, key=lambda detection: -detection[0][-1].item()):
@@ -134,7 +134,7 @@ def test_the_rule_in_plain_loops_gives_the_same(seed):
     expected = [slow_average_precision(predictions, truth, threshold) for threshold in THRESHOLDS]
     found = average_precision(*zip(predictions, truth))
     assert found == pytest.approx(expected, abs=1e-6) and 0.02 < found[-1] < found[0] < 0.95
-    assert average_precision(*zip(predictions.flip(1), truth.flip(1))) == pytest.approx(found)  # sets have no order
+    assert average_precision(*zip(predictions.flip(1), truth.flip(1))) == pytest.approx(found)  # in any order
 
 
 def test_batches_and_processes_add_up():

@@ -15,5 +15,5 @@ def reference() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def state(reference) -> dict[str, torch.Tensor]:
-    """Its parameters by their public names."""
+    """Its parameters, by the names of the public code."""
     return {name.removeprefix("state/"): value for name, value in reference.items() if name.startswith("state/")}

@@ -1,4 +1,4 @@
-"""The noise that the Gumbel kernel makes of given random bits, for its test: Triton compiles what stands in a file."""
+"""The Gumbel kernel's noise for given random bits, for a test. It needs its own file because Triton compiles files."""
 
 import math
 
@@ -17,7 +17,7 @@ def _noise_kernel(bits, logits, noise, N: tl.constexpr, FAST: tl.constexpr):
 
 
 def noise_of(numbers: list[int], device: str) -> torch.Tensor:
-    """Of a power of two of numbers of 32 bits."""
+    """The noise for the given 32-bit random numbers, whose count must be a power of two."""
     bits = torch.tensor(numbers).to(torch.int32).to(device)
     noise = torch.empty(len(bits), device=device)
     _noise_kernel[(1,)](bits, torch.zeros_like(noise), noise, N=len(bits), FAST=device == "cuda")

@@ -1,4 +1,4 @@
-"""Triton's interpreter, which runs kernels on a CPU."""
+"""Runs Triton kernels on a CPU with Triton's interpreter."""
 
 import os
 import subprocess
@@ -9,9 +9,9 @@ import pytest
 
 
 def interpret(module: str) -> str:
-    """What a module of tests prints as a program whose kernels are interpreted; skips the test without Triton.
+    """Runs a test module as a program with interpreted kernels, and returns its output. Without Triton, skips the test.
 
-    It is a process of its own, because what interprets is chosen when Triton is imported.
+    This takes a separate process, because the interpreter is chosen when Triton is imported.
     """
     pytest.importorskip("triton")
     done = subprocess.run(

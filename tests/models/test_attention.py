@@ -1,4 +1,4 @@
-"""Attention with dropout on a CPU, piece by piece, beside the same arithmetic spelled out."""
+"""Attention with dropout on a CPU, computed piece by piece, compared with whole matrices."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from implicit_slate.models.attention import attend
 
 
 def spelled_out(queries, keys, values, rate, dropped):
-    """The same with whole matrices; `dropped` (B, heads, N, N) is true where a weight is dropped."""
+    """The same with whole matrices; `dropped` (B, heads, N, N) is True where a weight is dropped."""
     logits = queries @ keys.mT * queries.shape[-1] ** -0.5
     logits = logits.masked_fill(torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
     return (logits.softmax(-1) / (1 - rate)).masked_fill(dropped, 0.0) @ values
@@ -20,7 +20,7 @@ def draw(batch=3, heads=2, length=11, width=5, dtype=torch.float64):
 
 
 def attend_to(queries, keys, values, rate=0.0):
-    """`attend` of what is (B, heads, N, d) each."""
+    """`attend` for queries, keys and values of shape (B, heads, N, d)."""
     return attend(torch.stack((queries, keys, values)).permute(1, 3, 0, 2, 4), rate).transpose(1, 2)
 
 
@@ -32,7 +32,7 @@ def test_output_and_gradients_are_those_of_the_same_arithmetic_spelled_out(monke
     pieces = attention._pieces(tensors[0].flatten(0, 1))
 
     def record(count, rate):
-        """Real draws, and which weights they are."""
+        """Draws as usual, and records which weights are dropped."""
         heads, rows, seen = next(pieces)
         where = drawn(count, rate)
         part = torch.zeros_like(dropped[heads, rows, seen])
@@ -46,7 +46,7 @@ def test_output_and_gradients_are_those_of_the_same_arithmetic_spelled_out(monke
     for function, extra in ((attend_to, ()), (spelled_out, (dropped.view(3, 2, 11, 11),))):
         mixed = function(*tensors, 0.3, *extra)
         results.append((mixed, *torch.autograd.grad(mixed.square().sum(), tensors, retain_graph=True)))
-        again = torch.autograd.grad(mixed.square().sum(), tensors)  # the graph can be walked twice
+        again = torch.autograd.grad(mixed.square().sum(), tensors)  # the graph can be used twice
         assert all(map(torch.equal, results[-1][1:], again))
     assert dropped.any()
     for ours, expected in zip(*results, strict=True):

@@ -1,5 +1,5 @@
-"""Attention with dropout on a GPU beside the same arithmetic spelled out; without one, its kernels as Triton interprets
-them on a CPU."""
+"""Attention with dropout on a GPU, compared with whole matrices; without a GPU, its kernels run in Triton's interpreter
+on a CPU."""
 
 import pytest
 import torch
@@ -17,20 +17,20 @@ def draw_odd(*shape, device="cpu"):
 
 
 def dropped(rows, columns, rate):
-    """(heads, N, N) of odd numbers (heads, N) and (N,), with products modulo 2³² in integers of 64 bits."""
+    """Which weights (heads, N, N) are dropped, from odd numbers (heads, N) and (N,): products modulo 2³², in int64."""
     row, column = rows.long()[:, :, None] % 2**32, columns.long() % 2**32
     low, high = row * (column % 2**16), (row % 2**16) * (column // 2**16) % 2**16
     return (low + high * 2**16) % 2**32 < round(rate * 2**32)
 
 
 def errors(shape, rate, dtype, device):
-    """Relative, of the output and of the gradients of queries, keys and values."""
+    """Relative errors of the output and of the gradients of queries, keys and values."""
     batch, length, heads, size = shape
     torch.manual_seed(0)
     projected = torch.randn(batch, length, 3, heads, size, dtype=dtype, device=device, requires_grad=True)
     rows, columns = draw_odd(batch * heads, length, device=device), draw_odd(length, device=device)
     mixed, _ = attend_dropped(projected, rows, columns, rate)
-    up = torch.randn_like(mixed.transpose(1, 2)).transpose(1, 2)  # in another layout
+    up = torch.randn_like(mixed.transpose(1, 2)).transpose(1, 2)  # with another memory layout
     found = [mixed, *torch.autograd.grad(mixed, projected, up)[0].unbind(2)]
     exact = projected.detach().double().requires_grad_()
     queries, keys, values = (x.transpose(1, 2).cpu() for x in exact.unbind(2))
@@ -59,7 +59,7 @@ def test_a_gpu_drops_at_the_rate_with_other_numbers_every_time():
     projected = torch.zeros(50, 96, 3, 8, 16, device="cuda", dtype=torch.bfloat16)
     projected[:, :, 2] = 1
     found = [attend(projected, 0.1).float().clone() for _ in range(5)]
-    for mixed in found:  # the last query attends to 96 keys alike
+    for mixed in found:  # the last query attends equally to 96 keys
         assert abs(float(mixed[:, -1].mean()) - 1) < 5 * (0.1 / 0.9 / (400 * 96)) ** 0.5 + 2e-3
     assert not any(torch.equal(a, b) for a, b in zip(found, found[1:]))
 

@@ -11,16 +11,16 @@ SAMPLES = 40_000
 
 
 def repeated_logits(vocab_size: int) -> torch.Tensor:
-    """One row of logits, SAMPLES times: (1, SAMPLES, V)."""
+    """One row of logits, repeated SAMPLES times: (1, SAMPLES, V)."""
     generator = torch.Generator().manual_seed(vocab_size)
     return (1.5 * torch.randn(vocab_size, generator=generator)).expand(1, SAMPLES, vocab_size)
 
 
 def p_value(tokens: torch.Tensor, logits: torch.Tensor) -> float:
-    """Of the chi-square test that tokens (1, SAMPLES) come from softmax(logits)."""
+    """p-value of the chi-square test that tokens (1, SAMPLES) come from softmax(logits)."""
     counts = torch.bincount(tokens.flatten(), minlength=logits.shape[-1])
     expected = SAMPLES * logits[0, 0].double().softmax(-1)
-    rare = expected < 5  # the test wants at least five expected counts a cell
+    rare = expected < 5  # the test requires expected counts of at least five
     counts = torch.cat([counts[~rare], counts[rare].sum(0, keepdim=True)])
     expected = torch.cat([expected[~rare], expected[rare].sum(0, keepdim=True)])
     keep = expected > 0
@@ -37,7 +37,7 @@ def test_shapes(image_size, channels, vocab_size):
 
 def test_tokens_run_row_by_row():
     dvae = DiscreteVAE(12)
-    flat = dvae.encoder[:1](torch.zeros(1, 3, 16, 16))  # ImageNorm mixes positions, so look at the order alone
+    flat = dvae.encoder[:1](torch.zeros(1, 3, 16, 16))  # without ImageNorm, which mixes positions
     assert flat.shape[2:] == (4, 4)
     tokens = torch.arange(16).view(1, 16) % 12
     one_hot = F.one_hot(tokens, 12).float()
@@ -59,7 +59,7 @@ def test_sampled_tokens_follow_the_softmax(vocab_size):
     tokens = sample_tokens(logits)
     assert tokens.shape == (1, SAMPLES) and tokens.dtype == torch.int64
     assert p_value(tokens, logits) > 1e-3
-    assert p_value(tokens, 1.1 * logits) < 1e-6  # the test would see another temperature
+    assert p_value(tokens, 1.1 * logits) < 1e-6  # the test would detect another temperature
 
 
 def test_tokens_sampled_in_a_training_in_bfloat16_follow_the_softmax():

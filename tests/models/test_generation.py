@@ -1,4 +1,4 @@
-"""Generation from slots: through the cache as from scratch, and samples from the distribution that was asked for."""
+"""Generation from slots: equal with and without the cache, and samples from the requested distribution."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from implicit_slate.models.generation import BLOCK, choose
 from tests.tiny import SLATE_SIZES
 
 TINY = SLATE_SIZES | dict(slot_size=24, slot_mlp_size=20, num_blocks=2, dropout=0.1)
-CONFIGURATIONS = {  # what differs from TINY
+CONFIGURATIONS = {  # differences from TINY
     "tiny": {},
     "one wide block": dict(d_model=40, num_heads=5, num_blocks=1),
     "several slot heads": dict(num_slot_heads=4, num_slots=5),
@@ -26,7 +26,7 @@ def model(request):
 
 @pytest.fixture(params=[1, 2, 5])
 def threads(request):
-    """Of the CPU, by which generation divides its products."""
+    """The number of CPU threads, among which generation divides its products."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -42,7 +42,7 @@ def from_scratch(model: SLATE, slots: torch.Tensor) -> torch.Tensor:
 
 
 def step_by_step(model: SLATE, tokens: torch.Tensor, slots: torch.Tensor) -> torch.Tensor:
-    """Logits (B, N, V) of given tokens through the cache."""
+    """Logits (B, N, V) of given tokens, computed with the cache."""
     decoding = model.decoding(slots)
     before = torch.nn.functional.pad(tokens + 1, (1, 0))[:, :-1]
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_generation_on_a_gpu_is_that_on_a_cpu(model):
 
 
 def test_a_step_compiles_once_for_each_block_of_the_cache():
-    """It is one graph without breaks, and neither the position nor the tokens make another: as CUDA graphs need."""
+    """It is one graph without breaks that depends on neither position nor tokens, as CUDA graphs require."""
     model = SLATE(**TINY | CONFIGURATIONS["81 tokens, more than a block of the cache"]).eval()
     slots, counter = model.sample_slots(2).detach(), CompileCounter()
     expected, compiled = model.decoding(slots), model.decoding(slots)
@@ -109,7 +109,7 @@ def frequencies(count: int = 20_000, **sampling) -> torch.Tensor:
         (dict(temperature=1.0, top_p=0.85), [1, 3, 4]),
         (dict(temperature=1.0, top_p=0.95), [0, 1, 3, 4]),
         (dict(temperature=1.0, top_p=1.0), [0, 1, 2, 3, 4, 5]),
-        (dict(temperature=1.0, top_k=2, top_p=0.5), [1]),  # of the two that top_k leaves
+        (dict(temperature=1.0, top_k=2, top_p=0.5), [1]),  # from the two that top_k keeps
         (dict(temperature=1.0, top_k=2, top_p=0.51), [1, 4]),
     ],
 )

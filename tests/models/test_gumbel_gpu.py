@@ -1,4 +1,4 @@
-"""The Gumbel-softmax of a GPU: its distribution and its gradient; without one, its kernel as Triton interprets it."""
+"""The Gumbel-softmax on a GPU: distribution and gradient; without a GPU, its kernel runs in Triton's interpreter."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ TAU = 0.7
 
 
 def draw(vocab_size, device="cpu", dtype=torch.float32, shift=0.0):
-    """A sample, its logits, and their gradient for one of the sample, normal around `shift`, which comes last."""
+    """(sample, logits, gradient of the logits, gradient of the sample); the last is Gaussian with mean `shift`."""
     torch.manual_seed(0)
     logits = 3 * torch.randn(8, 25, vocab_size, device=device)
     logits.requires_grad_()
@@ -25,7 +25,7 @@ def draw(vocab_size, device="cpu", dtype=torch.float32, shift=0.0):
 def check_distribution_and_gradient(vocab_size, device="cpu"):
     soft, logits, gradient, up = draw(vocab_size, device)
     assert torch.allclose(soft.sum(-1), torch.ones(soft.shape[:-1], device=device))
-    # log soft is (logits + noise) / tau up to a constant, and a difference of two Gumbel numbers is a logistic one.
+    # log soft is (logits + noise) / tau up to a constant; the difference of two Gumbel variables is logistic.
     noise = TAU * soft.double().log() - logits
     differences = (noise[..., 0:-1:2] - noise[..., 1::2]).flatten()
     differences = differences[differences.isfinite()].cpu().numpy()  # some weights are too small for float32
@@ -41,7 +41,7 @@ def check_distribution_and_gradient(vocab_size, device="cpu"):
 
 
 def check_16_bits(device="cpu"):
-    """A sample is rounded, and a constant in its gradient, which must not matter, comes no further than that."""
+    """The sample is rounded to 16 bits; a constant added to its gradient must not affect the logits' gradient."""
     exact, _, expected, _ = draw(64, device, shift=3.0)
     soft, _, gradient, _ = draw(64, device, torch.bfloat16, shift=3.0)
     assert soft.dtype == torch.bfloat16 and gradient.dtype == torch.float32
@@ -51,7 +51,7 @@ def check_16_bits(device="cpu"):
 
 
 def check_noise(device="cpu"):
-    """At both ends of the random numbers, and where the series takes over from the logarithm."""
+    """At both ends of the range of random numbers, and where a series replaces the logarithm."""
     from tests.models.gumbel_probe import noise_of
 
     below = [0, 1, 2, 127, 2**16, 2**26 - 1, 2**26, 2**26 + 1, 2**28, 2**30, 2**31, 3 * 2**30]
@@ -59,7 +59,7 @@ def check_noise(device="cpu"):
     exact = -(-torch.log1p(-(numbers.double() + 0.5) / 2**32)).log()
     error = (noise_of(numbers.tolist(), device) - exact).abs()
     assert error[: len(below)].max() < 1e-4 and error[len(below) : -2].max() < 0.01
-    assert error.max() < 0.4  # for the last 128 of 2^32 numbers, which are one
+    assert error.max() < 0.4  # for the last 128 of 2^32 numbers, which round to 1
 
 
 def test_the_kernel_in_triton_s_interpreter():

@@ -1,4 +1,4 @@
-"""Initial weights, as docs/method.md has them: Xavier or Kaiming uniform, and what else there is."""
+"""Initial weights as in docs/method.md: Xavier or Kaiming uniform, and the exceptions."""
 
 import re
 
@@ -24,12 +24,12 @@ def broadcast():
 def test_every_parameter_starts_as_its_source_has_it(make):
     torch.manual_seed(0)
     for name, p in make().named_parameters():
-        if p.ndim == 1:  # norms, and biases
+        if p.ndim == 1:  # norms and biases
             assert (p == (1 if name.endswith("weight") else 0)).all(), name
         elif name == "dictionary.weight":
             assert p.std().item() == pytest.approx(1, abs=0.03)
         elif name == "positions":
-            assert p.std().item() == pytest.approx(0.88, abs=0.12)  # the normal cut at ±2 has 0.88
+            assert p.std().item() == pytest.approx(0.88, abs=0.12)  # that of a normal distribution truncated at ±2
             assert p.abs().max() <= 2
         elif name == "slot_attention.gru.weight_hh":
             assert torch.allclose(p.T @ p, torch.eye(len(p.T)), atol=1e-5)

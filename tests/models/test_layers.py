@@ -1,5 +1,5 @@
-"""Our dropout: the distribution of torch's, and its gradient. The loss that keeps no logits: that of all logits. Random
-numbers that threads share out."""
+"""Dropout has the distribution and gradient of torch's, the loss that keeps no logits equals that of all logits, and
+random numbers drawn by several threads differ."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_dropout_drops_at_its_rate_and_keeps_the_mean(rate):
 def test_every_place_is_dropped_independently_of_the_others(rate):
     torch.manual_seed(0)
     zeros = torch.stack([Dropout(rate)(torch.ones(6)) == 0 for _ in range(10_000)]).double()
-    assert (zeros.mean(0) - rate).abs().max() < 5 * (rate * (1 - rate) / len(zeros)) ** 0.5  # the first and last, too
+    assert (zeros.mean(0) - rate).abs().max() < 5 * (rate * (1 - rate) / len(zeros)) ** 0.5  # at both ends, too
     correlation = torch.corrcoef(zeros.T) - torch.eye(6)
     assert correlation.abs().max() < 5 / len(zeros) ** 0.5
 
@@ -64,7 +64,7 @@ def test_the_loss_that_keeps_no_logits_and_its_gradients_are_those_of_all_logits
     ours = 3 * LinearCrossEntropy.apply(x, weight, targets)
     expected = 3 * F.cross_entropy(x @ weight.T, targets, reduction="sum")
     assert torch.allclose(ours, expected)
-    assert 3 * LinearCrossEntropy.apply(x, weight, targets, False) == ours  # as validation computes it
+    assert 3 * LinearCrossEntropy.apply(x, weight, targets, False) == ours  # the path used in validation
     for a, b in zip(torch.autograd.grad(ours, (x, weight)), torch.autograd.grad(expected, (x, weight)), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
 
@@ -90,7 +90,7 @@ def test_numbers_drawn_by_several_threads_are_uniform_and_the_same_with_any_numb
         drawn.append([uniform_like(torch.empty(7, 4_000)) for _ in range(2)])
     assert all(torch.equal(a, b) for other in drawn[1:] for a, b in zip(drawn[0], other, strict=True))
     first, second = (numbers.flatten() for numbers in drawn[0])
-    assert len(torch.cat([first, second]).unique()) > 0.99 * 2 * len(first)  # neither parts nor calls repeat each other
+    assert len(torch.cat([first, second]).unique()) > 0.99 * 2 * len(first)  # neither threads nor calls repeat numbers
     assert stats.kstest(first.numpy(), stats.uniform.cdf).pvalue > 1e-3
     parts = torch.stack(torch.cat([first, second])[:55_000].split(5_000))
     assert (torch.corrcoef(parts) - torch.eye(len(parts))).abs().max() < 5 / 5_000**0.5

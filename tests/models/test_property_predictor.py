@@ -1,4 +1,4 @@
-"""Objects from slots: the model, its loss, and reading out the slots of another model."""
+"""Set prediction from slots: the model, its loss, and training a head on another model's slots."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def model(seed=0, **options):
 
 
 def objects(batch=3, rows=3, seed=0):
-    """(B, M, P): one object less in each image, rows of zeros behind."""
+    """Properties (B, M, P), with one object fewer in each further image, padded with rows of zeros."""
     generator = torch.Generator().manual_seed(seed)
     made = torch.rand(batch, rows, 19, generator=generator)
     made[..., -1] = 1

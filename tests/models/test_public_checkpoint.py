@@ -1,4 +1,4 @@
-"""Checkpoints of the public code as files: both layouts, and whatever can be wrong with them."""
+"""Checkpoint files of the public code: both layouts, and everything that can be wrong with them."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def load(source, **changed):
 
 
 def refused(source, message: str, **changed):
-    """The source raises a `UserError` of one line that has `message` in it; it is returned."""
+    """Asserts that reading `source` raises a one-line `UserError` containing `message`, and returns it."""
     with pytest.raises(UserError) as error:
         load(source, **changed)
     line = str(error.value)
@@ -57,7 +57,7 @@ def half_of_a_file(path, state):
         (lambda path, state: path.write_bytes(b""), "not a PyTorch checkpoint"),
         (lambda path, state: path.write_bytes(b"PK\x03\x04"), "not a PyTorch checkpoint"),
         (half_of_a_file, "not a PyTorch checkpoint"),
-        # An object of a class: unpickling it would run its constructor.
+        # An object of a class, whose constructor unpickling would run.
         (lambda path, state: torch.save({"model": Path("x")}, path), "not a PyTorch checkpoint"),
         (lambda path, state: torch.save([1, 2], path), "not a state dict"),
         (lambda path, state: torch.save(torch.zeros(3), path), "not a state dict"),

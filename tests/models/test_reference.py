@@ -1,4 +1,4 @@
-"""Every number of a small public SLATE, values and gradients, in both gradient modes."""
+"""Comparison with a small public SLATE: all values and gradients, in both gradient modes."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_cross_entropy_and_every_gradient(model, mode, reference, state):
     assert expected.keys() <= actual.keys()
     whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
     for name, gradient in expected.items():
-        # One slot head makes the gradient of norm_slots.bias zero: the second term is for such.
+        # The second term is for gradients that are zero, as that of norm_slots.bias with one slot head.
         assert (actual[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-6 * whole, name
 
 
@@ -80,7 +80,7 @@ def test_reconstruction_through_the_slots(state, reference):
 def test_jacobian(model, reference):
     f, slots = model.slot_update(reference["tokens"]), reference["slots"]
     close(spectral_norm(f, slots), reference["jacobian/spectral_norm"])
-    # Plain power iteration creeps where the first two singular values are 0.6% apart.
+    # Power iteration is slow, because the first two singular values differ by only 0.6%.
     close(spectral_norm(f, slots, max_iterations=300, method="power"), reference["jacobian/spectral_norm"], 1e-4)
     close(spectral_radius(f, slots), reference["jacobian/spectral_radius"])
     close(torch.linalg.matrix_norm(dense_jacobian(f, slots), 2), reference["jacobian/spectral_norm"])

@@ -1,4 +1,4 @@
-"""SLATE as a whole: shapes, losses beside a plain model's, where gradients go, generation, memory, symmetry."""
+"""SLATE as a whole: shapes, losses compared with a plain model's, gradient flow, generation, memory, symmetry."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ from implicit_slate.models.dvae import gumbel_softmax
 from tests.tiny import BROADCAST_SIZES, SLATE_SIZES
 
 TINY = SLATE_SIZES | dict(slot_size=24, slot_mlp_size=20, num_blocks=2)
-CONFIGURATIONS = {  # what differs from TINY
+CONFIGURATIONS = {  # differences from TINY
     "tiny": {},
     "several slot heads": dict(num_slot_heads=4),
     "grey, wide, shallow": dict(image_channels=1, d_model=40, num_heads=5, num_blocks=1),
@@ -50,7 +50,7 @@ def random_tokens(sizes: dict, batch: int = 2) -> torch.Tensor:
 
 
 def test_number_of_parameters():
-    """The layers of docs/method.md, "SLATE", counted by hand."""
+    """Compared with the layers of docs/method.md, "SLATE", counted by hand."""
     assert sum(p.numel() for p in SLATE().parameters()) == 3_616_451
     numbers = [sum(p.numel() for p in SLATE(**TINY | changed).parameters()) for changed in CONFIGURATIONS.values()]
     assert numbers == [171_419, 171_419, 192_353, 166_211, 184_384]
@@ -84,7 +84,7 @@ def test_losses_and_gradients_are_those_of_the_plain_model(sizes, mode, hard, mo
     monkeypatch.setattr(slate_module, "gumbel_softmax", partial(gumbel_softmax, noise=soft))
     monkeypatch.setattr(slate_module, "sample_tokens", lambda logits: (logits + target).argmax(-1))
 
-    torch.manual_seed(1)  # the initial slots are all that is drawn now
+    torch.manual_seed(1)  # only the initial slots are drawn
     actual = ours.losses(image, tau=0.7, hard=hard)
     torch.manual_seed(1)
     expected = plain.losses(image, tau=0.7, hard=hard, noise=tuple(noise))
@@ -111,7 +111,7 @@ def test_no_gradient_crosses_between_the_dvae_and_the_rest():
         value = getattr(model.losses(random_images(TINY), hard=True), loss)
         for part, parameters in parts.items():
             gradients = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
-            if part == reached:  # every parameter: DDP stops at one without a gradient
+            if part == reached:  # every parameter, since DDP refuses parameters without a gradient
                 assert all(gradient is not None for gradient in gradients)
             else:
                 assert all(gradient is None for gradient in gradients)
@@ -128,7 +128,7 @@ def test_what_a_training_step_saves_grows_with_n_only_when_unrolled(mode):
 def test_evaluation_has_no_noise_and_training_has():
     model, image = SLATE(**TINY | dict(dropout=0.1, num_iterations=1)), random_images(TINY)
     slots_init = model.sample_slots(2)
-    model.sample_slots = lambda batch_size: slots_init  # initial slots stay random in both modes
+    model.sample_slots = lambda batch_size: slots_init  # so that initial slots are random in both modes
     model.slot_attention.sample_slots = model.sample_slots
     first, second = model.losses(image), model.losses(image)
     assert first.mse != second.mse and first.cross_entropy != second.cross_entropy
@@ -211,4 +211,4 @@ def test_tokens_slots_and_generation_are_in_float32_under_autocast():
         losses, rounded = model.losses(image), model.encode(tokens, slots_init)[0]
     assert {losses.cross_entropy.dtype, losses.mse.dtype, losses.prediction.solution.residual.dtype} == {torch.float32}
     assert rounded.dtype == torch.float32
-    assert 0 < (rounded - slots).norm() < 0.05 * slots.norm()  # the products around the refinement are rounded
+    assert 0 < (rounded - slots).norm() < 0.05 * slots.norm()  # matrix products outside the refinement are rounded

@@ -1,4 +1,4 @@
-"""Slot attention's choices: where slots start, how they are solved for, and what is trained then."""
+"""Options of slot attention: initial slots, solvers, and which parameters are trained."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_queries_are_the_start_of_every_image(gradient, inputs):
 def test_other_solvers_find_the_fixed_point_of_a_contracting_update(solver, inputs):
     def solve(**options):
         attention = make(**options)
-        with torch.no_grad():  # as initialised it does not contract
+        with torch.no_grad():  # at initialisation it is not a contraction
             attention.mlp[2].weight.mul_(0.1)
         return attention(inputs, torch.zeros(2, 3, 8))
 

@@ -1,4 +1,4 @@
-"""The broadcast model: sizes, a plain restatement of its forward pass; and what all models with slots can do."""
+"""The broadcast model: sizes, and a plain version of its forward pass; also behaviour of all models with slots."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_other_sizes_are_refused(size):
 
 
 def plain_forward(model, image, slots):
-    """The layers of docs/method.md, spelled out: reconstruction in [0, 1] and masks."""
+    """The layers of docs/method.md, written out: reconstruction in [0, 1], and masks."""
     weights = dict(model.named_parameters())
 
     def dense(x, name):
@@ -75,7 +75,7 @@ def plain_forward(model, image, slots):
     slots = refine(model.slot_attention, x)
 
     components, logits = [], []
-    for slot in slots.unbind(1):  # one slot at a time: none sees another before the softmax
+    for slot in slots.unbind(1):  # one slot at a time: slots are independent before the softmax
         x = slot[:, :, None, None].expand(-1, -1, 8, 8) + positions(8, "decoder_positions.project")
         for layer in range(0, len(model.decoder), 2):
             weight, bias = weights[f"decoder.{layer}.weight"], weights[f"decoder.{layer}.bias"]
@@ -92,7 +92,7 @@ def plain_forward(model, image, slots):
 @pytest.mark.parametrize("size", [16, 32])
 def test_the_forward_is_that_of_a_plain_restatement(size):
     model = tiny(image_size=size, gradient="unrolled")
-    with torch.no_grad():  # biases and norms start at zero and one, where a mistake in them would not show
+    with torch.no_grad():  # because at their initial 0 and 1, errors in biases and norms would not show
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     image, slots_init = random_images(size), model.sample_slots(2)
@@ -121,7 +121,7 @@ def test_the_loss_reaches_all_parameters_but_frozen_ones(gradient):
     assert missed == (set() if gradient == "unrolled" else starts)
 
 
-# What all models with slots can do.
+# Behaviour of all models with slots.
 
 
 @pytest.fixture(params=[(SLATE, SLATE_SIZES), (SpatialBroadcast, BROADCAST_SIZES)], ids=["SLATE", "SpatialBroadcast"])
@@ -141,7 +141,7 @@ def test_the_refinement_is_the_step_that_the_model_iterates(model):
 
 
 def test_one_image_does_not_see_another(model):
-    """The Jacobian of one image's slots is the same alone and in a batch."""
+    """The Jacobian of an image's slots is the same alone and in a batch."""
     image, z = random_images(), model.sample_slots(2).detach()
     together = dense_jacobian(model.refinement(image), z)
     alone = dense_jacobian(model.refinement(image[1:]), z[1:])

@@ -1,4 +1,4 @@
-"""The transformer decoder: what a position depends on, its cache, attention with and without dropout."""
+"""The transformer decoder: dependences between positions, its cache, attention with and without dropout."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def make(dropout: float = 0.0, num_blocks: int = 2) -> tuple[TransformerDecoder,
 
 @pytest.fixture
 def without_dropping(monkeypatch):
-    """Training mode with the code path of dropout, and nothing dropped."""
+    """Training mode with the code path of dropout, but without dropping anything."""
     for module in (attention, layers):
         monkeypatch.setattr(module, "draw_dropped", lambda count, rate: torch.empty(0, dtype=torch.long))
 
@@ -74,6 +74,6 @@ def test_dropout_on_attention_weights_is_unbiased_and_there(attend):
         samples = layer.train()(x.expand(20_000, 9, 16), *memory)
     error = samples.std(0) / len(samples) ** 0.5
     assert ((samples.mean(0) - expected[0]).abs() < 5 * error).all()
-    # Weights are dropped before outputs are: without that, a kept output would always be the same.
+    # Attention weights are dropped before outputs; otherwise a kept output would always be the same.
     kept = samples[:, 0, 0][samples[:, 0, 0] != 0]
     assert kept.std() > 0.01

@@ -9,14 +9,14 @@ from tests.report.made import TRICKS, Grid, write_pictures
 
 @pytest.fixture
 def grid(tmp_path) -> Grid:
-    """A grid without cells, in the test's own folder."""
+    """A grid without cells in the test's folder."""
     return Grid(tmp_path)
 
 
 @pytest.fixture(scope="session")
 def tricks(tmp_path_factory) -> Path:
-    """A finished grid of the tricks, with its report; one unrolled cell has diverged. Both modes with all tricks have
-    left pictures of two steps."""
+    """A finished grid of the tricks, with its report; one unrolled cell has diverged. With all tricks, both modes have
+    pictures of two steps."""
     description = "an accelerated stress setting:\n  learning rate 50 times the <public> default (assumed)"
     grid = Grid(tmp_path_factory.mktemp("runs") / "demo", description)
     for axes, gradient, seed in itertools.product(TRICKS, ("unrolled", "implicit"), (0, 1)):

@@ -1,4 +1,4 @@
-"""Runs of grids made for tests: as folders in the format that a grid leaves, and as frames."""
+"""Synthetic runs of grids: as folders in the format that a grid writes, and as frames."""
 
 import json
 import re
@@ -25,17 +25,18 @@ STEPS = (0, 10, 20, 30, 40)
 
 
 class Grid:
-    """A grid's folder that is being made: `cell` adds a cell, `done` names all cells in `grid.json`."""
+    """A grid's folder under construction: `cell` adds a cell, `done` writes `grid.json` with all cells."""
 
     def __init__(self, path: Path, description: str = ""):
         self.path, self.description, self.cells = path, description, []
         path.mkdir(parents=True, exist_ok=True)
 
     def cell(self, gradient="implicit", seed=0, status="complete", steps=STEPS, loss=80.0, **options) -> Path:
-        """One cell: its folder with curves, a picture, a configuration and, if it has ended, its result.
+        """Adds a cell: its folder with curves, a picture, a configuration and, if it has ended, its result.
 
         Args:
-            tag: of the loss; measures, config, error: what else its files say; all other options are axes.
+            options: `tag`, of the loss; `measures`, `config` and `error`, further content of the files; all others are
+                axes.
         """
         tag, measures = options.pop("tag", "val/cross_entropy"), options.pop("measures", {})
         config = options.pop("config", {"class_path": "M", "init_args": {"rate": 0.005}})
@@ -73,13 +74,13 @@ class Grid:
         return self.path
 
     def report(self) -> str:
-        """The report of all cells, as Markdown."""
+        """The report of all cells in Markdown."""
         write_report(self.done())
         return markdown(self.path)
 
 
 def frames(cells: list[dict], curves: dict[str, dict[str, list[float]]] | None = None) -> Run:
-    """A run of frames alone: rows of `status`, axes and columns; of each cell, by its number, the values of tags."""
+    """A run made of frames only. `cells`: rows of status, axes and measures. `curves`: {cell number: {tag: values}}."""
     axes = [key for key in cells[0] if key in ("gradient", "solver", "clip", "warmup", "decay", "iterations", "seed")]
     table = pd.DataFrame(cells).rename_axis("cell")
     table.index = table.index.astype(str)
@@ -98,7 +99,7 @@ def frames(cells: list[dict], curves: dict[str, dict[str, list[float]]] | None =
 
 
 def write_pictures(folder: Path, steps: tuple[int, ...] = ()) -> None:
-    """What `callbacks.Panels` leaves in a cell's folder: the last panels, and small pictures of some steps."""
+    """Writes the files of `callbacks.Panels` in a cell's folder: the last panels, and small pictures of some steps."""
     image, masks = np.random.default_rng(0).random((2, 3, 8, 8)), np.full((2, 4, 8, 8), 0.25)
     (folder / "panels.npz").write_bytes(panels_npz(image, image, masks, None))
     for step in steps:
@@ -107,7 +108,7 @@ def write_pictures(folder: Path, steps: tuple[int, ...] = ()) -> None:
 
 
 def write_evaluation(folder: Path, split="test", data="CLEVRMirror", image_size=96, picture=False, **facts):
-    """The evaluation of the cell in `folder`; `facts` are metrics by name, or other keys of the file."""
+    """Writes an evaluation of the cell in `folder`; `facts` are metrics by name, or other keys of the file."""
     folder = folder / "evaluation"
     folder.mkdir(exist_ok=True)
     metrics = dict.fromkeys(("mse", "psnr", "ssim", "fid", "kid", "cross_entropy", "fg_ari"))
@@ -129,7 +130,7 @@ def markdown(run: Path) -> str:
 
 
 def all_links(run: Path) -> list[str]:
-    """Where the links and pictures of both documents lead."""
+    """The targets of all links and pictures in both documents."""
     page = (run / "report" / "index.html").read_text()
     return [
         unquote(x) for x in re.findall(r'href="(?!data:)([^"]+)"', page) + re.findall(r"\]\(([^)]+)\)", markdown(run))
@@ -137,7 +138,7 @@ def all_links(run: Path) -> list[str]:
 
 
 def table_under(text: str, heading: str) -> dict[str, list[str]]:
-    """The first table below a heading: its rows by their first cells."""
+    """The first table below a heading: {first cell: row}."""
     table = re.search(r"^\|.*?^(?!\|)", text.split(f"{heading}\n")[1], re.M | re.S)[0]
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
     return {first: others for first, *others in rows}

@@ -18,10 +18,10 @@ VARIANTS = {"methods": tuple(METHODS), "settings": ({},)}
 
 
 def judged(make, settings=TRICKS, methods=("unrolled", "IN"), seeds=2):
-    """The judgements of a run of which `make(name of the method, axes, seed)` gives the numbers of each cell.
+    """The judgements of a run for which `make(name of the method, axes, seed)` gives the numbers of each cell.
 
-    Those are `status`, `loss`, `norm` (of the Jacobian, the last and the largest), `gradient_norm`, and the curves
-    `norms` and `losses`; of norms, `end` alone says where a curve from 1 ends.
+    These are `status`, `loss`, `norm` (of the Jacobian, both final and largest), `gradient_norm`, and the curves
+    `norms` and `losses`. Instead of `norms`, `end` gives the last value of a curve that starts at 1.
     """
     cells, curves = [], {}
     for axes, name, seed in itertools.product(settings, methods, range(seeds)):
@@ -94,12 +94,12 @@ OVERLAPPING = {"IN": (10, 40), "BN": (20, 60), "BB": (12, 41), "IB": (1, 1), "un
 
 
 def apart_in(count):
-    """The losses of the modes are apart in some of the settings."""
+    """The losses of the modes are apart in `count` of the settings."""
     return lambda mode, axes, seed: {"loss": 80.0 + seed + 20 * (TRICKS.index(axes) < count and mode == "unrolled")}
 
 
 def diverge(name, **where):
-    """One method diverges where the axes have these values; all else is as with `IN` in the paper."""
+    """One method diverges where the axes have the values `where`; all else is as for `IN` in the paper."""
 
     def make(mode, axes, seed):
         made = {"losses": [300, 50, 30, 20, 13 + 0.1 * seed]}
@@ -210,7 +210,7 @@ def test_what_a_grid_has_not_is_not_measured():
     [(5.0, 0.0, "shown"), (0.0, 0.0, "not separable here"), (0.0, 5.0, "not shown"), (-5.0, 0.0, "shown in part")],
 )
 def test_iterations(slope, implicit_slope, verdict):
-    """The loss grows with n in one mode or the other; one that falls is sensitive too, but not as in the paper."""
+    """The loss grows with n in one mode or the other. A falling loss is sensitive, too, but not as in the paper."""
 
     def make(mode, axes, seed):
         n = axes["iterations"]

@@ -1,4 +1,4 @@
-"""What the report makes of evaluated checkpoints, from files made in the format that `evaluate` leaves."""
+"""Evaluations in the report, from synthetic files in the format of `evaluate`."""
 
 import csv
 import itertools
@@ -22,7 +22,7 @@ SLATE = {"class_path": "implicit_slate.training.SLATEModule", "init_args": {"num
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory) -> Path:
-    """A grid over data sets with its report: CLEVR-Mirror is evaluated, COCO at another size, ShapeStacks not yet."""
+    """A grid over data sets with its report: CLEVR-Mirror is evaluated, COCO is at another size, ShapeStacks is not."""
     grid = Grid(tmp_path_factory.mktemp("runs") / "datasets")
     sets = ("clevr_mirror", "shapestacks", "coco")
     for data, mode, seed in itertools.product(sets, ("unrolled", "implicit"), (0, 1)):
@@ -41,7 +41,7 @@ def datasets(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small(grid):
-    """Makes a grid of `unrolled` and `implicit`: of each the MSE of every seed; None stands for a diverged cell."""
+    """Makes a grid of `unrolled` and `implicit` from the MSE of every seed of each; None is a diverged cell."""
 
     def make(config=SLATE, axes=(), **scores) -> dict[str, Path]:
         folders = {}
@@ -98,7 +98,7 @@ def test_the_evaluation_table_names_the_images_the_ceiling_and_what_is_best(data
         "| dVAE alone (ceiling) | 4 | 315 | 5 | – | – | – |",
         "| masks of this resolution, at best | 4 | 315 | – | – | – | 0.750 |",
         "| random weights | 4 | 315 | – | – | – | 0.125 |",
-        "| unrolled | 2 | 0.12 | 0.12 | 0.12 | 0.12 |",  # the spread over draws, apart
+        "| unrolled | 2 | 0.12 | 0.12 | 0.12 | 0.12 |",  # the spread over draws, separately
     ):
         assert f"\n| data = clevr_mirror {row}" in section
     assert "KID is left out: too many images (4 of 8)." in section
@@ -160,7 +160,7 @@ def test_only_a_cell_that_is_not_complete_is_evaluated(small, grid):
 )
 def test_best_is_only_who_is_better_in_every_seed(small, grid, unrolled, implicit, best):
     small(unrolled=unrolled, implicit=implicit)
-    for key in ("mse", "psnr"):  # of psnr higher is better
+    for key in ("mse", "psnr"):  # higher PSNR is better
         assert best_methods(load_run(grid.path), "test", key) == ({"all cells": best} if best else {})
 
 
@@ -205,8 +205,8 @@ def test_evaluations_that_were_made_in_different_ways_are_not_averaged(small, gr
 @pytest.mark.parametrize(
     "model, data, row",
     [
-        ("SLATEModule", "MirrorScenes", None),  # scenes of our own are not the paper's data
-        ("SLATEModule", "CLEVRMirror", ["3<small>1 seed</small>", "–", "10.66", "67.04"]),  # without an axis, too
+        ("SLATEModule", "MirrorScenes", None),  # our own scenes are not the paper's data
+        ("SLATEModule", "CLEVRMirror", ["3<small>1 seed</small>", "–", "10.66", "67.04"]),  # also without an axis
         ("SpatialBroadcastModule", "CLEVRMirror", ["3<small>1 seed</small>", "–", "–", "–"]),  # another model
     ],
 )

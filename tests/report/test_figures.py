@@ -1,4 +1,4 @@
-"""The figures, as a notebook draws them from the frames of a run."""
+"""The figures, drawn from the frames of a run as in a notebook."""
 
 import itertools
 
@@ -26,7 +26,7 @@ MODES = ["unrolled", "implicit", *(f"neumann({k})" for k in range(2, 9))]
 
 
 def made(cells, curves=("val/cross_entropy", NORM, "grad_norm"), diverged=()):
-    """Cells with the same curve of some tags; those whose number is in `diverged` end after step 2, at step 4."""
+    """A run whose cells have the same curves; those whose number is in `diverged` end at step 4, after step 2."""
     rows = [{"status": "diverged" if i in diverged else "complete", "step": 4.0, "seed": 0, "evaluations": 8,
              "val/cross_entropy": 100.0 - i, "jacobian/spectral_norm_max": 2.0, "grad_norm_max": 3.0} | cell
             for i, cell in enumerate(cells)]  # fmt: skip
@@ -96,7 +96,7 @@ def test_results_by_method_are_sorted_and_mark_what_diverged():
         "Validation cross-entropy", "Largest spectral norm", "Largest gradient norm"
     ]  # fmt: skip
     cells = [{"gradient": mode, "val/cross_entropy": loss} for mode, loss in zip("abc", (2, 1, 0.1))]
-    figure = methods_figure(made(cells, diverged=(2,)))  # by its last validation it would be the best
+    figure = methods_figure(made(cells, diverged=(2,)))  # although its last validation would be the best
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "a", "c"]
     marks = [line for line in figure.axes[0].lines if line.get_marker() == "X"]
     assert [list(line.get_ydata()) for line in marks] == [[2]]

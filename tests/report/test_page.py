@@ -1,4 +1,4 @@
-"""The report's page in a real Chromium: what a reader sees and does."""
+"""The report's page in a real Chromium, used as by a reader."""
 
 import json
 
@@ -19,7 +19,7 @@ def chromium():
 
 @pytest.fixture
 def page(chromium, tricks):
-    """The page as it opens, with one figure drawn. Whatever a test does, nothing may be printed as an error."""
+    """The page after opening, with one figure drawn. Asserts that a test causes no errors in the console."""
     chromium.show("about:blank")
     chromium.show((tricks / "report" / "index.html").as_uri())
     see(chromium, CHART)
@@ -33,7 +33,7 @@ def see(page, figure):
 
 
 def lines(page):
-    """The cells whose lines the figure shows."""
+    """The cells whose lines are shown in the figure."""
     return page.run(f"{PLACE}.data.filter((trace) => trace.cell).map((trace) => trace.name)")
 
 

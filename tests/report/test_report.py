@@ -1,4 +1,4 @@
-"""The report and the frames of a run, from result files made in the formats that a grid leaves."""
+"""The report and the frames of a run, from synthetic result files in the formats of a grid."""
 
 import base64
 import csv

@@ -1,4 +1,4 @@
-"""Run by `test_ddp.py` in two processes: a few steps of every gradient mode, each rank's weights saved."""
+"""Run by `test_ddp.py` in two processes: trains a few steps in every gradient mode, and saves each rank's weights."""
 
 import sys
 from pathlib import Path

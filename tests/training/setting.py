@@ -1,4 +1,4 @@
-"""What the tests of training share: small modules with their data, and a quiet trainer."""
+"""Shared by the tests of training: small modules with their data, and a quiet trainer."""
 
 import lightning as L
 import torch
@@ -11,11 +11,11 @@ from tests.tiny import BROADCAST_SIZES, SLATE_SIZES
 STEADY = Optimization(learning_rate=1e-3, clip_norm=None, warmup_steps=None, decay=None)
 SIZES = {SLATEModule: SLATE_SIZES, SpatialBroadcastModule: BROADCAST_SIZES, PropertyModule: BROADCAST_SIZES}
 START = {"model.slot_attention.slot_mu", "model.slot_attention.slot_log_sigma"}
-"""Trained only in modes whose gradient reaches the initial slots."""
+"""Parameters that are trained only in modes whose gradient reaches the initial slots."""
 
 
 class Squares(MirrorScenes):
-    """One or two squares on grey; their colour is one of two, their coordinates where they are."""
+    """One or two squares on grey, of two colours, with their positions as coordinates."""
 
     def __init__(self, properties: bool = True):
         super().__init__(image_size=16, batch_size=8, seed=0, properties=properties)
@@ -60,9 +60,9 @@ def trainer(max_steps=2, callbacks=(), **options):
 
 
 def moved_by(made, run, data) -> set[str]:
-    """The names of the parameters that a training changes.
+    """The names of the parameters that training changes.
 
-    With one slot head the gradient of `norm_slots.bias` is zero but for rounding, so nothing is said about it.
+    `norm_slots.bias` is left out: with one slot head its gradient is zero up to rounding.
     """
     before = {name: p.detach().clone() for name, p in made.named_parameters()}
     run.fit(made, data)

@@ -1,4 +1,4 @@
-"""The losses as one graph of `torch.compile`, beside the same operations one by one."""
+"""The losses as one graph of `torch.compile`, compared with eager mode."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def losses_and_gradients(model, losses, tau):
 
 
 def test_in_16_bits_every_parameter_gets_its_gradient():
-    """Those of norms in 16 bits were once zero, with torch 2.11 alone."""
+    """With torch 2.11, gradients of norms in 16 bits can be zero."""
     torch._dynamo.reset()
     model = SLATE(**SLATE_SIZES).eval()
     found = []
@@ -44,12 +44,12 @@ def test_losses_and_gradients_are_the_same_and_all_temperatures_share_two_graphs
         expected = losses_and_gradients(model, model.losses, tau)
         for name, value in losses_and_gradients(model, compiled, tau).items():
             assert (value - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-6, name
-    assert backend.frame_count <= 2  # one for a number, one for any
+    assert backend.frame_count <= 2  # one for a constant, one for any number
 
 
 @pytest.mark.gpu
 def test_a_gpu_trains_every_parameter_with_its_own_kernels():
-    """In 16 bits with dropout and noise: attention and the Gumbel-softmax are then operations of ours."""
+    """In 16 bits with dropout and noise, attention and the Gumbel-softmax use our own kernels."""
     torch._dynamo.reset()
     model = SLATE(**SLATE_SIZES | {"dropout": 0.1}).cuda()
     image, tau = TinyImages().probe(4)["image"].cuda(), torch.full((), 0.5, device="cuda")
@@ -75,7 +75,7 @@ def test_a_gpu_trains_every_parameter_with_its_own_kernels():
 @pytest.mark.gpu
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
 def test_a_gpu_computes_the_same_in_one_graph(gradient):
-    """In evaluation mode with learned slots, which draws no noise."""
+    """In evaluation mode with learned slots, so that no noise is drawn."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     model = SLATE(**SLATE_SIZES, gradient=gradient, slot_init="queries").cuda().eval()
@@ -90,19 +90,19 @@ def test_a_gpu_computes_the_same_in_one_graph(gradient):
     expected = gradients(model.losses)
     assert sum(float(gradient.abs().sum() > 0) for gradient in expected.values()) > 50
     compiled = torch.compile(model.losses, fullgraph=True, options=inductor_options(graphs=True))
-    for _ in range(4):  # the first runs record
+    for _ in range(4):  # the first calls record the CUDA graph
         found = gradients(compiled)
-    for name, gradient in expected.items():  # convolutions round to TF32, each in its own way
+    for name, gradient in expected.items():  # convolutions round to TF32 in different ways
         assert (found[name] - gradient).norm() <= 0.02 * gradient.norm() + 1e-5, name
 
 
 def test_what_inductor_is_told_it_knows():
     for graphs in (False, True):
-        torch.compile(torch.sin, options=inductor_options(graphs))  # an option that is not there is an error
+        torch.compile(torch.sin, options=inductor_options(graphs))  # an unknown option is an error
 
 
 def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(monkeypatch):
-    """Where the losses are compiled, no solver can raise an error."""
+    """In compiled losses, the solver cannot raise an error."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend="aot_eager", **options))
     made = module(SLATEModule, compile=True)
@@ -114,7 +114,7 @@ def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(monk
 
 
 def test_training_compiles_once(monkeypatch):
-    """The temperature changes with every step."""
+    """Although the temperature changes with every step."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend="aot_eager", **options))
     made = module(SLATEModule, compile=True, tau_steps=4)

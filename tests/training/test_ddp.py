@@ -41,7 +41,7 @@ def test_both_ranks_end_with_the_same_weights_which_have_changed_and_draw_differ
 
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
 def test_metrics_are_logged_once_a_step_and_validation_averages_over_the_images_of_all_ranks(out, gradient):
-    """Six images over two ranks give the mean over the six."""
+    """Six images on two ranks give the mean over all six."""
     events = EventAccumulator(str(out / gradient)).Reload()
     for tag in ("val/cross_entropy", "val/codes_in_use", "jacobian/spectral_norm", "grad_norm", "train/loss"):
         steps = [event.step for event in events.Scalars(tag)]

@@ -1,4 +1,4 @@
-"""A dVAE trained alone, and SLATE on a frozen one."""
+"""Training a dVAE alone, and SLATE with a frozen dVAE."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_a_dvae_warms_up_and_stays_frozen_in_every_precision(tmp_path, precision
 def test_other_images_have_other_tokens(tmp_path):
     dvae_checkpoint(tmp_path)
     made = module(SLATEModule, dvae_checkpoint=str(tmp_path / "dvae.ckpt"))
-    trainer(1).fit(made, Squares())  # few images, whose tokens are kept
+    trainer(1).fit(made, Squares())  # few images, so their tokens are cached
     trainer(1).fit(made, TinyImages())
     batch = TinyImages().probe(2) | {"index": torch.tensor([0, 1])}
     assert torch.equal(made._tokenize(batch), made.model.tokenize(batch["image"]))
@@ -81,7 +81,7 @@ def test_the_tokens_of_a_frozen_dvae_are_computed_once_and_training_is_the_same(
     tokenize = once.model.tokenize
     monkeypatch.setattr(once.model, "tokenize", lambda image: (seen.append(len(image)), tokenize(image))[1])
     for made in (once, every_time):
-        trainer(6).fit(made, Squares(properties=False))  # 12 images, 8 in a step
+        trainer(6).fit(made, Squares(properties=False))  # 12 images, 8 per step
     assert seen == [12]
     assert_same_weights(once, every_time)
 
@@ -99,7 +99,7 @@ def test_what_a_frozen_dvae_makes_of_validation_images_is_computed_once_and_loss
     monkeypatch.setattr(made, "evaluate", compared)
     monkeypatch.setattr(made.model, "tokenize", lambda image: (seen.append(len(image)), tokenize(image))[1])
     trainer(3, val_check_interval=1).fit(made, Squares(properties=False))
-    assert seen == [12, 6, 6]  # those for training, at the start, and two batches for validation
+    assert seen == [12, 6, 6]  # the training images, at the start, and two validation batches
     assert len(losses) == 6 and len({float(ours["cross_entropy"]) for ours, _ in losses}) == 6
     for ours, whole in losses:
         assert torch.equal(ours["cross_entropy"], whole.cross_entropy) and torch.equal(ours["mse"], whole.mse)

@@ -1,4 +1,4 @@
-"""Every argument of every module, data module, callback and trainer setting, with values that nobody means."""
+"""Every argument of every module, data module, callback and trainer setting, with nonsensical values."""
 
 import inspect
 import math
@@ -45,11 +45,11 @@ ALLOWED = {
     "a word": r"root|cache_dir|masks|lists|subset|\w+_checkpoint",
     "NaN": "", "infinity": "",
 }  # fmt: skip
-"""What is a sensible value of some arguments nevertheless."""
+"""The arguments for which such a value is allowed."""
 
 
 def arguments(kind: type) -> list[str]:
-    """The names of all arguments of a constructor and of those to which it passes the rest."""
+    """The names of all arguments of a constructor, including those of the constructors to which it passes options."""
     names: dict[str, None] = {}
     for one in (*kind.__mro__, INNER.get(kind.__name__)):
         if one is L.Trainer or one is None:

@@ -63,7 +63,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("key", MISTAKES)
 def test_a_mistake_is_one_line_that_names_it(tmp_path, key):
-    """All that is read out of jsonargparse's messages, wherever the mistake stands."""
+    """Covers every message of jsonargparse that is rewritten, wherever the mistake is."""
     value, message = MISTAKES[key]
     config = override(load_yaml(DEMO), {key: value})
     (tmp_path / "x.yaml").write_text(yaml.safe_dump(config))
@@ -124,7 +124,7 @@ def test_a_checkpoint_goes_on_and_one_of_another_model_is_refused(tmp_path):
         ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}"))
     with pytest.raises(UserError, match="nowhere.ckpt: no such file"):
         ExperimentCLI(args=tiny_run(tmp_path, "--ckpt_path=/nowhere.ckpt"))
-    with pytest.raises(UserError, match="weights_only"):  # never read otherwise, so there is no such option
+    with pytest.raises(UserError, match="weights_only"):  # always True, so there is no such option
         ExperimentCLI(args=tiny_run(tmp_path, "--weights_only=false"))
 
 

@@ -1,4 +1,4 @@
-"""Models that travel: from a checkpoint by `implicit-slate export` to a file, and from there by `load_pretrained`."""
+"""Portable models: from a checkpoint to a file by `implicit-slate export`, and loaded by `load_pretrained`."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.training.setting import assert_same_weights, module, trainer
 
 
 def trained(folder, kind=SLATEModule, **options):
-    """The checkpoint of a short training, with the class that LightningCLI notes in it."""
+    """The checkpoint of a short training run, with the class name that LightningCLI records in it."""
     made, run = module(kind, **options), trainer()
     run.fit(made, TinyImages())
     made.hparams["_class_path"] = f"implicit_slate.training.{kind.__name__}"
@@ -61,7 +61,7 @@ def test_a_file_keeps_the_defaults_of_its_time(file):
         header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
     facts = json.loads(header["__metadata__"][KEY])
     assert facts["class"] == "SLATE" and facts["step"] == 2
-    assert facts["arguments"]["solver"] == "picard"  # which the training did not give
+    assert facts["arguments"]["solver"] == "picard"  # a default that training did not set
     assert "optimization" not in facts["arguments"]
 
 

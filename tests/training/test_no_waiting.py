@@ -1,4 +1,4 @@
-"""A training step reads no value, since the CPU would wait for a GPU. Divergence is found all the same, at its step."""
+"""A training step reads no values, since the CPU would wait for a GPU. Divergence is still found, with its step."""
 
 import lightning as L
 import pytest
@@ -15,11 +15,11 @@ from tests.training.setting import module, trainer
 
 READING = ("_local_scalar_dense", "item", "equal", "is_nonzero", "nonzero", "masked_select", "unique")
 FIRST, LAST = 2, 4
-"""The steps that are held to it."""
+"""The first and last step in which reading is forbidden."""
 
 
 class NoReading(TorchDispatchMode):
-    """Refuses operations whose result the CPU must see."""
+    """Raises an error for operations whose result the CPU must read."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         assert func.overloadpacket.__name__.lstrip("_") not in {name.lstrip("_") for name in READING}, func
@@ -27,7 +27,7 @@ class NoReading(TorchDispatchMode):
 
 
 class Held(L.Callback):
-    """Steps from `FIRST` to `LAST` under `NoReading`, with all that Lightning and callbacks do in them."""
+    """Runs steps `FIRST` to `LAST` under `NoReading`, including everything that Lightning and callbacks do in them."""
 
     mode = None
 
@@ -82,7 +82,7 @@ def test_neither_does_a_step_of_the_dvae(as_on_a_gpu):
 
 
 def test_a_reading_is_seen():
-    """On a CPU `Divergence` looks at every step."""
+    """On a CPU, `Divergence` reads a value in every step."""
     with pytest.raises(AssertionError, match="local_scalar_dense"):
         trainer(LAST + 2, [Held(), Divergence()]).fit(module(SpatialBroadcastModule), TinyImages())
 
@@ -107,7 +107,7 @@ def test_a_gpu_is_not_waited_for(gradient, compile):
     assert run.global_step == LAST + 2
 
 
-# Divergence that is read later.
+# Divergence that is detected later.
 
 
 def diverged(*callbacks, made=None, **options) -> tuple[Diverged, L.Trainer]:

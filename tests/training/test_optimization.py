@@ -1,4 +1,4 @@
-"""The optimiser's schedules as functions of the step, and as a training uses them."""
+"""The optimiser's schedules as functions of the step, and their use in training."""
 
 from dataclasses import replace
 
@@ -52,7 +52,7 @@ def test_a_setting_that_is_not_positive_is_refused_by_name(name):
 
 
 class Record(L.Callback):
-    """The seed and images of every batch; the rates and the gradient's largest value (clipped) of every step."""
+    """Records seed and images of every batch, and learning rates and largest clipped gradient value of every step."""
 
     def __init__(self):
         self.seeds, self.images, self.rates, self.largest = [], [], [], []
@@ -124,10 +124,10 @@ def test_every_batch_has_its_own_noise_and_images_and_every_step_its_rate():
     warmup = replace(STEADY, learning_rate=1.0, warmup_steps=10)
     each, accumulated = record(6, warmup), record(2, warmup, accumulate_grad_batches=3)
     assert len(set(accumulated.seeds)) == 6
-    assert accumulated.seeds[::3] == each.seeds[:2]  # the first batch of a step has the noise of that step
+    assert accumulated.seeds[::3] == each.seeds[:2]  # first micro-batches have the noise without accumulation
     assert all(torch.equal(a, b) for a, b in zip(each.images, accumulated.images, strict=True))
     assert [step["main"] for step in accumulated.rates] == pytest.approx([0.1, 0.2])
-    assert each.seeds[:2] == [2918264622725855778, 8597659618385908031]  # as in earlier versions
+    assert each.seeds[:2] == [2918264622725855778, 8597659618385908031]  # fixed, so that results stay reproducible
 
 
 def test_a_callback_measures_once_a_step():

@@ -1,4 +1,4 @@
-"""The precision that is chosen where none is given."""
+"""The precision that is chosen if none is given."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Set prediction: that it learns, from whose slots, and the messages for mistakes."""
+"""Set prediction: it learns, with its own or another model's slots; the messages for mistakes."""
 
 from dataclasses import replace
 from typing import get_args
@@ -18,7 +18,7 @@ from tests.training.setting import SIZES, STEADY, Squares, assert_same_weights, 
 
 
 def test_it_learns_its_scenes():
-    """After 250 steps on twelve scenes most of the objects come out with all of their attributes."""
+    """After 250 steps on twelve scenes, most objects are predicted with all their attributes."""
     options = dict(width=16, slot_size=16, optimization=replace(STEADY, learning_rate=3e-3))
     made, data = module(PropertyModule, **options), Squares()
     first = trainer().validate(made, data, verbose=False)[0]
@@ -47,7 +47,7 @@ def checkpoint(path, made):
 
 @pytest.mark.parametrize("source", [PropertyModule, SpatialBroadcastModule, "readout"])
 def test_a_trained_model_comes_out_of_a_checkpoint_of_fit(tmp_path, source):
-    """As `implicit-slate fit` leaves it, which says of what class it is."""
+    """The checkpoint is as written by `implicit-slate fit`, and names its class."""
     kind = PropertyModule if source == "readout" else source
     options = [f"--model.{name}={value}" for name, value in SIZES[kind].items()]
     if source == "readout":
@@ -57,7 +57,7 @@ def test_a_trained_model_comes_out_of_a_checkpoint_of_fit(tmp_path, source):
     options += ["--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={tmp_path / 'run'}"]
     cli = ExperimentCLI(args=["fit", f"--model=implicit_slate.training.{kind.__name__}", *options])
     path = next((tmp_path / "run").rglob("*.ckpt"))
-    (tmp_path / "slate.ckpt").unlink(missing_ok=True)  # all that a trained model needs is in its own checkpoint
+    (tmp_path / "slate.ckpt").unlink(missing_ok=True)  # a trained model needs only its own checkpoint
     trained = load_trained(path).model
     assert_same_weights(cli.model.model, trained)
     if kind is SpatialBroadcastModule:
@@ -67,7 +67,7 @@ def test_a_trained_model_comes_out_of_a_checkpoint_of_fit(tmp_path, source):
 
 
 def test_reading_out_trains_the_head_alone(tmp_path):
-    """A checkpoint that does not name its class is one of SLATEModule."""
+    """A checkpoint that does not name its class is taken as a SLATEModule's."""
     source = module(SLATEModule, gradient="exact(gmres)")
     path = checkpoint(tmp_path / "slate.ckpt", source)
     made = PropertyModule(encoder_checkpoint=str(path), optimization=STEADY)

@@ -1,4 +1,4 @@
-"""What a training step does in all models with slots; the Jacobian regulariser, which any of them may have."""
+"""Training steps of all models with slots, and the Jacobian regulariser that any of them may use."""
 
 from dataclasses import replace
 
@@ -65,7 +65,7 @@ def test_other_solvers_train_and_the_products_of_a_backward_solve_are_counted(so
 )
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path, kind, options, accumulate):
-    """Images, schedules and Adam continue where they were; all noise is a function of the step."""
+    """Images, schedules and Adam's state continue where they were; all noise is a function of the step."""
     whole, resumed = module(kind, **options), module(kind, seed=9, **options)
     trainer(4, accumulate_grad_batches=accumulate).fit(whole, Squares())
     half = trainer(2, accumulate_grad_batches=accumulate)
@@ -77,7 +77,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path, kind, options
 
 
 class Count(Callback):
-    """Logs the step's number, as a callback of a user's."""
+    """Logs the step number, as a user's callback might."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         pl_module.log("step", trainer.global_step, on_step=False, on_epoch=True)
@@ -129,7 +129,7 @@ def test_the_default_optimisation_is_that_of_the_source(kind, factors):
 
 
 def test_the_broadcast_model_learns_its_images():
-    """Thirty steps on four images halve the error."""
+    """Thirty steps on four images must halve the error."""
     made, data = module(SpatialBroadcastModule), TinyImages(num_images=4)
     first = trainer().validate(made, data, verbose=False)[0]
     trainer(30).fit(made, data)
@@ -140,7 +140,7 @@ def test_the_broadcast_model_learns_its_images():
 
 
 def regularizer(made) -> float:
-    """Of the first image, at the slots of an evaluation, with a fixed v: the mean over a hundred of them."""
+    """The regulariser for the first image, at slots in evaluation mode, averaged over a hundred fixed v."""
     made.eval()
     image = TinyImages().probe(1)["image"].expand(100, -1, -1, -1)
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_the_regulariser_is_in_the_loss_and_makes_the_jacobian_small(kind, gradi
 
 
 def test_the_gradient_of_the_regulariser_goes_through_the_step_alone():
-    """Autograd of ‖vᵀJ‖²/D at detached slots, added to that of the loss."""
+    """It is the gradient of ‖vᵀJ‖²/D at detached slots, added to that of the loss."""
     made = module(SpatialBroadcastModule)
     losses = made.model.losses(TinyImages().probe(2)["image"])
     loss, solution, update = losses.loss, losses.solution, losses.update

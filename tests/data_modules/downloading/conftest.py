@@ -1,4 +1,4 @@
-"""A real server on this machine, which serves parts of files and can be told to fail."""
+"""A real server on this machine, which serves byte ranges and can be made to fail."""
 
 import hashlib
 import http.server
@@ -45,7 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    """Serves `files`; closes the connection after as many bytes as `breaks` says, and answers `errors` first."""
+    """A server of `files`. It closes connections after the numbers of bytes in `breaks`, and sends `errors` first."""
     monkeypatch.setattr(transfer, "PAUSE", 0.0)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
         made.files, made.requests, made.breaks, made.errors, made.headers = {}, [], [], [], {}

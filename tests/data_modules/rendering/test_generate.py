@@ -1,4 +1,4 @@
-"""Whole folders: the same whatever the number of workers, resumable, and never written over."""
+"""Rendering whole folders: independent of the number of workers, resumable, and never overwriting."""
 
 import json
 import os
@@ -20,7 +20,7 @@ TINY = ("--size", "16", "--samples", "6", "--seed", "3")
 
 
 def contents(folder) -> dict[str, bytes]:
-    """Every file by its path, but for what loading the folder left there."""
+    """The content of every file, by path, without files left by loading the folder."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return {name: data for name, data in found.items() if not name.startswith(".decoded/")}
 
@@ -59,7 +59,7 @@ def test_a_stopped_run_goes_on(rendered, tmp_path):
     main(["--scenes", "2", "--out", str(out), "--workers", "1", *TINY])
     first = out / "images" / "CLEVR_new_0000000000.png"
     written = first.stat().st_mtime_ns
-    (out / "images" / "CLEVR_new_0000000001.png").unlink()  # as if it had been stopped there
+    (out / "images" / "CLEVR_new_0000000001.png").unlink()  # as if rendering had been stopped there
     main(["--scenes", "4", "--out", str(out), "--workers", "1", *TINY])
     assert contents(out) == contents(rendered)
     assert first.stat().st_mtime_ns == written
@@ -82,7 +82,7 @@ def test_other_given_scenes_of_the_same_names_are_refused(rendered, tmp_path):
     command = ["--from-scenes", str(given), "--out", str(out), "--workers", "1", *TINY]
     main(command)
     before = contents(out)
-    (out / "images" / f"{stems[0]}.png").unlink()  # as if it had been stopped there
+    (out / "images" / f"{stems[0]}.png").unlink()  # as if rendering had been stopped there
     main(command)
     assert contents(out) == before
     scene = json.loads((given / f"{stems[1]}.json").read_text())
@@ -108,7 +108,7 @@ def test_maintainers_tools(rendered, tmp_path, capsys):
     tools.compare(rendered, rendered, tmp_path / "compared.png")
     assert capsys.readouterr().out.startswith("4 scenes: mask IoU 1.0000 (worst object 1.000), PSNR inf dB")
     sizes = [Image.open(tmp_path / name).size for name in ("card.jpg", "compared.png")]
-    assert sizes == [(12 * 128, 2 * 128), (12 * 128, 3 * 128)]  # a column for each scene, the last 8 empty
+    assert sizes == [(12 * 128, 2 * 128), (12 * 128, 3 * 128)]  # one column per scene, the last 8 empty
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_bad_arguments(tmp_path, arguments, message):
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line_and_no_half_file(rendered, tmp_path, workers):
-    """The limit of a file's size stands for a full disk: both are errors of a write."""
+    """A limit on file size stands in for a full disk: both make writes fail."""
     out = tmp_path / "out"
     limit = 500  # bytes: enough for a mask, too little for a scene file
     program = (
@@ -168,7 +168,7 @@ def test_a_full_disk_is_one_line_and_no_half_file(rendered, tmp_path, workers):
     assert re.fullmatch(f"implicit-slate: {out}/scenes/.*json: cannot be written \\(File too large\\)\n", done.stderr)
     written, whole = contents(out), contents(rendered)
     assert written and all(whole[name] == data for name, data in written.items())
-    assert main(command[2:]) == 0  # with space again, it goes on
+    assert main(command[2:]) == 0  # once there is space, it continues
     assert contents(out) == whole
 
 

@@ -1,4 +1,4 @@
-"""Meshes are closed, face outwards, and have the size that they say."""
+"""Meshes are closed, face outwards, and have the stated sizes."""
 
 from collections import Counter
 
@@ -23,9 +23,9 @@ def test_solids(mesh, volume):
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     outwards = np.cross(b - a, c - a)
     assert (np.einsum("fi,fi->f", outwards, normals[faces].mean(axis=1)) > 0).all()
-    # Divergence theorem: right only for a closed surface that faces outwards, caps included.
+    # Divergence theorem: correct only for a closed surface that faces outwards, including its caps.
     assert np.einsum("fi,fi->", a, outwards) / 6 == pytest.approx(volume, rel=0.04)
-    # Every edge, by where it lies, is shared by exactly two faces.
+    # Every edge, identified by its position, is shared by exactly two faces.
     ids = np.unique(vertices.round(9), axis=0, return_inverse=True)[1].ravel()[faces]
     edges = Counter(tuple(sorted(edge)) for face in ids for edge in zip(face, np.roll(face, 1), strict=True))
     assert set(edges.values()) == {2}

@@ -1,4 +1,4 @@
-"""Pictures and masks of single scenes."""
+"""Images and masks of single scenes."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_masks_are_where_objects_are_projected(mi):
     for number, thing in enumerate(scene["objects"], start=1):
         x, y, _ = scenes.project(scene, thing["3d_coords"], 128)
         others = [scenes.project(scene, other["3d_coords"], 128) for other in scene["objects"] if other is not thing]
-        if all(np.hypot(x - a, y - b) > 15 for a, b, _ in others):  # nothing near that could hide it
+        if all(np.hypot(x - a, y - b) > 15 for a, b, _ in others):  # nothing nearby could hide it
             assert labels[y, x] == number
 
 
@@ -53,7 +53,7 @@ def test_the_mirror_is_seen_in_the_picture(mi, visible):
 
 
 def test_no_fireflies(mi, visible):
-    """Few samples, and yet no pixel of the ground is far brighter than those around it."""
+    """Even with few samples, no pixel of the ground is far brighter than its neighbours."""
     for scene, _ in visible[:2]:
         image = render.render_image(mi, scene, 32, 72, 0).astype(int).max(axis=2)
         labels = render.render_labels(mi, scene, 32)

@@ -1,4 +1,4 @@
-"""Sampled scenes keep the generator's rules."""
+"""Sampled scenes obey the generator's rules."""
 
 import itertools
 import json
@@ -46,12 +46,12 @@ def test_everything_is_drawn(sampled):
         counts = {name: sum(thing[key] == name for thing in things) for name in known}
         expected = len(things) / len(known)
         assert sum(counts.values()) == len(things)
-        # sizes may be uneven: small objects find a place more easily
+        # sizes may be uneven, because small objects are easier to place
         assert all(abs(count - expected) < 5 * math.sqrt(expected) for count in counts.values()), counts
 
 
 def test_directions_and_euler_angles_are_blenders():
-    """Against a scene file that was written by Blender for this camera."""
+    """Compared with a scene file written by Blender for this camera."""
     camera = np.array([7.61882, -6.46702, 5.63903])
     directions = scenes.ground_directions(camera)
     assert directions["behind"] == pytest.approx([-0.7623825669, 0.6471264958, 0.0], abs=1e-6)
@@ -94,7 +94,7 @@ def test_visible_pixels_scale_with_the_area():
     ],
 )
 def test_what_cannot_be_rendered_is_named(tmp_path, where, key, value, message):
-    """What else a scene file needs; see `tests.data_modules.test_scene_properties` for the objects."""
+    """Everything but the objects' attributes; for those see `tests.data_modules.test_scene_properties`."""
     scene = scenes.sample_scene(np.random.default_rng(0), 3, mirror=True)
     scene["camera"]["location"] = [7, -7, 5]
     place = scene if where is None else scene["objects"][0] if where == "objects" else scene[where]
