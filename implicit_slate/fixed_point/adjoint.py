@@ -1,8 +1,9 @@
 """The implicit function theorem as an autograd function.
 
-At z* = f(z*) a loss ℓ has dℓ/dw = u ∂f/∂w, where the row u solves the adjoint equation u = uJ + ∂ℓ/∂z*, J = ∂f/∂z at z*
-(Bai, Kolter, Koltun 2019, theorem 1). One application of f is recorded; on the way back its cotangent ∂ℓ/∂z* is
-replaced by u. The equation is itself a linear fixed point, so the forward solvers serve for it, too.
+At z* = f(z*), a loss ℓ has the gradient dℓ/dw = u ∂f/∂w, where the row vector u solves the adjoint equation
+u = uJ + ∂ℓ/∂z* with J = ∂f/∂z at z* (Bai, Kolter, Koltun 2019, theorem 1). One application of f is recorded; the
+backward pass replaces its cotangent ∂ℓ/∂z* by u. The equation is itself a linear fixed point, so the forward solvers
+can solve it, too.
 """
 
 from collections.abc import Callable
@@ -16,9 +17,9 @@ from implicit_slate.fixed_point.state import relative_residual
 
 
 class ReplaceCotangent(torch.autograd.Function):
-    """z = f(z*), (B, D), unchanged; backward, its cotangent g becomes the u that solves u = uJ + g.
+    """Forward: returns z = f(z*) (B, D) unchanged. Backward: replaces its cotangent g by u, the solution of u = uJ + g.
 
-    The backward pass evaluates f at z* once more; between products nothing is kept.
+    The backward pass evaluates f at z* once more; this graph is freed when the equation is solved.
     """
 
     @staticmethod
@@ -29,7 +30,7 @@ class ReplaceCotangent(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         _, z_star, *ctx.settings = inputs
         ctx.save_for_backward(output, z_star)
-        # The backward pass runs outside of the user's autocast region, and f must compute as it did inside.
+        # The backward pass runs outside of the user's autocast region, but f must compute there as it did inside.
         device = z_star.device.type
         dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         ctx.autocast = {"device_type": device, "dtype": dtype, "enabled": enabled}
@@ -39,14 +40,15 @@ class ReplaceCotangent(torch.autograd.Function):
         z, z_star = ctx.saved_tensors
         f, *settings = ctx.settings
         with torch.enable_grad(), torch.autocast(**ctx.autocast):
-            linear = Linearization(f, z_star + (z - z.detach()))  # torch.func tracks z, and allows no requires_grad_()
+            linear = Linearization(f, z_star + (z - z.detach()))  # torch.func tracks z, but forbids requires_grad_()
         with torch.no_grad():
             u = solve_adjoint(linear.vjp, g, *settings)
         return _NotTwice.apply(u, z) if torch.is_grad_enabled() else u, None, None, None, None, None
 
 
 class _NotTwice(torch.autograd.Function):
-    """u unchanged; backward, an error. (A second derivative would need ∂f/∂w along z*, and w is hidden inside f.)"""
+    """Forward: returns u unchanged. Backward: raises an error, because a second derivative would need ∂f/∂w along z*,
+    and w is hidden inside f."""
 
     @staticmethod
     def forward(u, z):
@@ -62,9 +64,9 @@ class _NotTwice(torch.autograd.Function):
 
 
 def solve_adjoint(product: Product, g: Tensor, method: str, max_iterations: int, record: Adjoint) -> Tensor:
-    """The solution u (B, D) of u = uJ + g by one of `METHODS`; its residual and products go into `record`.
+    """Solve u = uJ + g for u (B, D) by one of `METHODS`; writes the residual and the number of products to `record`.
 
-    An image whose J is not finite has NaN, as in the other modes: whoever checks the gradient finds the divergence.
+    An image whose J is not finite gets NaN, as in the other modes, so that checks of the gradient find the divergence.
     """
     tol = 1e-10 if g.dtype == torch.float64 else 1e-6
     record.products = 0
@@ -73,11 +75,11 @@ def solve_adjoint(product: Product, g: Tensor, method: str, max_iterations: int,
     def counted(u: Tensor) -> Tensor:
         record.products += 1
         result = product(u)
-        if record.products == 1:  # a later one may be that of an iterate which overflows, and solvers bear that
+        if record.products == 1:  # later products may overflow because an iterate does; solvers can handle that
             finite.logical_and_(result.isfinite().all(1))
         return torch.where(finite[:, None], result, 0)
 
-    if not g.isfinite().all():  # the loss has diverged: pass that on to whoever checks it
+    if not g.isfinite().all():  # the loss has diverged; checks of the gradient will find it
         record.residual = g.new_full((len(g),), torch.nan)
         return g
     u, residual = METHODS[method](counted, g, max_iterations, tol)
@@ -88,7 +90,7 @@ def solve_adjoint(product: Product, g: Tensor, method: str, max_iterations: int,
 
 def _by_solver(solver: Callable[..., Solution]):
     def solve(product: Product, g: Tensor, max_iterations: int, tol: float) -> tuple[Tensor, Tensor]:
-        # With all their past kept, both end after at most 2 D steps, whether J contracts or not (Gay 1979).
+        # With unlimited memory both end after at most 2 D steps, whether J contracts or not (Gay 1979).
         solution = solver(lambda u: product(u) + g, g, max_iterations=max_iterations, tol=tol, memory=max_iterations)
         return solution.z, solution.residual
 
@@ -102,7 +104,7 @@ def _gmres(product: Product, g: Tensor, max_iterations: int, tol: float) -> tupl
         system = torch.eye(*hessenberg.shape[1:], dtype=hessenberg.dtype) - hessenberg
         target = torch.zeros_like(hessenberg[:, :, :1])
         target[:, 0, 0] = length
-        y = torch.linalg.lstsq(system, target, driver="gelsd").solution  # of least norm, where it is singular
+        y = torch.linalg.lstsq(system, target, driver="gelsd").solution  # the least-norm one if the system is singular
         u = torch.cat([y, torch.zeros_like(y[:, :1])], dim=1)  # as coefficients of the basis
         residual = relative_residual(u + target - system @ y, u)
         if (residual <= tol).all():
@@ -111,8 +113,8 @@ def _gmres(product: Product, g: Tensor, max_iterations: int, tol: float) -> tupl
 
 
 def _dense(product: Product, g: Tensor, max_iterations: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Gaussian elimination on J itself, which takes D products; of least norm where I - J is singular."""
-    matrix = dense_matrix(product, g).nan_to_num(0, 0, 0)  # the residual tells of what is not finite
+    """Gaussian elimination on I - J, built from D products; the least-norm solution if I - J is singular."""
+    matrix = dense_matrix(product, g).nan_to_num(0, 0, 0)  # values that are not finite show in the residual
     system = (torch.eye(g.shape[1], dtype=g.dtype, device=g.device) - matrix).mT
     u, singular = torch.linalg.solve_ex(system, g[:, :, None])
     if singular.any() or not u.isfinite().all():

@@ -1,4 +1,4 @@
-"""How well a gradient mode agrees with another, and how many fixed points there are."""
+"""How well two gradient modes agree, and how many fixed points f has."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -16,11 +16,11 @@ class Agreement(NamedTuple):
     """The gradient of one mode compared with that of a reference mode."""
 
     cosine: Tensor
-    """() of the angle between the two."""
+    """() cosine of the angle between the two gradients."""
     norm_ratio: Tensor
-    """() the norm of the mode's gradient divided by the reference's."""
+    """() the norm of the mode's gradient divided by that of the reference."""
     adjoint: Adjoint | None
-    """Of the reference's backward solve, which must have converged for the comparison to mean anything."""
+    """The reference's backward solve, which must have converged for the comparison to mean anything."""
 
 
 def gradient_cosine(
@@ -32,7 +32,7 @@ def gradient_cosine(
     solver: Solver = Solver(),
     reference: str | Gradient = "exact(gmres, 1000)",
 ) -> Agreement:
-    """The one agreement of `gradient_cosines` with a single mode."""
+    """`gradient_cosines` for a single mode."""
     return gradient_cosines(loss, f, z0, parameters, [gradient], solver, reference)[0]
 
 
@@ -45,11 +45,11 @@ def gradient_cosines(
     solver: Solver = Solver(),
     reference: str | Gradient = "exact(gmres, 1000)",
 ) -> list[Agreement]:
-    """Compare the gradients of loss(z) with respect to `parameters`, all in one vector, with that of `reference`.
+    """Compare each mode's gradient of loss(z) with respect to `parameters`, as one vector, with that of `reference`.
 
-    All start from z0 and use the same forward solver. A parameter that a gradient does not reach counts as zero.
+    All modes start from z0 and use the same forward solver. Parameters that a mode does not reach have gradient zero.
     """
-    parameters = list(parameters)  # those of a module are an iterator, and every gradient needs them
+    parameters = list(parameters)  # module.parameters() is an iterator, and every gradient needs it
 
     def vector(mode: str | Gradient) -> tuple[Tensor, Adjoint | None]:
         solution = parse_gradient(mode)(f, z0, solver)
@@ -64,12 +64,12 @@ def gradient_cosines(
 
 
 class Basins(NamedTuple):
-    """The fixed points that several starts lead to."""
+    """How many fixed points several starts converge to."""
 
     distinct: Tensor
-    """(B,) how many different ones were reached."""
+    """(B,) number of distinct fixed points reached."""
     converged: Tensor
-    """(B,) how many starts reached one."""
+    """(B,) number of starts that converged."""
 
 
 @torch.no_grad()
@@ -83,10 +83,14 @@ def count_basins(
     """Count for each image the distinct fixed points that the `starts` converge to.
 
     Args:
-        solver: must have a tolerance, at which a start counts as converged; `UserError` if it has none.
-        apart: two points are distinct if their distance is larger. It should be far above the solver's tolerance,
-            which on a map that hardly contracts bounds the error only up to a factor 1 / (1 - ρ).
-        distance: (B,) between two states; one between sets, if the order within a state means nothing.
+        solver: must have a tolerance, which decides whether a start has converged.
+        apart: two points are distinct if their distance is larger than this. It should be far above the solver's
+            tolerance: the error of a solution can be 1 / (1 - ρ) times the residual, which is large if ρ is near 1.
+        distance: function of two states that returns (B,); a distance between sets if the order within a state has no
+            meaning.
+
+    Raises:
+        UserError: the solver has no tolerance.
     """
     if solver.tol is None:
         raise UserError("count_basins: the solver must have a tolerance")

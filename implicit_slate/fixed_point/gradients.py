@@ -1,8 +1,8 @@
-"""How a loss reaches the weights through z* = f(z*).
+"""Gradient modes: how the gradient of a loss on z* = f(z*) reaches the weights inside f.
 
-A gradient mode is a value with one call, `mode(f, z0, solver) -> Solution`, so that models never branch on it. It is
-written the same (`unrolled`, `neumann(3)`, …) in Python, YAML and on the command line. Below, J = ∂f/∂z at z*.
-To add a mode, write a class here and give it an entry in `MODES`; docs/method.md, "Gradients", has their equations.
+A gradient mode is a callable `mode(f, z0, solver) -> Solution`, so models need no case distinctions. Its spelling
+(`unrolled`, `neumann(3)`, …) is the same in Python, YAML and on the command line. Below, J = ∂f/∂z at z*.
+To add a mode, write a class here and give it an entry in `MODES`. For the equations see docs/method.md, "Gradients".
 """
 
 import re
@@ -26,18 +26,18 @@ class Gradient:
         raise NotImplementedError
 
     def reaches_start(self, solver: Solver) -> bool:
-        """Whether z0 gets a gradient. Where it does not, parameters of the initial state must be frozen."""
+        """Whether z0 gets a gradient. If not, parameters of the initial state must be frozen."""
         return False
 
     def check(self, solver: Solver) -> None:
-        """`UserError` if the mode does not go with the forward solver."""
+        """Raise `UserError` if the mode does not work with this forward solver."""
 
     def __str__(self) -> str:
-        """As it is written: `implicit`, `phantom(5, 0.5)`."""
+        """The mode's spelling, such as `implicit` or `phantom(5, 0.5)`."""
         name = next((name for name, mode in MODES.items() if mode is type(self)), type(self).__name__)
         settings = [f for f in fields(self) if f.init]
         while settings and getattr(self, settings[-1].name) == settings[-1].default:
-            settings.pop()  # at the end only, for they are read by their places
+            settings.pop()  # only defaults at the end can be left out: arguments are positional
         return f"{name}({', '.join(str(getattr(self, f.name)) for f in settings)})" if settings else name
 
 
@@ -86,7 +86,7 @@ class Truncated(Gradient):
 
 @dataclass(frozen=True)
 class Phantom(Gradient):
-    """Solve without a tape, then record k damped steps z <- τ f(z) + (1 - τ) z (Geng et al. 2021)."""
+    """Solve without recording, then record k damped steps z <- τ f(z) + (1 - τ) z (Geng et al. 2021)."""
 
     k: int
     tau: float
@@ -107,17 +107,17 @@ class Phantom(Gradient):
 
 @dataclass(frozen=True)
 class Neumann(Phantom):
-    """Solve without a tape, then record k applications: the terms i < k of the implicit gradient's series Σ Jⁱ."""
+    """Solve without recording, then record k applications: the terms i < k of the implicit gradient's series Σ Jⁱ."""
 
     tau: float = field(default=1.0, init=False)
 
 
 @dataclass(frozen=True)
 class Implicit(Neumann):
-    """The paper's method: solve without a tape, then record one application to the detached z*. Time and memory O(1).
+    """The paper's method: solve without recording, then record one application to the detached z*. Time, memory O(1).
 
-    Of the series Σ Jⁱ this keeps the term i = 0; the paper calls it first-order Neumann (Chang, Griffiths, Levine
-    2022). Unlike in the paper's figure 2, the n iterations are not recorded before they are detached.
+    This keeps the term i = 0 of the series Σ Jⁱ; the paper calls it first-order Neumann (Chang, Griffiths, Levine
+    2022). The n iterations are not recorded; the paper's figure 2 records and then detaches them.
     """
 
     k: int = field(default=1, init=False)
@@ -125,10 +125,8 @@ class Implicit(Neumann):
 
 @dataclass(frozen=True)
 class Exact(Gradient):
-    """The implicit function theorem: solve without a tape, record one application, solve u = uJ + ∂ℓ/∂z* backward.
-
-    It is solved to a relative residual of 1e-6 (float64: 1e-10) or for `max_iterations`; see `Solution.adjoint`.
-    """
+    """The implicit function theorem: solve without recording, then record one application. The backward pass solves
+    u = uJ + ∂ℓ/∂z* to a relative residual of 1e-6 (float64: 1e-10) or for `max_iterations`; see `Solution.adjoint`."""
 
     method: str = "gmres"
     max_iterations: int = 100
@@ -154,9 +152,9 @@ class Exact(Gradient):
 
 @dataclass(frozen=True)
 class Bilevel(Gradient):
-    """As `Implicit`, but the recorded application starts from z* - q + q, where only the last q = z0 has a gradient.
+    """As `Implicit`, but records the application to z* - q + q, where q = z0 and only the last q has a gradient.
 
-    So the learned queries q that the slots start from get the gradient of z*, straight through (Jia et al. 2023).
+    So the learned queries q get the gradient of z* by a straight-through estimator (Jia et al. 2023).
     """
 
     def __call__(self, f, z0, solver):
@@ -181,7 +179,7 @@ MODES: dict[str, type[Gradient]] = {
 
 
 def parse_gradient(gradient: str | Gradient) -> Gradient:
-    """The mode that is written `implicit` or `phantom(5, 0.5)`; a mode is returned as it is. Raises `UserError`."""
+    """The mode spelled `implicit`, `phantom(5, 0.5)`, …; a mode is returned unchanged. Raises `UserError`."""
     if isinstance(gradient, Gradient):
         return gradient
     if not isinstance(gradient, str):
@@ -217,20 +215,20 @@ def fixed_point(
     """Solve z = f(z) from z0, differentiably.
 
     Args:
-        f: maps a tensor, or a tuple of tensors, whose first dimension is the batch B, to the same. It must be the same
-            function at every call (no fresh dropout), and images of a batch must not see one another.
-        z0: the initial state.
+        f: maps a state to a state of the same form, shapes and types. It must be the same function at every call (no
+            fresh dropout), and images of a batch must not influence one another.
+        z0: the initial state: a tensor, or a tuple of tensors, whose first dimension is the batch B.
         solver: the forward solver's name (`SOLVERS`).
-        max_iterations: the largest number of evaluations of f in the forward solve; without `tol`, their number.
-        tol: stop when every image's relative residual has been at most this.
-        gradient: a gradient mode, or how it is written.
+        max_iterations: largest number of evaluations of f in the forward solve; without `tol`, the exact number.
+        tol: stop when every image's relative residual has been at most this, at some step.
+        gradient: a gradient mode or its spelling.
 
     Raises:
-        UserError: an unknown solver or gradient mode, settings out of range, or a mode and a solver that do not go
-            together.
-        ValueError: z0 is no state, or f changes its form, a shape, a type or a device.
-        NotFinite: f's first evaluation holds NaN or infinity. To know that, it waits for a GPU; modes and solvers
-            called by themselves do not, see `Solution.checked`.
+        UserError: an unknown solver or gradient mode, settings out of range, or a mode that does not work with the
+            solver.
+        ValueError: z0 is not a state, or f changes its form, a shape, a type or a device.
+        NotFinite: f's first evaluation has NaN or infinity. This check waits for a GPU; modes and solvers that are
+            called directly do not wait, see `Solution.checked`.
     """
     solve, mode = Solver(solver, max_iterations, tol), parse_gradient(gradient)
     mode.check(solve)

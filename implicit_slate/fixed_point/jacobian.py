@@ -1,8 +1,8 @@
-"""Measurements of the Jacobian J = ∂f/∂z of a refinement step, for each image by itself.
+"""Measurements of the Jacobian J = ∂f/∂z of a refinement step, for each image separately.
 
 J is block-diagonal over the batch, so one product with a (B, D) matrix serves all images at once. All products come
 from one evaluation of f: Jᵀu by the usual backward pass, Jv by differentiating Jᵀu, which is linear in u, with respect
-to u. So f must be differentiable twice, which fused kernels are; forward-mode differentiation not all of them have.
+to u. So f must be differentiable twice, as fused kernels are; not all of them have forward-mode differentiation.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,17 +16,17 @@ from implicit_slate.errors import UserError, nearest
 from implicit_slate.fixed_point.state import State, Step, flatten, unflatten
 
 Product = Callable[[Tensor], Tensor]
-"""Of a matrix with a row (D,) of each image, (B, D) -> (B, D)."""
+"""The product of each image's matrix with that image's row (D,): (B, D) -> (B, D)."""
 
 
 class Linearization:
-    """J at z as two products, (B, D) -> (B, D). The `.grad` of f's weights is not touched.
+    """J at z as two products, (B, D) -> (B, D). The `.grad` of f's weights is not changed.
 
-    A z that requires gradients stays attached to its graph, so that products with `create_graph` can be differentiated
+    If z requires gradients, it stays attached to its graph, so products with `create_graph` can be differentiated
     through it.
 
     Raises:
-        ValueError: f(z) has another size than z.
+        ValueError: f(z) has a different size than z.
     """
 
     def __init__(self, f: Step, z: State):
@@ -36,7 +36,7 @@ class Linearization:
             fz = flatten(f(unflatten(self._z, z)))
             if fz.shape != z_flat.shape:
                 raise ValueError(f"f changed the state's size: {tuple(z_flat.shape)} became {tuple(fz.shape)}")
-            self._fz = fz if fz.requires_grad else fz + 0 * self._z  # where f does not depend on z at all
+            self._fz = fz if fz.requires_grad else fz + 0 * self._z  # in case f does not depend on z at all
 
     def vjp(self, u: Tensor, create_graph: bool = False) -> Tensor:
         """uJ, which is Jᵀu."""
@@ -56,7 +56,7 @@ class Linearization:
             return u, self.vjp(u, create_graph=True)
 
     def random_start(self) -> Tensor:
-        """(B, D) Gaussian numbers that are always the same; the global random state is not changed."""
+        """(B, D) Gaussian numbers, always the same; the global random state is not changed."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(self._z.shape, generator=generator, dtype=self._z.dtype).to(self._z.device)
 
@@ -67,7 +67,7 @@ def dense_jacobian(f: Step, z: State) -> Tensor:
 
 
 def dense_matrix(product: Product, like: Tensor) -> Tensor:
-    """The matrix A (B, D, D) of a product u -> uA on rows like `like` (B, D)."""
+    """The matrices A (B, D, D) of a product u -> uA; `like` (B, D) gives size, type and device."""
     rows = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
     return torch.stack([product(row.expand_as(like)) for row in rows], dim=1)
 
@@ -78,15 +78,15 @@ class SingularValue(NamedTuple):
     value: Tensor
     """(B,)"""
     vector: Tensor
-    """(B, D) its right singular vector: a good start for the next measurement."""
+    """(B, D) the right singular vector: a good start for the next measurement."""
     residual: Tensor
     """(B,) ‖JᵀJv - σ²v‖ / σ²."""
     iterations: int
-    """Rounds, each one Jv and one Jᵀu."""
+    """Rounds of one Jv and one Jᵀu each."""
 
 
 def spectral_norm(f: Step, z: State, **settings: Any) -> Tensor:
-    """The largest singular value of J for each image, (B,); the settings are those of `largest_singular_value`."""
+    """The largest singular value of J for each image, (B,); for the settings see `largest_singular_value`."""
     return largest_singular_value(f, z, **settings).value
 
 
@@ -98,20 +98,20 @@ def largest_singular_value(
     v0: Tensor | None = None,
     method: str = "lanczos",
 ) -> SingularValue:
-    """The spectral norm of J for each image, with its vector, the residual, and the rounds.
+    """The spectral norm of J for each image, with its singular vector, residual and number of rounds.
 
-    An image whose J is not finite has the value and the residual NaN; the others' are not touched by it.
+    An image whose J is not finite gets NaN as value and residual; other images are not affected.
 
     Args:
-        max_iterations: the largest number of rounds of one Jv and one Jᵀu.
-        tol: stop when ‖JᵀJv - σ²v‖ / σ² is below this for every image. (The change of σ says little: singular values
-            of slot attention lie so close together that σ changes slowly.)
+        max_iterations: largest number of rounds of one Jv and one Jᵀu each.
+        tol: stop when ‖JᵀJv - σ²v‖ / σ² is at most this for every image. (The change of σ is no usable criterion:
+            singular values of slot attention lie so close together that σ changes slowly.)
         v0: (B, D) start; a vector from an earlier measurement of a similar map saves most rounds.
         method: `power` is plain power iteration on JᵀJ; `lanczos` makes the same products, keeps all of them, and takes
             the best vector in their span (Golub and Kahan 1965), which needs about a tenth of the rounds.
 
     Raises:
-        UserError: no round, or an unknown method.
+        UserError: `max_iterations` below 1, or an unknown method.
     """
     if method not in METHODS:
         raise UserError(f"method={method!r}{nearest(method, METHODS)}")
@@ -139,7 +139,7 @@ def _power_iteration(jvp: Product, vjp: Product, v: Tensor, max_iterations: int,
 def _lanczos(jvp: Product, vjp: Product, v: Tensor, max_iterations: int, tol: float) -> SingularValue:
     """Golub-Kahan bidiagonalisation J V = U B, Jᵀ U = V Bᵀ + β v⁺ eᵀ, with full reorthogonalisation.
 
-    With B = P diag(s) Qᵀ, v = V q₁ is a right singular vector up to the residual s₁ β |p₁[last]|.
+    With B = P diag(s) Qᵀ, v = V q₁ is a right singular vector of J up to the residual s₁ β |p₁[last]|.
     """
     rounds = min(max_iterations, v.shape[1])
     lefts, rights, bidiagonal = v.new_zeros(*v.shape, 0), v[:, :, None], v.new_zeros(len(v), rounds, rounds)
@@ -147,7 +147,7 @@ def _lanczos(jvp: Product, vjp: Product, v: Tensor, max_iterations: int, tol: fl
         left, bidiagonal[:, k, k], _ = _new_direction(jvp(rights[:, :, k]), lefts)
         lefts = torch.cat([lefts, left[:, :, None]], dim=2)
         right, beta, _ = _new_direction(vjp(left), rights)
-        # Small matrices: float64 on the CPU is both quicker and safer than the device's own decomposition.
+        # For small matrices float64 on the CPU is both faster and more accurate than the GPU's decomposition.
         p, s, qh = torch.linalg.svd(bidiagonal[:, : k + 1, : k + 1].double().cpu())
         value = s[:, 0].to(v)
         residual = beta * p[:, k, 0].abs().to(v) / value.clamp_min(torch.finfo(v.dtype).tiny)
@@ -164,9 +164,9 @@ METHODS = {"lanczos": _lanczos, "power": _power_iteration}
 def arnoldi(product: Product, start: Tensor, max_rounds: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Arnoldi's method on a linear map of rows (B, D), for each image: product(Q[:, :, :k]) = Q H after k rounds.
 
-    Yields the basis Q (B, D, k + 1), orthonormal from a `start` of unit length, and the Hessenberg matrix
-    H (B, k + 1, k), in float64 on the CPU: after the last round and after every fifth, because the use of H costs more
-    than a product.
+    Yields the orthonormal basis Q (B, D, k + 1), whose first vector is `start` (of unit length), and the Hessenberg
+    matrix H (B, k + 1, k) in float64 on the CPU. It yields after every fifth round and the last one only, because using
+    H costs more than a product.
     """
     rounds = min(max_rounds, start.shape[1])
     basis, hessenberg = start[:, :, None], start.new_zeros(len(start), rounds + 1, rounds)
@@ -180,12 +180,12 @@ def arnoldi(product: Product, start: Tensor, max_rounds: int) -> Iterator[tuple[
 def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1e-5) -> Tensor:
     """The largest modulus of J's eigenvalues for each image, (B,), by Arnoldi's method (Saad 2011, §6.2).
 
-    The usual power method on J is right only if the dominant eigenvalue is real; this one for complex pairs as well. It
-    stops when the dominant Ritz pair's residual ‖Jx - θx‖ / ‖θ‖ is below `tol` for every image, or when the Krylov
-    space is the whole space, where it is exact. An image whose J is not finite has NaN, and does not touch the others.
+    It is right for complex pairs, too; the usual power method on J only if the dominant eigenvalue is real. It stops
+    when the residual ‖Jx - θx‖ / ‖θ‖ of the dominant Ritz pair is at most `tol` for every image, or when the Krylov
+    space is the whole space and the result exact. An image whose J is not finite gets NaN; others are not affected.
 
     Raises:
-        UserError: no round.
+        UserError: `max_iterations` below 1.
     """
     _check_rounds(max_iterations)
     linear = Linearization(f, z)
@@ -206,9 +206,9 @@ def _all_images(like: Tensor) -> Tensor:
 
 
 def _where_finite(product: Product, finite: Tensor) -> Product:
-    """The product with zero for every image for which it has once not been finite; `finite` (B,) is kept up to date.
+    """`product`, with zeros for every image whose product was ever not finite; these are set to False in `finite` (B,).
 
-    A decomposition of many matrices raises an error for one that is not finite.
+    Otherwise a batched decomposition would raise an error because of one image.
     """
 
     def of_finite(u: Tensor) -> Tensor:
@@ -225,10 +225,10 @@ def _check_rounds(max_iterations: int) -> None:
 
 
 def jacobian_regularizer(f: Step, z: State, generator: torch.Generator | None = None) -> Tensor:
-    """‖vᵀJ‖² / D with one Gaussian v for each image, (B,): an estimate of ‖J‖²_F / D to be added to a loss.
+    """‖vᵀJ‖² / D with one Gaussian v for each image, (B,): an estimate of ‖J‖²_F / D that can be added to a loss.
 
     Its mean over the batch is the regulariser of Bai, Koltun, Kolter 2021, §4. It can be differentiated with respect to
-    f's weights, and to z where z requires gradients. A generator lives on the CPU.
+    f's weights, and to z if z requires gradients. `generator` must be on the CPU.
     """
     linear, like = Linearization(f, z), flatten(z)
     v = torch.randn(like.shape, dtype=like.dtype, generator=generator).to(like.device)
@@ -242,9 +242,10 @@ def unit_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _new_direction(x: Tensor, basis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x (B, D) less its part in the span of the basis (B, D, k): its direction, its length, and the coefficients.
+    """The part of x (B, D) orthogonal to the basis (B, D, k): its direction (B, D) and length (B,), and the
+    coefficients (B, k) of the rest.
 
-    Where only rounding errors are left, direction and length are zero: the image's Krylov space is exhausted.
+    If only rounding errors remain, direction and length are zero: the image's Krylov space is exhausted.
     """
     size, coefficients = x.norm(dim=1), x.new_zeros(len(x), basis.shape[2])
     for _ in range(2):  # once is not enough in float32

@@ -1,11 +1,11 @@
-"""Forward solvers for z = f(z). All have one signature and return one `Solution`.
+"""Forward solvers for z = f(z). All have the same signature and return a `Solution`.
 
-Each evaluates f once in every step and proposes the next iterate from the evaluations so far. Without a tolerance a
-solver takes n steps and returns the n-th iterate. With one it stops as soon as every image's residual has been at most
-that, and returns for each image the f(z) with the smallest residual: on a map that does not contract, the last may be
-the worst. So z0 itself is never returned.
+Each evaluates f once per step and proposes the next iterate from the evaluations so far. Without a tolerance, a solver
+takes n steps and returns the n-th iterate. With a tolerance, it stops once every image's residual has been at most
+that, and returns for each image the f(z) with the smallest residual, because on a map that does not contract the last
+one may be the worst. So z0 itself is never returned.
 
-Without a tolerance no solver waits for a GPU. With one it does, at every step, to know whether to stop.
+A solver waits for a GPU only if it has a tolerance: then at every step, to decide whether to stop.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Adjoint:
     residual: Tensor | None = None
     """(B,) ‖uJ + g - u‖ / ‖uJ + g‖ of the solution u."""
     products: int = 0
-    """Vector-Jacobian products."""
+    """Number of vector-Jacobian products."""
 
 
 class Solution(NamedTuple):
@@ -47,26 +47,26 @@ class Solution(NamedTuple):
     z: Any
     """The state, in the form of z0."""
     residual: Tensor
-    """(B,) ‖f(z) - z‖ / ‖f(z)‖ of the solver's last step; with a tolerance, of the step that ended in z."""
+    """(B,) ‖f(z) - z‖ / ‖f(z)‖ of the solver's last step; with a tolerance, of the step that returned `z`."""
     evaluations: int
-    """Evaluations of f, those recorded for the gradient included."""
+    """Number of evaluations of f, including those recorded for the gradient."""
     trace: Tensor
     """(steps, B) the residual of every step."""
     converged: Tensor | None = None
     """(B,) whether the residual is within the tolerance; None without one."""
     adjoint: Adjoint | None = None
-    """Of the backward solve, for `exact` gradients."""
+    """The backward solve, for `exact` gradients."""
     finite: Tensor | None = None
-    """() whether the first evaluation of f was finite. On a CPU a solver raises `NotFinite` where it was not; on a GPU,
-    and under `torch.compile`, it goes on, and the result is not finite either; see `checked`."""
+    """() whether the first evaluation of f was finite. If not, a solver raises `NotFinite` on a CPU; on a GPU, or under
+    `torch.compile`, it continues with a result that is not finite either; see `checked`."""
 
     def changed(self, **fields: Any) -> "Solution":
-        """With other values of some fields: `_replace`, with which torch 2.11 cannot compile."""
+        """A copy with new values of some fields, as `_replace`, which torch 2.11 cannot compile."""
         return Solution(*(fields.get(name, value) for name, value in zip(self._fields, self, strict=True)))
 
     def checked(self) -> "Solution":
-        """This solution. Raises `NotFinite` if f's first evaluation was not finite; to know that, it waits for a GPU.
-        Under `torch.compile` nothing can be raised."""
+        """This solution. Raises `NotFinite` if f's first evaluation was not finite; this check waits for a GPU, and is
+        skipped under `torch.compile`."""
         if self.finite is not None and not torch.compiler.is_compiling() and not self.finite:
             raise NotFinite()
         return self
@@ -77,19 +77,19 @@ Propose = Callable[[State, State], State]
 
 
 def picard(f: Step, z0: State, *, max_iterations: int, tol: float | None = None) -> Solution:
-    """Repeated application z <- f(z). Autograd records it, unless it is turned off."""
+    """Repeated application z <- f(z). Autograd records it, unless autograd is turned off."""
     return _iterate(f, z0, lambda z, fz: fz, max_iterations, tol)
 
 
 @torch.no_grad()
 def anderson(f: Step, z0: State, *, max_iterations: int, tol: float | None = None, memory: int = 10) -> Solution:
-    """Anderson mixing of the last `memory` + 1 steps, for each image by itself (Walker and Ni 2011, type II)."""
+    """Anderson mixing of the last `memory` + 1 steps, for each image separately (Walker and Ni 2011, type II)."""
     return _iterate(f, z0, _flat(_AndersonMixing(memory)), max_iterations, tol)
 
 
 @torch.no_grad()
 def broyden(f: Step, z0: State, *, max_iterations: int, tol: float | None = None, memory: int = 50) -> Solution:
-    """Broyden's good method on f(z) - z, for each image by itself; it starts again after `memory` updates."""
+    """Broyden's good method on f(z) - z, for each image separately; it restarts after `memory` updates."""
     return _iterate(f, z0, _flat(_BroydenUpdate(memory)), max_iterations, tol)
 
 
@@ -104,16 +104,16 @@ else:
 
 @dataclass(frozen=True)
 class Solver:
-    """A forward solver and its settings, as a value: `solver(f, z0) -> Solution`."""
+    """A forward solver with its settings: `solver(f, z0) -> Solution`."""
 
     name: SolverName = "picard"
     max_iterations: PositiveInt = 7
-    """The largest number of evaluations of f; without `tol`, their number."""
+    """Largest number of evaluations of f; without `tol`, the exact number."""
     tol: NonNegativeFloat | None = None
-    """Stop when every image's relative residual has been at most this."""
+    """Stop when every image's relative residual has been at most this, at some step."""
 
     def __post_init__(self):
-        if not torch.compiler.is_compiling():  # which cannot trace the reading of annotations
+        if not torch.compiler.is_compiling():  # torch.compile cannot trace the reading of annotations
             check(type(self), vars(self))
 
     def __call__(self, f: Step, z0: State) -> Solution:
@@ -137,7 +137,7 @@ def _iterate(f: Step, z0: State, propose: Propose, max_iterations: int, tol: flo
         if tol is not None:
             if step == 0:
                 best, lowest = fz, residual
-            better = residual < lowest  # false where it is NaN
+            better = residual < lowest  # false for NaN
             best, lowest = select(better, fz, best), torch.where(better, residual, lowest)
             if (lowest <= tol).all():
                 break
@@ -149,8 +149,8 @@ def _iterate(f: Step, z0: State, propose: Propose, max_iterations: int, tol: flo
 
 
 def _flat(propose: Callable[[Tensor, Tensor], Tensor]) -> Propose:
-    """`propose`, which works on rows (B, D), as a function of states. If its proposal for an image is not finite, the
-    next iterate is f(z); if that is not finite either, the image keeps its z."""
+    """Turn `propose`, which works on rows (B, D), into a function of states. If an image's proposal is not finite, its
+    next iterate is f(z); if that is not finite either, it keeps its z."""
 
     def propose_state(z: State, fz: State) -> State:
         x, fx = flatten(z), flatten(fz)
@@ -162,12 +162,13 @@ def _flat(propose: Callable[[Tensor, Tensor], Tensor]) -> Propose:
 
 
 def _finite_rows(x: Tensor) -> Tensor:
-    """(B, 1); also false where the sum overflows. One pass over x, where `isfinite` takes four."""
+    """(B, 1) whether a row's sum is finite, so also false if the sum overflows. Makes one pass over x; `isfinite` makes
+    four."""
     return x.sum(1, keepdim=True).isfinite()
 
 
 class _AndersonMixing:
-    """With g = f(z) - z and the last differences ΔG, ΔF of g and f: z⁺ = f - ΔFᵀγ, where γ minimises ‖g - ΔGᵀγ‖."""
+    """z⁺ = f(z) - ΔFᵀγ, where γ minimises ‖g - ΔGᵀγ‖, with g = f(z) - z and ΔG, ΔF the last differences of g and f."""
 
     def __init__(self, memory: int):
         self.memory, self.count = memory, 0
@@ -182,14 +183,14 @@ class _AndersonMixing:
             return fx
         slot, used = (self.count - 1) % self.memory, min(self.count, self.memory)
         difference = gx - self.gx
-        # Scaled to unit length: differences shrink by orders of magnitude, and the ridge below must fit all of them.
+        # Scaled to unit length: differences shrink by orders of magnitude, and the ridge below must suit all of them.
         scale = 1 / difference.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         torch.mul(difference, scale, out=self.differences_g[:, slot])
         torch.mul(fx - self.fx, scale, out=self.differences_f[:, slot])
         self.fx, self.gx, self.count = fx, gx, self.count + 1
 
         g, f = self.differences_g[:, :used], self.differences_f[:, :used]
-        # Vectors are rows: on a CPU a batch of matrix times column takes eight times as long.
+        # Vectors are rows, because on a CPU batched products with columns take eight times as long.
         products = (torch.stack((g[:, slot], gx), dim=1) @ g.mT).double()
         self.gram[:, slot, :used] = self.gram[:, :used, slot] = products[:, 0]
         self.gram[:, slot, slot] += torch.finfo(x.dtype).eps  # a ridge
@@ -198,7 +199,7 @@ class _AndersonMixing:
 
 
 class _BroydenUpdate:
-    """With g = f(z) - z and H ≈ (∂g/∂z)⁻¹ = -I + UVᵀ: z⁺ = z - Hg, and then H⁺ = H + (Δz - HΔg) ΔzᵀH / (ΔzᵀHΔg)."""
+    """z⁺ = z - Hg, then H⁺ = H + (Δz - HΔg) ΔzᵀH / (ΔzᵀHΔg), with g = f(z) - z and H = -I + UVᵀ ≈ (∂g/∂z)⁻¹."""
 
     x: Tensor
     h_gx: Tensor
@@ -220,7 +221,7 @@ class _BroydenUpdate:
             h_dg = h_gx - self.h_gx
             dx_h = _rank_one_sum(v, u, dx) - dx
             denominator = (dx * h_dg).sum(1, keepdim=True)
-            # An update with a vanishing denominator would be made of rounding errors: H stays as it is.
+            # With a vanishing denominator the update would consist of rounding errors, so H is not updated.
             rounding = torch.finfo(x.dtype).eps * dx.norm(dim=1, keepdim=True) * h_dg.norm(dim=1, keepdim=True)
             new_u = torch.where(denominator.abs() > rounding, (dx - h_dg) / denominator, 0.0)
             self.u[:, used - 1], self.v[:, used - 1] = new_u, dx_h
@@ -231,5 +232,5 @@ class _BroydenUpdate:
 
 def _rank_one_sum(u: Tensor, v: Tensor, x: Tensor) -> Tensor:
     """(Σᵢ uᵢ vᵢᵀ) x for u, v (B, k, D) and x (B, D)."""
-    # Vectors are rows: on a CPU a batch of matrix times column takes eight times as long.
+    # Vectors are rows, because on a CPU batched products with columns take eight times as long.
     return (x[:, None] @ v.mT @ u).squeeze(1)

@@ -1,4 +1,4 @@
-"""States of a refinement: one tensor, or a tuple of tensors, whose first dimension is the batch."""
+"""States of a refinement: a tensor, or a tuple of tensors, whose first dimension is the batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,11 +8,11 @@ from torch import Tensor
 
 State = Tensor | tuple[Tensor, ...]
 Step = Callable[[Any], Any]
-"""One refinement step z -> f(z), the same at every call; images of a batch must not influence one another."""
+"""A refinement step z -> f(z), the same function at every call; images of a batch must not influence one another."""
 
 
 class NotFinite(ValueError):
-    """The first evaluation of f holds NaN or infinity, so there is nothing to iterate."""
+    """The first evaluation of f has NaN or infinity, so there is nothing to iterate."""
 
     def __init__(self):
         super().__init__("the first evaluation of f is not finite")
@@ -23,19 +23,19 @@ def parts(z: State) -> tuple[Tensor, ...]:
 
 
 def each(function: Callable[..., Tensor], *states: State) -> State:
-    """`function` applied to corresponding tensors of the states, in the form of the first state."""
+    """Apply `function` to corresponding tensors of the states; the result has the form of the first state."""
     results = tuple(function(*tensors) for tensors in zip(*map(parts, states), strict=True))
     return _in_form(results, states[0])
 
 
 def flatten(z: State) -> Tensor:
-    """All numbers of an image as one row: (B, D)."""
+    """Each image's numbers as one row: (B, D)."""
     rows = [tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None] for tensor in parts(z)]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
 def unflatten(flat: Tensor, like: State) -> State:
-    """The inverse of `flatten`: (B, D) in the form, and the types, of `like`."""
+    """The inverse of `flatten`: (B, D) -> a state with the form, shapes and types of `like`."""
     pieces = flat.split([tensor.shape[1:].numel() for tensor in parts(like)], dim=1)
     shaped = (piece.reshape(tensor.shape).to(tensor.dtype) for piece, tensor in zip(pieces, parts(like)))
     return _in_form(tuple(shaped), like)
@@ -52,13 +52,13 @@ def select(images: Tensor, state: State, other: State) -> State:
 
 @torch.no_grad()
 def relative_residual(z_next: State, z: State) -> Tensor:
-    """‖f(z) - z‖ / (‖f(z)‖ + tiny) for each image: (B,); infinite where f(z) is too large for its norm."""
+    """‖f(z) - z‖ / (‖f(z)‖ + tiny) for each image, (B,); infinite if the norm of f(z) overflows."""
     change, size = (flatten(state).norm(dim=1) for state in (each(torch.sub, z_next, z), z_next))
     return torch.where(size.isfinite(), change / (size + torch.finfo(size.dtype).tiny), torch.inf)
 
 
 def check_start(z0: State) -> None:
-    """`ValueError` unless z0 is a tensor, or a tuple of tensors, of floats with one batch size."""
+    """Raise `ValueError` unless z0 is a floating-point tensor, or a tuple of them with the same batch size."""
     tensors = parts(z0)
     if not tensors or not all(isinstance(tensor, Tensor) and tensor.is_floating_point() for tensor in tensors):
         raise ValueError("z0 must be a tensor, or a tuple of tensors, of floating-point numbers")
@@ -69,7 +69,7 @@ def check_start(z0: State) -> None:
 
 
 def check_step(z: State, z_next: State) -> None:
-    """`ValueError` if a first step z -> f(z) changed the state's form, a shape, a type or a device."""
+    """Raise `ValueError` if the first step z -> f(z) changed the state's form, a shape, a type or a device."""
     if _form(z) != _form(z_next):
         raise ValueError(f"f changed the form of the state: {_form(z)} became {_form(z_next)}")
     for before, after in zip(parts(z), parts(z_next)):
@@ -81,12 +81,12 @@ def check_step(z: State, z_next: State) -> None:
 
 
 def all_finite(z: State) -> Tensor:
-    """() whether all numbers of a state are finite."""
+    """() whether all numbers of the state are finite."""
     return torch.stack([tensor.isfinite().all() for tensor in parts(z)]).all()
 
 
 def _in_form(tensors: tuple[Tensor, ...], like: State) -> State:
-    """A tensor, a tuple, or a named tuple, as `like` is."""
+    """The tensors in the form of `like`: a tensor, a tuple or a named tuple."""
     if not isinstance(like, tuple):
         return tensors[0]
     return type(like)(*tensors) if hasattr(like, "_fields") else tensors
