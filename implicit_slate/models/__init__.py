@@ -1,4 +1,4 @@
-"""Models and their parts, as modules that know nothing of training."""
+"""Models and their parts; nothing here depends on training."""
 
 from implicit_slate.models.dvae import DiscreteVAE
 from implicit_slate.models.portable import load_pretrained

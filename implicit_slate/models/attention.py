@@ -1,11 +1,11 @@
-"""Causal scaled dot-product attention with dropout on its weights (Vaswani et al. 2017), for a CPU in few passes.
+"""Causal scaled dot-product attention with dropout on its weights (Vaswani et al. 2017), made fast for CPUs.
 
-A GPU has kernels of its own for it, in `attention_gpu`.
+The kernels for GPUs are in `attention_gpu`.
 
-torch's fused CPU kernel has no dropout; without one, attention with dropout takes a dozen passes over matrices of
-(heads, N, N) for each image, most of them through main memory. Here the work is done in pieces that stay in the cache,
-what lies above the diagonal is not computed, and dropped weights are touched one by one: at N = 576 and a rate of 0.1
-four times as fast as a chain of torch's operations, and a third of its memory.
+torch's fused CPU kernel has no dropout. Without a fused kernel, attention with dropout makes a dozen passes over
+matrices of (heads, N, N) for each image, most of them through main memory. The version here works in pieces that stay
+in the cache, skips most of what lies above the diagonal, and touches dropped weights one by one. At N = 576 and a
+dropout rate of 0.1 it is four times as fast as a chain of torch operations, and needs a third of the memory.
 """
 
 from collections.abc import Iterator
@@ -19,17 +19,18 @@ from implicit_slate.models import attention_gpu
 from implicit_slate.models.layers import draw_dropped
 
 ROWS = 64
-"""Queries in a piece: fewer skip more of what is above the diagonal, and take more operations."""
+"""Queries in a piece. With fewer, more of what is above the diagonal is skipped, but more operations are needed."""
 PIECE = 2**20
-"""Attention weights in a piece, about: few enough for the cache that cores share. Pieces of a quarter of that, which
-fit a core's own cache, take 1.2 to 2 times as long on two cores: cores wait for one another after every operation."""
+"""Approximate number of attention weights in a piece, few enough for the cache that cores share. Pieces of a quarter of
+the size, which fit a core's own cache, take 1.2 to 2 times as long on two cores, which wait for one another after every
+operation."""
 
 
 def attend(projected: Tensor, rate: float = 0.0) -> Tensor:
-    """Attention of query i to keys and values up to i: all three (B, N, 3, heads, d) -> (B, N, heads, d).
+    """Causal attention: queries, keys and values (B, N, 3, heads, d) -> (B, N, heads, d). Query i sees keys up to i.
 
     Args:
-        rate: with which attention weights are dropped; the others are scaled by 1 / (1 - rate).
+        rate: dropout rate of the attention weights; those kept are scaled by 1 / (1 - rate).
     """
     if 0 < rate < 1 and attention_gpu.takes(projected):
         return attention_gpu.attend(projected, rate)
@@ -41,16 +42,16 @@ def attend(projected: Tensor, rate: float = 0.0) -> Tensor:
 
 
 class _DroppedAttention(torch.autograd.Function):
-    """With weights P = softmax(QKᵀ/√d), dropped to W = P∘mask/(1 - rate), the output O = WV, and its gradient dO:
-    dV = WᵀdO, and the gradient of the logits is W∘(dO Vᵀ) - P∘(dO∘O)1, as in Dao et al. (2022), appendix B.
+    """Attention with dropout, O = WV, where W = P∘mask/(1 - rate) and P = softmax(QKᵀ/√d).
 
-    Kept for the backward pass: W without its scale, where P was dropped, and P there.
+    Its gradients are dV = WᵀdO and, for the logits, W∘(dO Vᵀ) - P∘(dO∘O)1 (Dao et al. 2022, appendix B). For the
+    backward pass it keeps W without its scale, the indices of dropped weights, and the values of P there.
     """
 
     @staticmethod
     def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, rate: float) -> Tensor:
-        # One batch of matrices (B·heads, N, d) that lie in memory as products read them. Scaled are the queries and
-        # values instead of the logits and the weights, which are more.
+        # Batches of matrices (B·heads, N, d), contiguous for the products. Queries and values are scaled instead of
+        # logits and weights, because they are fewer.
         ctx.heads, ctx.rate = queries.shape[:2], rate
         queries, values = queries * queries.shape[-1] ** -0.5, values * (1 / (1 - rate))
         queries, keys, values = (x.reshape(-1, *x.shape[2:]) for x in (queries, keys, values))
@@ -75,8 +76,8 @@ class _DroppedAttention(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         queries, keys, values, mixed, *kept = ctx.saved_tensors
         gradient = gradient.reshape(mixed.shape)
-        # (B·heads, N, 1). In bfloat16 they are rounded as the products are: kept in float32 they would leave the error
-        # of the gradients as it is (0.55%), and their subtraction would take longer.
+        # (B·heads, N, 1). In bfloat16 they are rounded like the products: float32 would not reduce the error of the
+        # gradients (0.55%), and would make the subtraction slower.
         shares = (gradient * mixed).sum(-1, keepdim=True)
         to_queries, to_keys, to_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
         pieces = zip(_pieces(queries), kept[::3], kept[1::3], kept[2::3], strict=True)
@@ -94,7 +95,7 @@ class _DroppedAttention(torch.autograd.Function):
 
 
 def _pieces(queries: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Heads, queries and the keys that these see, one piece after the other; queries are (B·heads, N, d)."""
+    """For queries (B·heads, N, d), yield for each piece its heads, its queries, and the keys that these see."""
     num_heads, length, _ = queries.shape
     size = min(ROWS, length)
     step = max(1, PIECE // (size * length))

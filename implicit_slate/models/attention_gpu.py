@@ -1,7 +1,7 @@
-"""Causal attention with dropout for a GPU, as two operations that `torch.compile` and CUDA graphs take as they are.
+"""Causal attention with dropout for a GPU, as two custom operators, for `torch.compile` and CUDA graphs.
 
-What `attention_kernels` computes takes half the time of cuDNN's attention at the paper's size, and spares a twelfth of
-a step. Only these functions import it, when they run: Triton is not everywhere.
+At the paper's size the Triton kernels in `attention_kernels` take half the time of cuDNN's attention, which saves a
+twelfth of a step. They are imported only when these operators run, because Triton is not available everywhere.
 """
 
 import math
@@ -13,17 +13,17 @@ from torch.library import custom_op
 from implicit_slate import host
 
 LONGEST = 32
-"""Numbers in a head. With more, both kernels compute with 64."""
+"""Longest supported head. For longer heads our kernels would compute with a width of 64, as cuDNN's does."""
 OF_QUERIES = {"QUERIES": 64, "KEYS": 32, "num_warps": 4}
 OF_KEYS = {"QUERIES": 32, "KEYS": 64, "num_warps": 4, "num_stages": 2}
-"""Tiles of the kernels that hold queries and of the one that holds keys: of nine that were tried the quickest
-on an H200."""
+"""Tile sizes of the kernels that process a block of queries, and of the one that processes a block of keys: the fastest
+of nine on an H200."""
 
 
 def takes(projected: Tensor) -> bool:
-    """Whether `attend` is for such queries, keys and values: of 16 bits, of short heads, on a GPU, where the step is
-    compiled. Op by op, a call keeps the CPU longer than the GPU, and a step at the paper's size took 54 ms instead of
-    33."""
+    """Whether `attend` supports these queries, keys and values: 16-bit, with short heads, on a GPU, in a compiled step.
+    Without compilation a call takes longer on the CPU than on the GPU, and a step at the paper's size takes 54 ms
+    instead of 33."""
     is_small = projected.dtype in (torch.bfloat16, torch.float16) and projected.shape[-1] <= LONGEST
     return is_small and host.is_for_triton(projected)
 
@@ -32,15 +32,14 @@ def attend(projected: Tensor, rate: float) -> Tensor:
     """As `attention.attend`, (B, N, 3, heads, d) -> (B, N, heads, d), in 16 bits."""
     batch, length, _, heads, _ = projected.shape
     numbers = torch.randint(2**31, (batch * heads + 1, length), device=projected.device)
-    odd = (2 * numbers + 1).to(torch.int32)  # of 32 bits, whose sign is one of them
+    odd = (2 * numbers + 1).to(torch.int32)  # 32 random bits, including the sign
     return attend_dropped(projected.contiguous(), odd[:-1], odd[-1], rate)[0]
 
 
 @custom_op("implicit_slate::attend_dropped", mutates_args=())
 def attend_dropped(projected: Tensor, rows: Tensor, columns: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """Queries, keys and values (B, N, 3, H, d), odd numbers for rows (B·H, N) and columns (N,), contiguous -> the
-    mixture of values (B, N, H, d) and the logarithms of the softmax's sums (B, H, N), to the base 2; see
-    `attention_kernels`."""
+    """Queries, keys and values (B, N, 3, H, d), and odd numbers for rows (B·H, N) and columns (N,), all contiguous ->
+    the output (B, N, H, d), and the base-2 logarithms of the softmax's sums (B, H, N); see `attention_kernels`."""
     from implicit_slate.models.attention_kernels import forward_kernel
 
     mixed, logsumexp = _outputs(projected)
@@ -54,7 +53,7 @@ def attend_dropped(projected: Tensor, rows: Tensor, columns: Tensor, rate: float
 def attend_dropped_backward(
     projected: Tensor, rows: Tensor, columns: Tensor, mixed: Tensor, logsumexp: Tensor, to_mixed: Tensor, rate: float
 ) -> Tensor:
-    """The gradient of `projected` from `to_mixed`, that of the mixture, contiguous."""
+    """The gradient of `projected`, from the contiguous gradient `to_mixed` of the output."""
     from implicit_slate.models.attention_kernels import to_keys_kernel, to_queries_kernel
 
     to_projected, inners = torch.empty_like(projected), torch.empty_like(logsumexp)

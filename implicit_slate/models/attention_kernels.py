@@ -1,25 +1,26 @@
 """Causal attention with dropout on its weights as Triton kernels: flash attention (Dao 2023) for short heads.
 
-Query i keeps its weight of key j if rᵢcⱼ mod 2³² is at least rate·2³², with odd random numbers rᵢ and cⱼ of 32 bits. So
-it takes a multiplication to know it, forward and backward, and nothing of size N × N is kept. A product with an odd
-number is a bijection of odd numbers, so every weight is dropped with the same probability, and any two independently.
+The weight of query i for key j is kept if rᵢcⱼ mod 2³² is at least rate·2³², with odd random 32-bit numbers rᵢ and cⱼ.
+So the mask costs one multiplication, forward and backward, and nothing of size N × N is stored. Multiplication by an
+odd number is a bijection of the odd numbers, so every weight is dropped with the same probability, and any two weights
+independently.
 
-Torch's kernels take twice as long with heads of 24 numbers: cuDNN's computes with 64 of them, this one with 32.
+With heads of width 24, torch's kernels take twice as long: cuDNN's pads them to 64, this one to 32.
 """
 
 import triton
 import triton.language as tl
 
-# `projected` are queries, keys and values, (B, N, 3, H, D), and so is their gradient; `mixed` is (B, N, H, D). A tile
-# is a block of tokens of one head, (tokens, WIDTH), in memory STEP numbers apart. Sizes are constants, from which
-# Triton knows that a head of 24 numbers can be read 16 bytes at a time.
+# `projected` holds queries, keys and values, (B, N, 3, H, D), and its gradient has the same shape; the output `mixed`
+# is (B, N, H, D). A tile is a block of tokens of one head, (tokens, WIDTH); its rows are STEP numbers apart in memory.
+# Sizes are compile-time constants, so Triton knows that a head of 24 numbers can be read 16 bytes at a time.
 
 
 @triton.jit
 def _tile(
     start, tokens, STEP: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr
 ):
-    """Numbers of the head at `start`; zeros beyond its D numbers and the N tokens."""
+    """Load the tile of the head at `start`; zeros beyond its D numbers and the N tokens."""
     column = tl.arange(0, WIDTH)
     inside = column[None, :] < D
     if not WHOLE:
@@ -36,7 +37,7 @@ def _write(start, tile, tokens, STEP: tl.constexpr, N: tl.constexpr, D: tl.const
 
 @triton.jit
 def _of(start, tokens, beyond, N: tl.constexpr, WHOLE: tl.constexpr):
-    """One number for each token, and `beyond` for those beyond the N."""
+    """Load one number for each token, and `beyond` for those past the N tokens."""
     if WHOLE:
         return tl.load(start + tokens)
     return tl.load(start + tokens, mask=tokens < N, other=beyond)
@@ -44,7 +45,7 @@ def _of(start, tokens, beyond, N: tl.constexpr, WHOLE: tl.constexpr):
 
 @triton.jit
 def _bits(start, tokens, N: tl.constexpr, WHOLE: tl.constexpr):
-    """The random numbers of tokens, as unsigned ones."""
+    """The tokens' random numbers, as unsigned integers."""
     return _of(start, tokens, 1, N, WHOLE).to(tl.uint32, bitcast=True)
 
 
@@ -54,7 +55,7 @@ def _attend_to(
     STEP: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, DIAGONAL: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """The running sums of a block of queries, after the block of keys that begins at `first`."""
+    """Update the running sums of a block of queries with the block of keys that begins at `first`."""
     seen = first + tl.arange(0, KEYS)
     logits = tl.dot(query, tl.trans(_tile(keys, seen, STEP, N, D, WIDTH, WHOLE)))
     if DIAGONAL:
@@ -63,7 +64,8 @@ def _attend_to(
     weights = tl.exp2(logits * SCALE - new[:, None])
     shrink = tl.exp2(largest - new)
     total = total * shrink + tl.sum(weights, 1)
-    # A zero that the compiler knew would make it choose after rounding, which takes three times the instructions.
+    # `zero` is an argument because a constant would make the compiler select after rounding, which takes three times as
+    # many instructions.
     weights = tl.where(row[:, None] * _bits(columns, seen, N, WHOLE)[None, :] >= CUT, weights, zero)
     value = _tile(values, seen, STEP, N, D, WIDTH, WHOLE)
     return tl.dot(weights.to(value.dtype), value, mixed * shrink[:, None]), total, new
@@ -75,10 +77,10 @@ def forward_kernel(
     H: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, KEPT: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """A block of queries of one head: softmax(QKᵀ/√d) dropped, times V, and the logarithms of the softmax's sums, both
-    to the base 2, of which exponentials are quicker."""
+    """For a block of queries of one head: dropout(softmax(QKᵀ/√d)) V, and the logarithms of the softmax's sums. Both
+    use base 2, whose exponentials are faster."""
     head, batch = tl.program_id(0) % H, (tl.program_id(0) // H).to(tl.int64)
-    begin = (tl.num_programs(1) - 1 - tl.program_id(1)) * QUERIES  # the blocks that see most come first
+    begin = (tl.num_programs(1) - 1 - tl.program_id(1)) * QUERIES  # blocks that see the most keys come first
     tokens = begin + tl.arange(0, QUERIES)
     STEP: tl.constexpr = 3 * H * D
     queries = projected + batch * N * STEP + head * D
@@ -102,8 +104,8 @@ def forward_kernel(
     _write(mixed + batch * N * H * D + head * D, sums, tokens, H * D, N, D, WIDTH)
 
 
-# The gradient of the logits is P∘(mask∘(dO Vᵀ)/kept - (dO∘O)1), with the share that is kept; that share is divided by
-# at the end, so the second term, `inner`, holds it as a factor.
+# The gradient of the logits is P∘(mask∘(dO Vᵀ)/KEPT - (dO∘O)1), where KEPT is the probability of keeping a weight. The
+# division by KEPT comes last, so the second term, `inner`, includes it as a factor.
 
 
 @triton.jit
@@ -112,7 +114,7 @@ def _to_queries(
     STEP: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, DIAGONAL: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a block of queries, with what comes of the block of keys that begins at `first`."""
+    """Add to the gradient of a block of queries the part from the block of keys that begins at `first`."""
     seen = first + tl.arange(0, KEYS)
     key = _tile(keys, seen, STEP, N, D, WIDTH, WHOLE)
     to_weights = tl.dot(to_mixed, tl.trans(_tile(values, seen, STEP, N, D, WIDTH, WHOLE)))
@@ -131,7 +133,7 @@ def to_queries_kernel(
     SCALE: tl.constexpr, CUT: tl.constexpr, KEPT: tl.constexpr, FACTOR: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of a block of queries of one head, times FACTOR; and `inners` (B, H, N), for the keys."""
+    """The gradient of a block of queries of one head, times FACTOR; and `inners` (B, H, N), for `to_keys_kernel`."""
     head, batch = tl.program_id(0) % H, (tl.program_id(0) // H).to(tl.int64)
     begin = (tl.num_programs(1) - 1 - tl.program_id(1)) * QUERIES
     tokens = begin + tl.arange(0, QUERIES)
@@ -166,7 +168,7 @@ def _to_keys(
     STEP: tl.constexpr, H: tl.constexpr, N: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, WHOLE: tl.constexpr,
     SCALE: tl.constexpr, CUT: tl.constexpr, DIAGONAL: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a block of keys and values, with what comes of the block of queries that begins at `first`."""
+    """Add to the gradients of a block of keys and values the parts from the block of queries that begins at `first`."""
     tokens = first + tl.arange(0, QUERIES)
     query = _tile(queries, tokens, STEP, N, D, WIDTH, WHOLE)
     to_out = _tile(to_mixed, tokens, H * D, N, D, WIDTH, WHOLE)
@@ -188,7 +190,7 @@ def to_keys_kernel(
     SCALE: tl.constexpr, CUT: tl.constexpr, KEPT: tl.constexpr, FACTOR: tl.constexpr,
     QUERIES: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a block of keys, times FACTOR, and of values of one head."""
+    """The gradients of a block of keys, times FACTOR, and of values, of one head."""
     head, batch = tl.program_id(0) % H, (tl.program_id(0) // H).to(tl.int64)
     begin = tl.program_id(1) * KEYS
     tokens = begin + tl.arange(0, KEYS)

@@ -1,4 +1,4 @@
-"""The discrete VAE: images to grids of N = (H/4)² tokens out of V, and back (Ramesh et al. 2021; docs/method.md)."""
+"""The discrete VAE: images to grids of N = (H/4)² tokens, and back (Ramesh et al. 2021; docs/method.md)."""
 
 import math
 
@@ -15,10 +15,10 @@ WIDTH = 64
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`; of 1×1 kernels on channels-last images the matrix product that it is."""
+    """`nn.Conv2d`, where a 1×1 convolution of channels-last images is computed as a matrix product."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # A GPU convolves float32 numbers with TF32 factors, which is torch's default, and multiplies them without.
+        # By default torch uses TF32 for convolutions of float32 on a GPU, but not for matrix products.
         is_slower = x.device.type == "cuda" and not torch.is_autocast_enabled("cuda")
         if self.kernel_size == (1, 1) and x.is_contiguous(memory_format=torch.channels_last) and not is_slower:
             return F.linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
@@ -26,7 +26,7 @@ class Conv2d(nn.Conv2d):
 
 
 class ImageNorm(nn.GroupNorm):
-    """`nn.GroupNorm` of one group, in operations that keep the layout where they are compiled."""
+    """`nn.GroupNorm` with one group, whose compiled version keeps the memory layout."""
 
     def __init__(self, channels: int):
         super().__init__(1, channels)
@@ -38,17 +38,17 @@ class ImageNorm(nn.GroupNorm):
 
 
 class _Normalise(torch.autograd.Function):
-    """Images (B, C, H, W), whatever their precision, with mean 0 and variance 1, times weight (C,), plus bias (C,).
+    """Normalise each image (B, C, H, W) of any precision to mean 0 and variance 1; apply weight and bias, both (C,).
 
-    Inductor computes torch's group norm in another layout than the channels-last one of the convolutions beside it,
-    with copies between, and its own gradient of these lines in three times as many kernels.
+    Inductor computes torch's group norm in a different layout than the channels-last one of the neighbouring
+    convolutions, with copies in between. Its own backward pass of these lines has three times as many kernels.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         precise, count = x.to(weight.dtype), x.shape[1:].numel()
         mean, mean_square = (y.sum((2, 3)).sum(1)[:, None, None, None] / count for y in (precise, precise.square()))
-        # By `var_mean` of the largest images an H200 takes 167 µs, and 14 to read them.
+        # `var_mean` takes 167 µs for the largest images on an H200, where reading them takes 14 µs.
         scale = ((mean_square - mean.square()).clamp_min(0) + eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, scale)
         return (precise - mean) * scale * weight[:, None, None] + bias[:, None, None]
@@ -58,7 +58,7 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         x, weight, mean, scale = ctx.saved_tensors
         normed = (x.to(weight.dtype) - mean) * scale
-        to_bias, to_weight = gradient.sum((2, 3)), (gradient * normed).sum((2, 3))  # of each image
+        to_bias, to_weight = gradient.sum((2, 3)), (gradient * normed).sum((2, 3))  # for each image
         along_mean, along_normed = ((each * weight).sum(1)[:, None, None, None] for each in (to_bias, to_weight))
         to_x = scale * (gradient * weight[:, None, None] - (along_mean + normed * along_normed) / x.shape[1:].numel())
         return to_x.to(x.dtype), to_weight.sum(0), to_bias.sum(0), None
@@ -78,10 +78,10 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Module:
 
 
 class DiscreteVAE(nn.Module):
-    """Encoder to logits over V codes for each token, and decoder from (mixtures of) codes.
+    """An encoder to logits over V codes for each token, and a decoder from codes or mixtures of them.
 
-    Codes have the shape (B, N, V). With channels-last convolutions that is the layout of the layers' own memory, so
-    softmax and sampling run along contiguous numbers.
+    Codes have the shape (B, N, V). This is how channels-last convolutions lay out their memory, so softmax and sampling
+    run along contiguous numbers.
     """
 
     def __init__(self, vocab_size: int, image_channels: int = 3):
@@ -110,7 +110,7 @@ class DiscreteVAE(nn.Module):
     def logits(self, image: Tensor) -> Tensor:
         """(B, C, H, W) -> unnormalised log probabilities (B, N, V), tokens row by row.
 
-        They are computed without autocast: tokens are what the transformer learns, in whatever precision.
+        Computed without autocast, so the tokens that the transformer learns are the same in every precision.
         """
         with torch.autocast(image.device.type, enabled=False):
             features = self.encoder(image.contiguous(memory_format=torch.channels_last))
@@ -122,7 +122,7 @@ class DiscreteVAE(nn.Module):
         return self.decoder(codes.unflatten(1, (side, side)).permute(0, 3, 1, 2))
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N) -> image (B, C, H, W), not clamped: `decode` of their one-hot codes, by a table look-up."""
+        """Tokens (B, N) -> image (B, C, H, W), not clamped: `decode` of one-hot codes, as a table look-up."""
         conv, norm, relu = self.decoder[0].children()
         side = math.isqrt(tokens.shape[1])
         codes = conv.get_parameter("weight")[:, :, 0, 0].T  # (V, WIDTH)
@@ -131,8 +131,8 @@ class DiscreteVAE(nn.Module):
 
 
 def squared_error(reconstruction: Tensor, image: Tensor) -> Tensor:
-    """The dVAE's loss on images (B, C, H, W): summed over C, H, W, mean over B."""
-    if torch.compiler.is_compiling():  # which expects the loss's gradient in another layout than its kernel makes
+    """The dVAE's loss on images (B, C, H, W): squared error summed over C, H, W, mean over B."""
+    if torch.compiler.is_compiling():  # the compiled kernel's gradient would not have the layout that inductor expects
         reconstruction = reconstruction.contiguous()
     return F.mse_loss(reconstruction, image, reduction="sum") / len(image)
 
@@ -142,8 +142,8 @@ def gumbel_softmax(logits: Tensor, tau: float | Tensor, hard: bool = False, nois
 
     Args:
         tau: temperature.
-        hard: one-hot values, with the gradient of the soft ones (straight-through).
-        noise: the standard Gumbel noise to use; drawn if it is not given.
+        hard: return one-hot values with the gradient of the soft ones (straight-through).
+        noise: standard Gumbel noise; drawn if not given.
     """
     if noise is None:
         if not hard and gumbel_gpu.takes(logits):
@@ -157,20 +157,20 @@ def gumbel_softmax(logits: Tensor, tau: float | Tensor, hard: bool = False, nois
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    """Standard Gumbel noise -log(-log U) in the shape of `like`, in float32 whatever the precision of training.
+    """Standard Gumbel noise -log(-log U) in the shape of `like`, always in float32.
 
-    It is computed in place from uniform numbers: torch draws exponential numbers one by one, which is far slower.
+    Computed in place from uniform numbers; torch draws exponential numbers one by one, which is far slower.
     """
     return uniform_like(like).log_().neg_().log_().neg_()
 
 
 @torch.no_grad()
 def sample_tokens(logits: Tensor) -> Tensor:
-    """Tokens drawn from softmax(logits), (B, N, V) -> (B, N): distributed as the argmax of a Gumbel-softmax sample.
+    """Sample tokens from softmax(logits), (B, N, V) -> (B, N): distributed as the argmax of a Gumbel-softmax sample.
 
-    Gumbel noise would take V random numbers for each token, this takes two: one for a block of the vocabulary, one for
-    the token in the block. Inverting the whole distribution function takes one, but its cumulative sum costs more.
-    Both are in float32 at least: among cumulative sums of 8 bits rare tokens would never be drawn.
+    This takes two random numbers per token, one to choose a block of the vocabulary and one to choose the token in the
+    block; Gumbel noise would take V. Inverting the whole distribution function would take one, but its cumulative sum
+    costs more. Cumulative sums are at least float32: with an 8-bit significand rare tokens would never be drawn.
     """
     probabilities = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     blocks = probabilities.unflatten(-1, (-1, math.gcd(logits.shape[-1], 64)))
@@ -180,7 +180,7 @@ def sample_tokens(logits: Tensor) -> Tensor:
 
 
 def _draw(weights: Tensor) -> Tensor:
-    """An index into the last dimension with probability proportional to `weights`, by inverse transform sampling."""
+    """Sample an index of the last dimension, with probability proportional to `weights`, by inverse transform."""
     cumulative = weights.cumsum(-1)
     threshold = torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:]
     return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_max(weights.shape[-1] - 1)

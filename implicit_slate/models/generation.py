@@ -1,4 +1,4 @@
-"""Generation of tokens from slots, one position at a time with a key-value cache, and how a token is chosen."""
+"""Generation of tokens from slots, one position at a time with a key-value cache; and sampling of tokens."""
 
 import math
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from implicit_slate.errors import UserError
 from implicit_slate.models.transformer import DecoderBlock, TransformerDecoder
 
 BLOCK = 64
-"""On a GPU the cache is read in whole blocks of this many positions; those not yet generated are masked out. So shapes
-change only every `BLOCK` positions, and a step is captured as a CUDA graph (or compiled) once for each block."""
+"""On a GPU the cache is read in whole blocks of this many positions; positions not yet generated are masked out. So
+shapes change only every `BLOCK` positions, and a step is captured as a CUDA graph (or compiled) once per block."""
 
 
 class Decoding:
     """The state of generating N tokens from slots: call `step` N times.
 
     Args:
-        dictionary: embeddings of the tokens, index 0 begins the sequence.
-        positions: (1, N + 1, D), of which the first N are added to the embeddings.
+        dictionary: token embeddings; index 0 begins the sequence.
+        positions: position embeddings (1, N + 1, D); the first N are added to the token embeddings.
         transformer: in evaluation mode.
         to_logits: D -> V.
-        memory: (B, K, D), the slots as the transformer reads them.
+        memory: the projected slots (B, K, D).
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Decoding:
         self._position = 0
 
     def step(self, index: Tensor) -> Tensor:
-        """Dictionary indices (B,) of the last tokens, at first 0 -> logits (B, V) of the next ones."""
+        """Dictionary indices (B,) of the last tokens (0 in the first step) -> logits (B, V) of the next tokens."""
         position, self._position = self._position, self._position + 1
         at = self._positions[position : position + 1]
         if index.device.type != "cuda":
@@ -59,13 +59,13 @@ class Decoding:
         return self._logits.clone()
 
     def next_logits(self, index: Tensor, position: Tensor, seen: int, masked: bool = False) -> Tensor:
-        """A step as a function of tensors, which changes the cache in place: (B,) -> (B, V).
+        """A step as a function of tensors, (B,) -> (B, V); changes the cache in place.
 
         Args:
             index: dictionary indices (B,) of the tokens at `position`.
-            position: (1,) on the device, where their keys and values go.
-            seen: how many positions of the cache are read, more than `position`.
-            masked: leave out what comes after `position`; there is nothing if `seen` is the next position.
+            position: (1,), on the device: where their keys and values are stored.
+            seen: number of cache positions to read, more than `position`.
+            masked: mask out positions after `position`; not needed if `seen` is `position` + 1.
         """
         mask = (self._positions[:seen] <= position)[None] if masked else None
         x = self.dictionary(index) + self.embedded_positions[position]
@@ -83,9 +83,9 @@ class Decoding:
 
 
 def capture(run: Callable[[], None], warm_up: int = 1) -> torch.cuda.CUDAGraph:
-    """What `run` does as a CUDA graph, which repeats it on the same tensors.
+    """Capture `run` as a CUDA graph; replaying it repeats `run` on the same tensors.
 
-    Before that it runs `warm_up` times on a stream of its own, for what libraries set up at first use.
+    Before the capture, `run` is called `warm_up` times on a separate stream, for what libraries set up at first use.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -100,12 +100,12 @@ def capture(run: Callable[[], None], warm_up: int = 1) -> torch.cuda.CUDAGraph:
 
 
 class _CachedBlock:
-    """A block of the transformer for one position at a time, in few operations: at small batches their number, and
-    reading the weights, is what takes time. Queries, keys and values are one product, and the slots' keys and values
-    are computed once.
+    """A transformer block applied to one position at a time, in few operations: for small batches, time goes into the
+    number of operations and into reading the weights. Queries, keys and values are one product; the slots' keys and
+    values are computed once.
 
-    A CPU computes a product of so few rows on one thread, but a batch of products on all of them. So weights lie in
-    `parts`, each with some of the heads and some of the hidden units. In two parts, on two threads, generation takes
+    On a CPU a product of so few rows uses one thread, but a batch of products uses all of them. So the weights are
+    split into `parts`, each with some of the heads and hidden units. With two parts on two threads, generation takes
     three quarters of the time.
     """
 
@@ -124,7 +124,7 @@ class _CachedBlock:
         self.slot_keys = keys.mT.contiguous()  # (B, D, heads·K)
 
     def step(self, x: Tensor, position: Tensor, seen: int, mask: Tensor | None) -> Tensor:
-        """The block at one position, (B, D) -> (B, D); its key and value go into the cache."""
+        """Apply the block at one position, (B, D) -> (B, D), and store its key and value in the cache."""
         block, batch, (_, flat, _, width), parts = self.block, len(x), self.cache.shape, len(self.from_heads)
         normed = block.norm_self(x)
         projected = _times(normed, self.to_queries_keys_values).view(3, flat, 1, width)
@@ -152,7 +152,7 @@ def _by_inputs(weight: Tensor, parts: int) -> Tensor:
 
 
 def _times(x: Tensor, weight: Tensor) -> Tensor:
-    """(B, in) and weights by outputs -> (parts, B, out/parts). (`@` would take 3 µs longer than `bmm`: 8% in all.)"""
+    """x (B, in), weights of `_by_outputs` -> (parts, B, out/parts). (`@` takes 3 µs longer than `bmm`: 8% in all.)"""
     return torch.bmm(x.expand(len(weight), *x.shape), weight)
 
 
@@ -175,9 +175,9 @@ def choose(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The most likely token, or a sample, (B, V) -> (B,); the arguments are those of `SLATE.generate`.
+    """The most likely token, or a sample, (B, V) -> (B,); for the arguments see `SLATE.generate`.
 
-    If both limits are given, `top_p` is applied to the distribution over the top k (as in common use).
+    If both `top_k` and `top_p` are given, `top_p` is applied to the distribution over the top k, as is common.
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -185,7 +185,7 @@ def choose(
     if top_k is not None:
         values, tokens = values[:, :top_k], tokens[:, :top_k]
     probabilities = values.softmax(-1)
-    if top_p is not None:  # a token is kept if those before it do not reach p together: the first always is
+    if top_p is not None:  # keep a token if the sum of those before it is below p; so the first is always kept
         before = probabilities.cumsum(-1) - probabilities
         probabilities = probabilities.masked_fill(before >= top_p, 0.0)
     return tokens.gather(-1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]

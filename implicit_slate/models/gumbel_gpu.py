@@ -1,4 +1,4 @@
-"""`dvae.gumbel_softmax` for a GPU, as an operation that `torch.compile` and CUDA graphs take as it is."""
+"""`dvae.gumbel_softmax` for a GPU, as a custom operator, for `torch.compile` and CUDA graphs."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from implicit_slate import host
 
 
 def takes(logits: Tensor) -> bool:
-    """Whether `sample` is for such logits: in float32, on a GPU, where the step is compiled."""
+    """Whether `sample` supports these logits: float32, on a GPU, in a compiled step."""
     return logits.dtype == torch.float32 and host.is_for_triton(logits)
 
 
 def sample(logits: Tensor, tau: float | Tensor) -> Tensor:
-    """As `dvae.gumbel_softmax` with noise of its own; in autocast's precision, where that is on."""
+    """As `dvae.gumbel_softmax` with newly drawn noise; under autocast, in its precision."""
     tau = torch.as_tensor(tau, dtype=torch.float32, device=logits.device)
     seed = torch.randint(2**63 - 1, (1,), device=logits.device)
     device = logits.device.type
@@ -23,7 +23,7 @@ def sample(logits: Tensor, tau: float | Tensor) -> Tensor:
 
 @custom_op("implicit_slate::gumbel_softmax", mutates_args=())
 def gumbel_softmax(logits: Tensor, tau: Tensor, seed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Contiguous logits (…, V), tau () and a seed (1,) of 64 bits -> a sample of that type in the shape of `logits`."""
+    """Contiguous logits (…, V), tau () and a 64-bit seed (1,) -> a sample of type `dtype` in the shape of `logits`."""
     from implicit_slate.models.gumbel_kernel import gumbel_softmax_kernel
 
     soft, size = torch.empty_like(logits, dtype=dtype), logits.shape[-1]
@@ -45,7 +45,7 @@ def _keep(ctx, inputs, output) -> None:
 def _backward(ctx, gradient: Tensor):
     tau, soft = ctx.saved_tensors
     soft, gradient = soft.to(ctx.dtype), gradient.to(ctx.dtype)
-    mean = (soft * gradient).sum(-1, keepdim=True) / soft.sum(-1, keepdim=True)  # rounded to 16 bits, the sum is not 1
+    mean = (soft * gradient).sum(-1, keepdim=True) / soft.sum(-1, keepdim=True)  # in 16 bits `soft` does not sum to 1
     return soft * (gradient - mean) / tau, None, None, None
 
 

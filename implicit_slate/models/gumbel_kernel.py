@@ -1,5 +1,6 @@
-"""A sample of the relaxed categorical distribution (`dvae.gumbel_softmax`) as a Triton kernel: logits are read once,
-and noise is drawn once and never written. Inductor, which does not hold a row of logits at once, draws it twice."""
+"""A sample of the relaxed categorical distribution (`dvae.gumbel_softmax`) as a Triton kernel. It reads the logits
+once, draws the noise once, and never writes the noise to memory. Inductor's kernel does not hold a whole row of logits,
+so it draws the noise twice."""
 
 import triton
 import triton.language as tl
@@ -10,15 +11,15 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def _log2(x, FAST: tl.constexpr):
-    """FAST: by a GPU's own instruction, which is off by up to 2⁻²² between 1/2 and 2."""
+    """FAST: use the GPU's own instruction, whose error is up to 2⁻²² for x between 1/2 and 2."""
     return libdevice.fast_log2f(x) if FAST else tl.log2(x)
 
 
 @triton.jit
 def _sharpened(row, columns, bits, sharpness, V: tl.constexpr, FAST: tl.constexpr):
-    """Logits of a row plus Gumbel noise from random numbers of 32 bits, times `sharpness`, to the base 2."""
-    uniform = tl.minimum((bits.to(tl.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)  # between 0 and 1
-    # An exponential number -log(1 - u), where it is small by its series: the smallest ones make the largest noise.
+    """(A row's logits + Gumbel noise from random 32-bit numbers) times `sharpness`, in units of base-2 logarithms."""
+    uniform = tl.minimum((bits.to(tl.float32) + 0.5) * 2.0**-32, 1 - 2.0**-24)  # strictly between 0 and 1
+    # Exponential number -log(1 - u), by its series if u is small, because the smallest ones give the largest noise.
     series = uniform + uniform * uniform * (0.5 + uniform * (1 / 3))
     exponential = tl.where(uniform < 2.0**-6, series, _log2(1 - uniform, FAST) * (-1 / LOG2E))
     logits = tl.load(row + columns, mask=columns < V, other=float("-inf"))
@@ -27,8 +28,8 @@ def _sharpened(row, columns, bits, sharpness, V: tl.constexpr, FAST: tl.constexp
 
 @triton.jit
 def gumbel_softmax_kernel(logits, tau, seed, soft, V: tl.constexpr, QUARTER: tl.constexpr, FAST: tl.constexpr):
-    """One row of logits (M, V) to one of `soft` (M, V), in four parts, for which one call makes random numbers: Philox
-    of 7 rounds, the fewest that pass all tests of Salmon et al. (2011)."""
+    """One row of logits (M, V) -> one row of `soft` (M, V). The row has four parts, whose random numbers come from one
+    call: Philox with 7 rounds, the fewest that pass all tests of Salmon et al. (2011)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, QUARTER)
     logits += row * V

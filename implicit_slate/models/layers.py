@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 def linear(
     in_features: int, out_features: int, bias: bool = True, gain: float = 1.0, before_relu: bool = False
 ) -> nn.Linear:
-    """A linear layer: Xavier-uniform times `gain`, or Kaiming-uniform if a ReLU follows; zero bias."""
+    """A linear layer with zero bias; weights are Xavier-uniform times `gain`, or Kaiming-uniform before a ReLU."""
     layer = nn.Linear(in_features, out_features, bias)
     if before_relu:
         nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
@@ -24,7 +24,7 @@ def linear(
 
 
 def xavier_uniform_(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases in all linear and convolutional layers of `module`: Keras's default."""
+    """Set all linear and convolutional layers of `module` to Keras's default: Xavier-uniform weights, zero biases."""
     for layer in module.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.xavier_uniform_(layer.weight)
@@ -33,18 +33,18 @@ def xavier_uniform_(module: nn.Module) -> None:
 
 
 def mlp(in_features: int, hidden: int, out_features: int) -> nn.Sequential:
-    """Two linear layers with a ReLU between."""
+    """Two linear layers with a ReLU in between."""
     return nn.Sequential(linear(in_features, hidden, before_relu=True), nn.ReLU(), linear(hidden, out_features))
 
 
 ROWS, GPU_ROWS = 1024, 8192
-"""Rows of logits that `LinearCrossEntropy` holds at once. On a GPU larger pieces save 7% of a step at the paper's size
-that is taken operation by operation, for half a gigabyte."""
+"""Rows of logits that `LinearCrossEntropy` holds at once. On a GPU larger pieces save 7% of an uncompiled step at the
+paper's size, for half a gigabyte."""
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, at a fraction of its cost on a CPU: torch draws a number for every value, `draw_dropped` one for
-    every value that is dropped."""
+    """`nn.Dropout` at a fraction of its cost on a CPU: torch draws a random number for every value, `draw_dropped` only
+    for every dropped value."""
 
     def forward(self, x: Tensor) -> Tensor:
         is_idle = not self.training or self.p in (0.0, 1.0)
@@ -55,12 +55,12 @@ class Dropout(nn.Dropout):
 
 
 def draw_dropped(count: int, rate: float) -> Tensor:
-    """The indices below `count`, in order, of what is dropped if each is with probability `rate`, 0 < rate < 1.
+    """The sorted indices below `count` that are dropped if each is dropped with probability `rate`, 0 < rate < 1.
 
-    From one dropped index to the next there are geometrically many, floor(log U / log(1 - rate)) + 1 with a uniform U.
+    The gaps between dropped indices are geometric: floor(log U / log(1 - rate)) + 1 with a uniform U.
     """
     expected = count * rate
-    enough = int(expected + 8 * math.sqrt(expected) + 8)  # eight standard deviations: more is never seen
+    enough = int(expected + 8 * math.sqrt(expected) + 8)  # eight standard deviations: practically never exceeded
     uniform = 1 - torch.rand(enough)  # above 0
     gaps = uniform.log_().mul_(1 / math.log1p(-rate)).clamp_max_(count).to(torch.int64).add_(1)
     indices = gaps.cumsum(0).sub_(1)
@@ -68,14 +68,14 @@ def draw_dropped(count: int, rate: float) -> Tensor:
 
 
 UNIFORM_PART = 2**20
-"""Numbers that one thread draws at a time in `uniform_like`."""
+"""How many numbers one thread draws at a time in `uniform_like`."""
 
 
 def uniform_like(x: Tensor) -> Tensor:
-    """Uniform float32 numbers from [0, 1) in the shape of `x`; on a CPU many are drawn by all of torch's threads.
+    """Uniform float32 numbers from [0, 1) in the shape of `x`; on a CPU, large tensors are drawn by all torch threads.
 
-    torch draws one after the other whatever the number of threads: 7% of a step at 64×64 and V = 4096 on two cores,
-    half of it with this. The numbers do not depend on how many threads there are.
+    torch itself draws on a single thread, which takes 7% of a step at 64×64 and V = 4096; this function takes half of
+    that on two cores. The numbers do not depend on the number of threads.
     """
     if x.device.type != "cpu" or x.numel() <= UNIFORM_PART or torch.compiler.is_compiling():
         return torch.rand_like(x, dtype=torch.float32)
@@ -87,16 +87,16 @@ def uniform_like(x: Tensor) -> Tensor:
         part.uniform_(generator=torch.Generator().manual_seed(seed))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(draw, parts, seeds))  # raises what a thread has raised
+        list(pool.map(draw, parts, seeds))  # `list` re-raises a thread's exception
     return numbers
 
 
 class LinearCrossEntropy(torch.autograd.Function):
     """The cross-entropy, summed over M rows, of the logits x @ weight.T and the targets (M,): x (M, D), weight (V, D).
 
-    The logits of a few rows at a time become their gradient at once and are let go, so (M, V) numbers are never kept.
-    (torch has `linear_cross_entropy` from 2.13 on; it is a tenth slower on a CPU.) Where no gradient is recorded, as in
-    validation, `with_gradient` false leaves out two of three matrix products.
+    The forward pass computes logits and their gradient for a few rows at a time and then frees them, so (M, V) numbers
+    are never in memory. (torch has `linear_cross_entropy` from 2.13 on; it is a tenth slower on a CPU.) If no gradient
+    is recorded, as in validation, `with_gradient=False` saves two of three matrix products.
     """
 
     @staticmethod
@@ -108,7 +108,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         for rows, part in zip(x.split(size), targets.split(size), strict=True):
             logits = F.linear(rows, weight)
             log_probabilities, targeted = logits.log_softmax(-1, dtype=precise), part[:, None]
-            loss = loss - log_probabilities.gather(-1, targeted).sum()  # in place, torch 2.11 compiles a gradient of 0
+            loss = loss - log_probabilities.gather(-1, targeted).sum()  # with `-=`, torch 2.11 compiles a zero gradient
             if not with_gradient:
                 continue
             to_logits = log_probabilities.exp_().scatter_add_(-1, targeted, -torch.ones_like(targeted, dtype=precise))

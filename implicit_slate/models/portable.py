@@ -1,8 +1,8 @@
-"""Models as safetensors files: weights, and as JSON in the metadata what builds the model they belong to.
+"""Models as safetensors files: the weights, and in the metadata, as JSON, how to build the model.
 
-The metadata's only key is `implicit-slate`: `{"format": 1, "class": "SLATE", "arguments": {…}, "step": 8000}`, with all
-arguments of the constructor, so that a later change of a default changes no model that was saved. Nothing in a file is
-run: its class is looked up among those that have been imported already.
+The metadata's only key is `implicit-slate`: `{"format": 1, "class": "SLATE", "arguments": {…}, "step": 8000}`. It has
+all arguments of the constructor, so later changes of defaults do not affect saved models. No code of a file is run: its
+class is looked up among those already imported.
 """
 
 import inspect
@@ -27,13 +27,13 @@ KEY, FORMAT = "implicit-slate", 1
 
 
 def load_pretrained(name: str | os.PathLike) -> SlotModel | DiscreteVAE:
-    """A model that comes with the project, by its name, or the one in a file of `implicit-slate export`.
+    """Load a model that comes with the project, by name, or from a file written by `implicit-slate export`.
 
-    It is in evaluation mode and on the CPU. `implicit_slate/pretrained/README.md` says what there is: models with
-    slots, and discrete VAEs, which `fit --model.dvae_checkpoint` takes by name, too.
+    The model is in evaluation mode and on the CPU. `implicit_slate/pretrained/README.md` lists what comes with the
+    project: models with slots, and discrete VAEs, whose names `fit --model.dvae_checkpoint` accepts, too.
 
     Raises:
-        UserError: an unknown name, a file that is not there, is damaged or of something else; names the file.
+        UserError: an unknown name, or a file that is missing, damaged or not such a model; names the file.
     """
     path = _find(name)
     try:
@@ -61,11 +61,11 @@ def to_safetensors(model: nn.Module, settings: Mapping[str, Any], step: int | No
     """The content of a file for `load_pretrained`.
 
     Args:
-        settings: those with which the model was made; what is not an argument of its constructor is left out.
+        settings: those with which the model was made; any that its constructor does not have are left out.
         step: gradient steps of its training.
 
     Raises:
-        UserError: an argument that JSON does not have, such as another model.
+        UserError: an argument that cannot be written as JSON, such as another model.
     """
     parameters = inspect.signature(type(model)).parameters
     arguments = {name: settings.get(name, parameter.default) for name, parameter in parameters.items()}
@@ -78,19 +78,19 @@ def to_safetensors(model: nn.Module, settings: Mapping[str, Any], step: int | No
 
 
 def build(kind: type, settings: Any, path: str | os.PathLike) -> Any:
-    """`kind(**settings)`; `UserError` names the file `path` if these are not settings of the class as it is now."""
+    """`kind(**settings)`; raises `UserError`, naming the file `path`, if the class does not accept these settings."""
     try:
         return kind(**settings)
-    except (TypeError, ValueError, RuntimeError) as error:  # unknown settings, impossible ones
+    except (TypeError, ValueError, RuntimeError) as error:  # unknown or impossible settings
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: not a checkpoint of {kind.__name__} as it is now: {reason}") from None
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | os.PathLike) -> None:
-    """Give `module` the weights that the file at `path` has for it.
+    """Load `weights`, which come from the file at `path`, into `module`.
 
     Raises:
-        UserError: one of them is missing, is left over or has another shape; names file and weight.
+        UserError: a weight is missing, unexpected or of another shape; names file and weight.
     """
     own = module.state_dict()
     for name in [*own, *(name for name in weights if name not in own)]:

@@ -1,4 +1,4 @@
-"""Objects and their properties from slots: set prediction as in Locatello et al. (2020), section 4.2."""
+"""Set prediction: objects and their properties from slots (Locatello et al. 2020, section 4.2)."""
 
 from typing import Literal, NamedTuple
 
@@ -18,26 +18,26 @@ from implicit_slate.models.slot_model import SlotModel, Views, enlarge
 from implicit_slate.models.spatial_broadcast import NORM_EPS, SoftPositionEmbedding
 
 ATTRIBUTE_SIZES = (3, 2, 2, 8)
-"""How many shapes, sizes, materials and colours CLEVR has."""
+"""Numbers of shapes, sizes, materials and colours in CLEVR."""
 NUM_PROPERTIES = 3 + sum(ATTRIBUTE_SIZES) + 1
-"""P, numbers of an object: 3 coordinates in [0, 1], a one-hot vector for each attribute, and 1 for a real object."""
+"""P, values per object: 3 coordinates in [0, 1], a one-hot vector for each attribute, and 1 if the object is real."""
 HEAD_SIZE = 64
 """Hidden width of the MLP that reads a slot."""
 
 
 class PropertyLosses(NamedTuple):
-    """The predictions for a batch, their loss, and the solution of slot attention behind them."""
+    """The predictions for a batch, their loss, and slot attention's solution for it."""
 
     loss: Tensor
     """See `set_loss`."""
     predictions: Tensor
-    """(B, K, P) in [0, 1]; the last of the P values is the confidence that there is an object."""
+    """(B, K, P) in [0, 1]; the last value is the confidence that the slot is an object."""
     solution: Solution
     update: SlotUpdate
 
 
 class PropertyModel(SlotModel):
-    """Base of the models that predict one object from each slot; a subclass implements `refinement`."""
+    """Base class of models that predict one object from each slot; a subclass implements `refinement`."""
 
     makes_images = False
 
@@ -45,7 +45,7 @@ class PropertyModel(SlotModel):
     """Slots (…, S) -> properties (…, P)."""
 
     def losses(self, image: Tensor, properties: Tensor, slots_init: Tensor | None = None) -> PropertyLosses:
-        """Of images and the properties of their objects, (B, M, P). Raises `UserError` if M > K."""
+        """The loss and predictions for images and their objects' properties (B, M, P). Raises `UserError` if M > K."""
         update = self.refinement(image)
         solution = self.slot_attention.solve(update, slots_init)
         predictions = self.head(solution.z)
@@ -59,22 +59,22 @@ class PropertyModel(SlotModel):
 
 
 class PropertyPredictor(PropertyModel):
-    """Locatello et al.'s model for set prediction: convolutions, slot attention over a quarter of the side, an MLP.
+    """Locatello et al.'s model for set prediction: convolutions, slot attention over a grid of (H/4)² cells, an MLP.
 
-    The defaults are those of the source. Weights start as Keras starts them: Glorot uniform, zero biases.
+    The defaults are those of the source. Initial weights are Keras's defaults: Glorot uniform, zero biases.
 
     Args:
         image_size: height and width of the images in pixels, a multiple of 4.
         image_channels: C.
         width: channels of all convolutions, and the width D of slot attention's inputs.
-        num_slots: K, at least as many as there are objects in a scene.
+        num_slots: K, at least the largest number of objects in a scene.
         slot_size: S.
         slot_mlp_size: hidden width of slot attention's MLP.
-        num_iterations: n, refinements in the forward solve.
+        num_iterations: n, iterations of the forward solve.
         gradient, solver, tol, slot_init: see `SlotAttention`.
 
     Raises:
-        UserError: an image size that is no multiple of 4, or a gradient mode and a solver that do not go together.
+        UserError: an image size that is not a multiple of 4, or a gradient mode that does not work with the solver.
     """
 
     def __init__(
@@ -114,17 +114,17 @@ class PropertyPredictor(PropertyModel):
 
     @torch.no_grad()
     def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """See `SlotModel`; the attention, one value for 4×4 pixels."""
+        """See `SlotModel`. The masks are the attention, with one value for each 4×4 pixels."""
         update = self.refinement(image)
         self.slot_attention.solve(update, slots_init)
         return enlarge(update.attention, self.image_size)
 
 
 class PropertyReadout(PropertyModel):
-    """The same MLP on the slots of a model that was trained for something else and is not trained any further.
+    """The MLP of `PropertyPredictor` on the slots of a frozen model that was trained for something else.
 
     Args:
-        source: the model that gives the slots; it is frozen, and always in evaluation mode.
+        source: the model that gives the slots; it is frozen and kept in evaluation mode.
     """
 
     def __init__(self, source: SlotModel):
@@ -154,7 +154,7 @@ class PropertyReadout(PropertyModel):
 
 
 def set_loss(predictions: Tensor, properties: Tensor) -> Tensor:
-    """(): Huber loss between two sets of objects, each prediction paired with its object in the cheapest matching.
+    """(): Huber loss between predicted and true objects, paired one to one such that the loss is smallest.
 
     The loss of a pair is the mean over its P values, with δ = 1. Losses are summed over pairs and averaged over images.
 
@@ -173,7 +173,7 @@ def set_loss(predictions: Tensor, properties: Tensor) -> Tensor:
     properties = F.pad(properties, (0, 0, 0, num_slots - num_objects)).to(predictions)
     predictions, properties = torch.broadcast_tensors(predictions.unsqueeze(2), properties.unsqueeze(1))
     costs = F.huber_loss(predictions, properties, reduction="none").mean(-1)  # (B, K, K)
-    # In a run that diverges costs are not finite. The loss shows it; the matching must not raise an error first.
+    # In a diverging run costs are not finite. The loss shows that; the matching must not raise an error first.
     known = costs.detach().float().nan_to_num().cpu().numpy()
     partners = torch.stack([torch.from_numpy(linear_sum_assignment(cost)[1]) for cost in known]).to(costs.device)
     return costs.gather(2, partners.unsqueeze(2)).sum((1, 2)).mean()

@@ -13,7 +13,7 @@ from torch import Tensor
 from implicit_slate.errors import UserError
 from implicit_slate.models.slate import SLATE
 
-_NAMES = {  # what is replaced in a public name, in this order
+_NAMES = {  # replacements in public names, made in this order
     r"^dvae\.(encoder|decoder)\.(\d+)\.m\.": r"dvae.\1.\2.0.",
     r"^positional_encoder\.pe$": "positions",
     r"^dictionary\.dictionary\.": "dictionary.",
@@ -35,11 +35,11 @@ _NAMES = {  # what is replaced in a public name, in this order
 
 
 def rename(public_name: str, state: Mapping[str, Tensor]) -> str | None:
-    """Our name of a public parameter; None for masks. `state` tells conv blocks from plain convolutions."""
+    """Our name of a public parameter; None for masks. The names in `state` tell conv blocks from convolutions."""
     if public_name.endswith("self_attn_mask"):
         return None
     block = re.fullmatch(r"(dvae\.(?:encoder|decoder)\.\d+)\.(weight|bias)", public_name)
-    if block:  # a block keeps its GroupNorm's parameters under its own name, its convolution's under `m`
+    if block:  # a block has its GroupNorm's parameters under its own name, those of its convolution under `m`
         return f"{block[1]}.1.{block[2]}" if f"{block[1]}.m.weight" in state else public_name
     name = public_name
     for pattern, replacement in _NAMES.items():
@@ -58,16 +58,16 @@ def load_public_checkpoint(
     gradient: str = "implicit",
     dropout: float = 0.1,
 ) -> SLATE:
-    """A SLATE in evaluation mode with the weights of the public code.
+    """A SLATE in evaluation mode with weights trained by the public code.
 
     Args:
-        source: a file, or a state dict with the public names, bare or under the key `model`.
+        source: a file, or a state dict with the public names, either directly or under the key `model`.
         num_slots, num_iterations, num_slot_heads, num_heads, dropout: settings that the weights do not show; they
             must be those of the training.
-        gradient: the gradient mode of the model that is made.
+        gradient: the gradient mode of the returned model.
 
     Raises:
-        UserError: a file that cannot be read, names or shapes that are not the public model's.
+        UserError: a file that cannot be read, or names or shapes that are not the public model's.
     """
     return load_public_state(
         source, num_slots=num_slots, num_iterations=num_iterations, num_slot_heads=num_slot_heads, num_heads=num_heads,
@@ -76,7 +76,7 @@ def load_public_checkpoint(
 
 
 def load_public_state(source: str | os.PathLike | Mapping[str, Tensor], **given: Any) -> tuple[SLATE, dict[str, Any]]:
-    """The model of `load_public_checkpoint` and all arguments with which it was made; `given` are the latter's."""
+    """The model of `load_public_checkpoint`, and all constructor arguments of this model; for `given` see there."""
     where = "state dict" if isinstance(source, Mapping) else str(source)
     state: Mapping[str, Any] = source if isinstance(source, Mapping) else _read(Path(source))
     state = state.get("model", state)
@@ -110,7 +110,7 @@ def _read(path: Path) -> Mapping:
         raise UserError(f"{path}: no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
+    except Exception as error:  # torch raises many kinds of exceptions for files in other formats
         raise UserError(f"{path}: not a PyTorch checkpoint ({type(error).__name__})") from None
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: holds a {type(state).__name__}, not a state dict")

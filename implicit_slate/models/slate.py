@@ -19,52 +19,52 @@ from implicit_slate.models.transformer import TransformerDecoder
 
 
 class Prediction(NamedTuple):
-    """The transformer's loss, and the solution of slot attention behind it."""
+    """The transformer's loss, and slot attention's solution for it."""
 
     cross_entropy: Tensor
-    """Of the next-token prediction, in nats, summed over the N tokens, mean over images."""
+    """() cross-entropy of the next-token prediction in nats, summed over the N tokens, mean over images."""
     solution: Solution
     update: SlotUpdate
 
 
 class Losses(NamedTuple):
-    """The two losses of SLATE, both means over images; they share no parameter. Training minimises their sum."""
+    """The two losses of SLATE, both means over images; they share no parameters. Training minimises their sum."""
 
     cross_entropy: Tensor
-    """Of the transformer's next-token prediction, in nats, summed over the N tokens."""
+    """() cross-entropy of the transformer's next-token prediction in nats, summed over the N tokens."""
     mse: Tensor
-    """Squared error of the dVAE's unclamped reconstruction, summed over C, H, W."""
+    """() squared error of the dVAE's unclamped reconstruction, summed over C, H, W."""
     tokens: Tensor
     """(B, N) the transformer's targets."""
     prediction: Prediction
 
 
 class SLATE(SlotModel):
-    """Discrete VAE, slot attention over its tokens, and a transformer that predicts the tokens from the slots.
+    """A discrete VAE, slot attention over its tokens, and a transformer that predicts the tokens from the slots.
 
     The defaults are those of the public code for 3D Shapes.
 
     Args:
         image_size: height and width of the images in pixels, a multiple of 4.
         image_channels: C.
-        vocab_size: V, codes of the dVAE.
+        vocab_size: V, number of dVAE codes.
         d_model: D, width of token embeddings and transformer, a multiple of num_heads.
         num_slots: K.
         slot_size: S, a multiple of num_slot_heads.
         slot_mlp_size: hidden width of slot attention's MLP.
         num_slot_heads: heads of slot attention.
-        num_iterations: n, refinements in the forward solve.
+        num_iterations: n, iterations of the forward solve.
         num_blocks: transformer blocks.
         num_heads: heads of the transformer's attentions.
-        dropout: of embeddings, attention weights, attention outputs and feed-forward outputs.
-        gradient: how the loss passes the refinement: a mode of `implicit_slate.fixed_point`, such as `unrolled`,
-            `implicit`, `neumann(3)`, `exact(gmres)`.
-        solver: the forward solver of the refinement: `picard`, `anderson` or `broyden`.
-        tol: relative residual at which it may stop before num_iterations.
-        slot_init: where the slots start: `gaussian` or learned `queries`.
+        dropout: dropout rate of embeddings, attention weights, attention outputs and feed-forward outputs.
+        gradient: gradient mode of the refinement, from `implicit_slate.fixed_point`: `unrolled`, `implicit`,
+            `neumann(3)`, `exact(gmres)`, …
+        solver: forward solver of the refinement: `picard`, `anderson` or `broyden`.
+        tol: relative residual at which the solver may stop before num_iterations.
+        slot_init: initial slots: `gaussian` or learned `queries`.
 
     Raises:
-        UserError: sizes that do not fit together, or a gradient mode and a solver that do not.
+        UserError: sizes that do not fit together, or a gradient mode that does not work with the solver.
     """
 
     predicts_tokens = True
@@ -90,7 +90,7 @@ class SLATE(SlotModel):
     ):
         super().__init__()
         self.image_size, self.vocab_size = image_size, vocab_size
-        self.mask_side = image_size // 4  # the attention over tokens
+        self.mask_side = image_size // 4  # masks are the attention over tokens
         self.num_tokens = self.mask_side**2
 
         self.dvae = DiscreteVAE(vocab_size, image_channels)
@@ -115,16 +115,16 @@ class SLATE(SlotModel):
         return self.dvae.logits(image).argmax(-1)
 
     def encode(self, tokens: Tensor, slots_init: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens -> slots (B, K, S) and attention (B, N, K), summed over heads, which sums to 1 over slots."""
+        """Tokens -> slots (B, K, S) and attention (B, N, K), summed over heads, so that it sums to 1 over slots."""
         solution, update = self._refine(self._embed(tokens), slots_init)
         return solution.z, update.attention
 
     def solve(self, tokens: Tensor, slots_init: Tensor | None = None) -> Solution:
-        """As `encode`, with the solver's residual (B,) and its evaluations of the slot update."""
+        """As `encode`, but returns the whole solution, with residuals and number of evaluations."""
         return self._refine(self._embed(tokens), slots_init)[0]
 
     def decode(self, tokens: Tensor, slots: Tensor) -> Tensor:
-        """Teacher-forced logits (B, N, V): position i has seen the tokens before i."""
+        """Teacher-forced logits (B, N, V): those at position i depend on the tokens before i."""
         return self.to_logits(self._read(self._embed(tokens), slots))
 
     @torch.no_grad()
@@ -136,30 +136,30 @@ class SLATE(SlotModel):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """The tokens (B, N) that the transformer generates from the slots alone, one by one; in evaluation mode.
+        """Generate tokens (B, N) from the slots alone, one by one. The model must be in evaluation mode.
 
         Args:
             temperature: 0 takes the most likely token, 1 samples from the model's distribution, more is flatter.
             top_k: sample among the k most likely tokens only.
-            top_p: sample only among the fewest tokens whose probabilities add up to at least this (nucleus sampling).
+            top_p: sample among the smallest set of tokens whose probabilities sum to at least this (nucleus sampling).
             generator: on the slots' device.
 
         Raises:
-            UserError: a setting outside of its range, or top_k or top_p at temperature 0.
+            UserError: a setting outside its range, or top_k or top_p with temperature 0.
         """
         check_sampling(self.vocab_size, temperature, top_k, top_p)
         tokens: list[Tensor] = []
-        # Without autocast, because one wrong token can change all that follow; in inference mode, which spares a tenth.
+        # Without autocast, because one wrong token can change all that follow. Inference mode is a tenth faster.
         with torch.autocast(slots.device.type, enabled=False), torch.inference_mode():
             decoding = self.decoding(slots)
             index = torch.zeros(len(slots), dtype=torch.long, device=slots.device)
             for _ in range(self.num_tokens):
                 tokens.append(choose(decoding.step(index), temperature, top_k, top_p, generator))
                 index = tokens[-1] + 1
-        return torch.stack(tokens, dim=1)  # an ordinary tensor again, which a training can read
+        return torch.stack(tokens, dim=1)  # outside of inference mode: an ordinary tensor, which can be trained on
 
     def decoding(self, slots: Tensor) -> Decoding:
-        """The transformer, ready to generate tokens from slots (B, K, S) one by one; in evaluation mode."""
+        """The state for generating tokens from slots (B, K, S) one by one. The model must be in evaluation mode."""
         memory = self.slot_projection(slots)
         return Decoding(self.dictionary, self.positions, self.transformer, self.to_logits, memory)
 
@@ -171,8 +171,8 @@ class SLATE(SlotModel):
     def losses(self, image: Tensor, tau: float | Tensor = 1.0, hard: bool = False) -> Losses:
         """Both losses on a batch of images.
 
-        In training mode the dVAE decodes a Gumbel-softmax sample at temperature `tau` (`hard`: straight-through) and
-        the transformer's target is a second, independent sample. In evaluation mode both take the argmax.
+        In training mode the dVAE decodes a Gumbel-softmax sample at temperature `tau` (`hard`: straight-through), and
+        the transformer's target is a second, independent sample. In evaluation mode both are the argmax.
         """
         self.check_images(image)
         logits = self.dvae.logits(image)
@@ -186,7 +186,7 @@ class SLATE(SlotModel):
         return Losses(prediction.cross_entropy, squared_error(reconstruction, image), tokens, prediction)
 
     def predict(self, tokens: Tensor, slots_init: Tensor | None = None) -> Prediction:
-        """The loss of predicting tokens (B, N) from the slots that are inferred from them."""
+        """The loss of predicting tokens (B, N) from the slots inferred from them."""
         embedded = self._embed(tokens)
         solution, update = self._refine(embedded, slots_init)
         features = self._read(embedded, solution.z).flatten(0, 1)
@@ -195,11 +195,11 @@ class SLATE(SlotModel):
         return Prediction(loss, solution, update)
 
     def cross_entropy(self, tokens: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """The `cross_entropy` of `predict`."""
+        """() the `cross_entropy` of `predict`."""
         return self.predict(tokens, slots_init).cross_entropy
 
     def slot_update(self, tokens: Tensor) -> SlotUpdate:
-        """f: slots -> slots, the refinement with the keys and values of `tokens` fixed."""
+        """The refinement step f: slots -> slots, with the keys and values of `tokens` fixed."""
         return SlotUpdate(self.slot_attention, self.slot_encoder(self._embed(tokens)[:, 1:]))
 
     def refinement(self, image: Tensor) -> SlotUpdate:
@@ -210,27 +210,28 @@ class SLATE(SlotModel):
         return F.cross_entropy(self.decode(tokens, slots).mT, tokens, reduction="sum") / len(tokens)
 
     def ceiling(self, image: Tensor) -> Tensor:
-        """See `SlotModel`; the dVAE's reconstruction from its own tokens."""
+        """See `SlotModel`. It is the dVAE's reconstruction from its own tokens."""
         return self.render(self.tokenize(image))
 
     @torch.no_grad()
     def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """See `SlotModel`; the attention, one value for each token's 4×4 pixels."""
+        """See `SlotModel`. The masks are the attention, with one value for each token's 4×4 pixels."""
         return enlarge(self.encode(self.tokenize(image), slots_init)[1], self.image_size)
 
     @torch.no_grad()
     def views(self, image: Tensor, slots_init: Tensor | None = None, **sampling) -> Views:
-        """See `SlotModel`; `sampling` are arguments of `generate`."""
+        """See `SlotModel`. `sampling` are arguments of `generate`."""
         tokens = self.tokenize(image)
         slots, attention = self.encode(tokens, slots_init)
         cross_entropy = F.cross_entropy(self.decode(tokens, slots).mT, tokens, reduction="none").sum(-1)
         image = self.render(self.generate(slots, **sampling))
         return Views(image, enlarge(attention, self.image_size), cross_entropy)
 
-    # Slot attention and transformer read the same embedding (and the same dropped values): positions 1..N and 0..N-1.
+    # Slot attention and the transformer read the same embedding, with the same dropout mask: positions 1 to N and 0 to
+    # N - 1.
 
     def _embed(self, tokens: Tensor) -> Tensor:
-        """(B, N) -> (B, N + 1, D), the beginning of the sequence first."""
+        """(B, N) -> (B, N + 1, D); position 0 is the beginning of the sequence."""
         return self.dropout(self.dictionary(F.pad(tokens + 1, (1, 0))) + self.positions)
 
     def _refine(self, embedded: Tensor, slots_init: Tensor | None) -> tuple[Solution, SlotUpdate]:

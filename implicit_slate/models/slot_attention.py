@@ -14,9 +14,9 @@ from implicit_slate.models.layers import linear, mlp
 
 
 class SlotUpdate:
-    """f: one refinement of the slots, (B, K, S) -> (B, K, S), with the keys and values of the inputs fixed.
+    """The refinement step f: slots (B, K, S) -> (B, K, S), with the keys and values of the inputs fixed.
 
-    It is evaluated without autocast: residuals and Jacobians of a map that is rounded to 8 bits would mean little.
+    It is evaluated without autocast: with rounding to 8 bits, residuals and Jacobians would mean little.
     """
 
     _attention: Tensor
@@ -32,7 +32,7 @@ class SlotUpdate:
 
     @property
     def attention(self) -> Tensor:
-        """(B, N, K) of the last application: the softmax summed over heads, so each row sums to 1 over slots."""
+        """(B, N, K) attention of the last application: the softmax summed over heads, so it sums to 1 over slots."""
         return self._attention.sum(1)
 
 
@@ -43,23 +43,24 @@ class SlotAttention(Checked, nn.Module):
         input_size: D.
         num_slots: K.
         slot_size: S, a multiple of num_heads.
-        mlp_size: hidden width of the MLP behind the GRU.
+        mlp_size: hidden width of the MLP after the GRU.
         num_heads: heads of the attention; the softmax runs over heads and slots together.
-        num_iterations: n, at most so many applications of the step in the forward solve; without `tol` exactly so many.
-        gradient: how the loss reaches the weights: a mode of `implicit_slate.fixed_point` or its spelling.
-        solver: the forward solver: `picard`, `anderson`, `broyden`.
-        tol: relative residual from which on an image counts as solved.
-        slot_init: where the slots start: `gaussian` draws all from one learned normal distribution (Locatello et al.
-            2020), `queries` are K learned vectors (Jia et al. 2023). They are trained only if the mode gives them a
+        num_iterations: n, largest number of applications of f in the forward solve; without `tol`, the exact number.
+        gradient: gradient mode of the refinement, from `implicit_slate.fixed_point`, or its spelling.
+        solver: the forward solver: `picard`, `anderson` or `broyden`.
+        tol: relative residual at which an image counts as solved.
+        slot_init: initial slots: `gaussian` draws all from one learned normal distribution (Locatello et al. 2020),
+            `queries` are K learned vectors (Jia et al. 2023). They are trained only if the gradient mode gives them a
             gradient.
-        norm_eps: of the layer norms.
+        norm_eps: ε of the layer norms.
 
     Raises:
-        UserError: sizes that do not fit together, or a mode, a solver and its settings that do not.
+        UserError: sizes that do not fit together, or a gradient mode that does not work with the solver or its
+            settings.
     """
 
     epsilon = 1e-8
-    """Added to the attention before it is normalised over the inputs: the attention to a slot may sum to 0."""
+    """Added to the attention before it is normalised over the inputs, because a slot's attention may sum to 0."""
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class SlotAttention(Checked, nn.Module):
         self.solver, self.gradient = Solver(solver, num_iterations, tol), parse_gradient(gradient)
         self.gradient.check(self.solver)
 
-        # Initial slots that get no gradient are frozen: distributed training would wait for it.
+        # Initial slots that get no gradient are frozen, because distributed training would wait for their gradients.
         trained, self.slot_init = self.gradient.reaches_start(self.solver), slot_init
         if slot_init == "gaussian":
             self.slot_mu = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 1, slot_size)), trained)
@@ -104,7 +105,7 @@ class SlotAttention(Checked, nn.Module):
         self.mlp = mlp(slot_size, mlp_size, slot_size)
 
     def sample_slots(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """Initial slots (B, K, S): μ + exp(log σ)·ε, or the queries. A generator lives on the CPU."""
+        """Initial slots (B, K, S): μ + exp(log σ)·ε, or the queries. `generator` must be on the CPU."""
         if self.slot_init == "queries":
             return self.queries.expand(batch_size, -1, -1)
         shape, like = (batch_size, self.num_slots, self.slot_size), self.slot_mu
@@ -115,13 +116,13 @@ class SlotAttention(Checked, nn.Module):
         return like + self.slot_log_sigma.exp() * noise
 
     def keys_and_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D) -> keys, scaled by (S/heads)^-½, and values, both (B, heads, N, S/heads)."""
+        """(B, N, D) -> keys, which are scaled by (S/heads)^-½, and values, both (B, heads, N, S/heads)."""
         inputs, dtype = self.norm_inputs(inputs), self.norm_inputs.weight.dtype  # autocast rounds the products
         keys = self._split_heads(self.project_k(inputs).to(dtype)) * (self.slot_size // self.num_heads) ** -0.5
         return keys, self._split_heads(self.project_v(inputs).to(dtype))
 
     def step(self, slots: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """One refinement: slots (B, K, S) -> new slots, and the attention (B, heads, N, K) it used."""
+        """One refinement: slots (B, K, S) -> new slots, and the attention (B, heads, N, K)."""
         batch, num_slots, _ = slots.shape
         queries = self._split_heads(self.project_q(self.norm_slots(slots)))
         logits = (keys @ queries.mT).transpose(1, 2)  # (B, N, heads, K)
@@ -133,14 +134,15 @@ class SlotAttention(Checked, nn.Module):
         return slots + self.mlp(self.norm_mlp(slots)), attention
 
     def forward(self, inputs: Tensor, slots_init: Tensor | None = None) -> tuple[Solution, SlotUpdate]:
-        """(B, N, D) inputs -> the solution, whose `z` is the slots (B, K, S), and the step that was iterated."""
+        """Inputs (B, N, D) -> the solution, whose `z` is the slots (B, K, S), and the step f."""
         update = SlotUpdate(self, inputs)
         return self.solve(update, slots_init), update
 
     def solve(self, update: SlotUpdate, slots_init: Tensor | None = None) -> Solution:
-        """Where the forward solve of `update` ends; the loss reaches the weights as the gradient mode has it.
+        """Solve for the fixed point of `update`, differentiably by the gradient mode.
 
-        Raises `NotFinite` as the solver does, which on a GPU is in evaluation mode only: training does not wait.
+        Raises `NotFinite` if the first evaluation is not finite; on a GPU in evaluation mode only, because training
+        does not wait for the GPU.
         """
         if slots_init is None:
             slots_init = self.sample_slots(len(update.keys))

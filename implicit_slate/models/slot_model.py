@@ -1,4 +1,4 @@
-"""What every model with slots can do, so that callbacks and evaluation never ask which model they have."""
+"""The interface of all models with slots, so that callbacks and evaluation work with each of them."""
 
 import math
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 
 
 class Views(NamedTuple):
-    """What a model makes of images (B, C, H, W)."""
+    """A model's output for images (B, C, H, W)."""
 
     reconstruction: Tensor
-    """(B, C, H, W) in [0, 1]: the image as the slots hold it."""
+    """(B, C, H, W) in [0, 1]: the image reconstructed from the slots."""
     masks: Tensor
     """(B, K, H, W): each slot's share of a pixel; they sum to 1 over slots."""
     cross_entropy: Tensor | None = None
-    """(B,) of the image's own tokens, predicted from the slots, in nats, summed over tokens."""
+    """(B,) cross-entropy of the image's own tokens predicted from the slots, in nats, summed over tokens."""
 
 
 class SlotModel(Checked, nn.Module):
@@ -30,18 +30,18 @@ class SlotModel(Checked, nn.Module):
     image_size: int
     """Height and width of the images, in pixels."""
     mask_side: int
-    """Masks have one value for each cell of a grid of this side, a divisor of `image_size`."""
+    """Side of the grid whose cells have one mask value each; a divisor of `image_size`."""
     makes_images: bool = True
-    """Whether images can be made from the slots; `views` raises a `UserError` where they cannot."""
+    """Whether images can be made from the slots; if not, `views` raises a `UserError`."""
     predicts_tokens: bool = False
-    """Whether images are made token by token: then there is a cross-entropy, and there are tokens to sample."""
+    """Whether images are made token by token, so that there are a cross-entropy and tokens to sample."""
 
     def sample_slots(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """Initial slots (B, K, S); random ones from a CPU generator if one is given."""
+        """Initial slots (B, K, S); random ones are drawn from `generator`, on the CPU, if it is given."""
         return self.slot_attention.sample_slots(batch_size, generator)
 
     def check_images(self, image: Tensor) -> None:
-        """`UserError` for what are no images of the model's size, as floating-point numbers."""
+        """Raise `UserError` unless `image` has floating-point images of the model's size."""
         size = (self.image_size, self.image_size)
         if image.ndim != 4 or image.shape[-2:] != size or not image.is_floating_point():
             raise UserError(
@@ -50,24 +50,24 @@ class SlotModel(Checked, nn.Module):
             )
 
     def refinement(self, image: Tensor) -> SlotUpdate:
-        """f: slots -> slots, the refinement with the keys and values of `image` fixed."""
+        """The refinement step f: slots -> slots, with the keys and values of `image` fixed."""
         raise NotImplementedError
 
     def slot_loss(self, batch: dict[str, Tensor], slots: Tensor) -> Tensor:
-        """(): what of the training loss depends on the slots, as a function of them."""
+        """(): the part of the training loss that depends on the slots, as a function of them."""
         raise NotImplementedError
 
     def ceiling(self, image: Tensor) -> Tensor | None:
-        """(B, C, H, W) in [0, 1]: the image reconstructed without the slots, an upper bound on what slots can give.
-        None for a model that cannot do that."""
+        """(B, C, H, W) in [0, 1]: the image reconstructed without the slots, which bounds the quality that slots can
+        reach. None for a model that cannot do that."""
         return None
 
     def segment(self, image: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """The masks of `views`; a model overrides it if it has them at less cost."""
+        """The masks of `views`; override this if they can be computed at less cost."""
         return self.views(image, slots_init).masks
 
     def views(self, image: Tensor, slots_init: Tensor | None = None) -> Views:
-        """The image through the slots, and the slots' masks; in evaluation mode and without gradients."""
+        """The reconstruction from the slots, and their masks, without gradients; the model must be in eval mode."""
         raise NotImplementedError
 
 
@@ -79,7 +79,7 @@ def enlarge(attention: Tensor, image_size: int) -> Tensor:
 
 
 def interpolate(masks: Tensor, side: int) -> Tensor:
-    """Masks (B, K, H, W) that are constant in each cell of a grid of that side -> interpolated bilinearly between the
-    centres of the cells; they still sum to 1 over slots."""
+    """Masks (B, K, H, W) that are constant in each cell of a grid of side `side` -> masks interpolated bilinearly
+    between the centres of the cells; they still sum to 1 over slots."""
     size = masks.shape[-1]
     return F.interpolate(masks[..., :: size // side, :: size // side], size=size, mode="bilinear")

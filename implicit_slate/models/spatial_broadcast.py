@@ -15,9 +15,9 @@ from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 from implicit_slate.models.slot_model import SlotModel, Views
 
 GRID = 8
-"""Side of the grid over which the decoder spreads a slot; each of its stride-2 layers doubles it."""
+"""Side of the grid to which the decoder broadcasts a slot; each of its stride-2 layers doubles it."""
 NORM_EPS = 1e-3
-"""Of all layer norms: the default of Keras, in which the source is written."""
+"""ε of all layer norms: the default of Keras, in which the source is written."""
 
 
 if TYPE_CHECKING:
@@ -39,18 +39,18 @@ class Decoded(NamedTuple):
 
 
 class BroadcastLosses(NamedTuple):
-    """The reconstruction error at two scales, means over images, and the solution of slot attention behind it."""
+    """The reconstruction error at two scales, both means over images, and slot attention's solution for it."""
 
     loss: Tensor
-    """Mean squared error over all values in the range [-1, 1], which the source minimises: 4 mse / (C H W)."""
+    """() mean squared error over all values, for images in [-1, 1], which the source minimises: 4 mse / (C H W)."""
     mse: Tensor
-    """Squared error in the range [0, 1], summed over C, H, W."""
+    """() squared error for images in [0, 1], summed over C, H, W."""
     solution: Solution
     update: SlotUpdate
 
 
 class SoftPositionEmbedding(nn.Module):
-    """Adds to (B, width, H, W) a linear map of every position's distances to the four borders, from 0 to 1."""
+    """Adds to (B, width, H, W) a linear map of each position's distances to the four borders, which are in [0, 1]."""
 
     def __init__(self, width: int, side: int):
         super().__init__()
@@ -66,22 +66,22 @@ class SoftPositionEmbedding(nn.Module):
 class SpatialBroadcast(SlotModel):
     """A convolutional encoder at full resolution, slot attention over its pixels, an image and a mask from each slot.
 
-    The defaults are those of the source for object discovery on CLEVR. Weights start as Keras starts them: Glorot
-    uniform, zero biases, also in slot attention's MLP (SLATE's is Kaiming uniform before the ReLU).
+    The defaults are those of the source for object discovery on CLEVR. Initial weights are Keras's defaults: Glorot
+    uniform, zero biases, also in slot attention's MLP (in SLATE: Kaiming uniform before the ReLU).
 
     Args:
-        image_size: height and width of the images in pixels: 16, 32, 64, 128, …, which is 8 · 2^m for a decoder with m
-            stride-2 layers.
+        image_size: height and width of the images in pixels: 16, 32, 64, 128, …; the decoder has m stride-2 layers for
+            8 · 2^m pixels.
         image_channels: C.
         width: channels of all convolutions, and the width D of slot attention's inputs.
         num_slots: K.
         slot_size: S.
         slot_mlp_size: hidden width of slot attention's MLP.
-        num_iterations: n, refinements in the forward solve.
+        num_iterations: n, iterations of the forward solve.
         gradient, solver, tol, slot_init: see `SlotAttention`.
 
     Raises:
-        UserError: an image size that the decoder cannot reach, or a gradient mode and a solver that do not go together.
+        UserError: an image size that the decoder cannot produce, or a gradient mode that does not work with the solver.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class SpatialBroadcast(SlotModel):
             doubling = nn.ConvTranspose2d(channels, width, 5, stride=2, padding=2, output_padding=1)
             self.decoder.extend([doubling, nn.ReLU()])
         self.decoder.extend([nn.Conv2d(width, width, 5, padding=2), nn.ReLU()])
-        self.decoder.append(nn.Conv2d(width, image_channels + 1, 3, padding=1))  # a component and its mask's logit
+        self.decoder.append(nn.Conv2d(width, image_channels + 1, 3, padding=1))  # a component and its mask logit
         xavier_uniform_(self)
         self.to(memory_format=torch.channels_last)
 
@@ -127,7 +127,7 @@ class SpatialBroadcast(SlotModel):
         return self.slot_attention.solve(update, slots_init).z, update.attention
 
     def decode(self, slots: Tensor) -> Decoded:
-        """An image and a mask from each slot by itself, which is spread over a grid of 8×8."""
+        """Broadcast each slot to a grid of 8×8 and decode it separately into an image and a mask."""
         spread = slots.flatten(0, 1)[:, :, None, None].expand(-1, -1, GRID, GRID)
         spread = self.decoder_positions(spread).contiguous(memory_format=torch.channels_last)
         output = self.decoder(spread).unflatten(0, slots.shape[:2])  # (B, K, C + 1, H, W), images in [-1, 1]

@@ -10,7 +10,7 @@ from implicit_slate.models.layers import Dropout, linear
 
 
 class Attention(nn.Module):
-    """The projections of multi-head attention, without biases, and the dropout of its weights and its output."""
+    """Base of multi-head attention: its projections, without biases, and the dropout of its weights and output."""
 
     def __init__(self, d_model: int, num_heads: int, dropout: float, gain: float):
         super().__init__()
@@ -22,13 +22,13 @@ class Attention(nn.Module):
         self.project_out = linear(d_model, d_model, bias=False, gain=gain)
 
     def _project(self, x: Tensor, *layers: nn.Linear) -> Tensor:
-        """What the layers make of x (B, L, D), in one product: (B, L, number of layers, heads, D/heads)."""
+        """Apply all layers to x (B, L, D) in one product -> (B, L, number of layers, heads, D/heads)."""
         weight = torch.cat([layer.weight for layer in layers])
         return F.linear(x, weight).unflatten(-1, (len(layers), self.num_heads, -1))
 
 
 class SelfAttention(Attention):
-    """Attention of every position to itself and those before it."""
+    """Causal self-attention: every position attends to itself and those before it."""
 
     def queries_keys_values(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, 3, heads, D/heads)."""
@@ -43,13 +43,13 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     """Attention of every position to the slots.
 
-    There are few of them, so the projections of queries and outputs are multiplied into their keys and values,
-    qᵀk = xᵀ(W_qᵀk): instead of two products of every position with a D×D matrix there are two with a matrix of
-    heads·K columns. At 64×64 with 3 slots that spares a tenth of a step's arithmetic.
+    Because there are few slots, the projections of queries and outputs are multiplied into the slots' keys and values,
+    qᵀk = xᵀ(W_qᵀk). This replaces two products of every position with a D×D matrix by two with a matrix of heads·K
+    columns. At 64×64 with 3 slots it saves a tenth of a step's arithmetic.
     """
 
     def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Slots (B, K, D) -> keys and values (B, heads·K, D), which stand in for the projections of x and outputs."""
+        """Slots (B, K, D) -> keys and values (B, heads·K, D), which include the projections of queries and outputs."""
         projected = self._project(memory, self.project_k, self.project_v)
         keys, values = (part.transpose(1, 2) for part in projected.unbind(2))  # (B, heads, K, D/heads)
         to_queries = self.project_q.weight.unflatten(0, (self.num_heads, -1)) * keys.shape[-1] ** -0.5
@@ -64,9 +64,9 @@ class CrossAttention(Attention):
 
 
 class DecoderBlock(nn.Module):
-    """Causal self-attention, attention to the slots, feed-forward; pre-norm residual branches.
+    """Causal self-attention, attention to the slots, and a feed-forward layer, as pre-norm residual branches.
 
-    As in the public code, the first block's residual stream is its *normalised* input.
+    As in the public code, the residual stream of the first block starts from its *normalised* input.
     """
 
     def __init__(self, d_model: int, num_heads: int, dropout: float, gain: float, is_first: bool):
