@@ -1,4 +1,4 @@
-"""LightningModules, and how they are optimised."""
+"""LightningModules, and the optimiser's settings."""
 
 from implicit_slate import lazy
 

@@ -1,4 +1,4 @@
-"""The memory allocator's settings for training on a CPU."""
+"""Settings of the memory allocator for training on a CPU."""
 
 import ctypes
 import platform
@@ -7,12 +7,12 @@ MMAP_MAX, TRIM_THRESHOLD = -4, -1  # their numbers in malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep the memory of freed tensors for the next ones; does nothing but on Linux with glibc.
+    """Make this process keep the memory of freed tensors for reuse; has an effect only on Linux with glibc.
 
-    glibc gives large blocks back to the system at once, and fetches them again page by page: every step of a training
-    asks for the same blocks, and at 96×96 pixels a third of its time went into that.
+    By default glibc returns large blocks to the system at once, and gets them back page by page. Every training step
+    needs the same blocks, so at 96×96 pixels this took a third of its time.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(MMAP_MAX, 0)  # no mapping of its own for a large block
+        libc.mallopt(MMAP_MAX, 0)  # no separate mappings for large blocks
         libc.mallopt(TRIM_THRESHOLD, -1)  # never shrink

@@ -1,4 +1,4 @@
-"""What training has in common whichever model is trained."""
+"""The base class of all LightningModules."""
 
 import math
 import numbers
@@ -19,10 +19,10 @@ from implicit_slate.training.optimization import Optimization, Plateau
 
 
 class TrainingModule(Checked, L.LightningModule):
-    """Adam with warmup, decay and infinity-norm clipping; noise that is a function of seed, step and rank.
+    """Adam with warmup, decay and infinity-norm clipping; noise is a function of seed, step, rank and micro-batch.
 
-    A subclass implements `training_step` and `evaluate`, whose `loss` plateau halving watches; `split_metric`, if there
-    is one, measures all images of a split together.
+    A subclass implements `training_step` and `evaluate`, whose `loss` decides on plateau halving. It may set
+    `split_metric`, which measures all images of a split together.
     """
 
     def __init__(self, optimization: Optimization):
@@ -30,11 +30,12 @@ class TrainingModule(Checked, L.LightningModule):
         self.optimization = optimization
         self.plateau = Plateau(optimization.patience)
         self.split_metric: Metric | None = None
-        """Updated in `evaluate`; computes {name: value}, logged at the end of a split."""
+        """Updated in `evaluate`; its `compute` returns {name: value}, which is logged at the end of a split."""
         self._largest_gradient: Tensor | None = None
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The trained parameters: those of a part called `dvae`, and the rest (`main`); an empty group is left out."""
+        """The trained parameters: group `dvae` has those of a submodule called `dvae`, `main` the rest. Empty groups
+        are left out."""
         groups = {"dvae": [], "main": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
@@ -42,19 +43,19 @@ class TrainingModule(Checked, L.LightningModule):
         return {name: parameters for name, parameters in groups.items() if parameters}
 
     def evaluate(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Means over a batch, in evaluation mode; `loss` must be among them."""
+        """Values to log, as means over the batch; one of them must be `loss`. The model is in evaluation mode."""
         raise NotImplementedError
 
     def log_step(self, values: Mapping[str, Tensor | float], **options) -> None:
-        """Log values of a training step, if anybody hears of them at this step: Lightning would keep them in its tables
-        in any case, which takes 5% of a small model's step."""
+        """Log values of a training step if a logger, the progress bar or a monitoring callback may use them at this
+        step. Lightning would process them anyway, which takes 5% of a small model's step."""
         trainer = self.trainer
         monitored = any(getattr(callback, "monitor", None) for callback in trainer.callbacks)
         if monitored or trainer.progress_bar_callback is not None or host.is_logged(trainer):
             self.log_dict(values, **options)
 
     def log(self, name: str, value, *args, **options) -> None:
-        if isinstance(value, numbers.Number):  # Lightning would copy it to the device, and a GPU would be waited for
+        if isinstance(value, numbers.Number):  # Lightning would copy it to the device, and wait for a GPU
             value = torch.full((), float(value), device=self.device)
         super().log(name, value, *args, **options)
 
@@ -70,26 +71,27 @@ class TrainingModule(Checked, L.LightningModule):
         if (clip := self.trainer.gradient_clip_val) is not None:
             raise UserError(f"trainer.gradient_clip_val={clip}: has no effect here; give model.optimization.clip_norm")
         groups = [{"name": name, "params": parameters} for name, parameters in self.parameter_groups().items()]
-        # The fused update does the same in one pass; under a gradient scaler it would take over the unscaling from
-        # Lightning, which then refuses to clip.
+        # The fused update does the same in one pass. It is not used with a gradient scaler, because it would do the
+        # unscaling instead of Lightning, which then refuses to clip.
         fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
-        return torch.optim.Adam(groups, fused=fused)  # its rates are set before each step
+        return torch.optim.Adam(groups, fused=fused)  # learning rates are set before each step
 
     def on_train_batch_start(self, batch, batch_idx) -> None:
         self._largest_gradient = None
-        # Noise depends on nothing before this batch, so that a resumed run repeats the one that was not interrupted.
+        # Noise does not depend on earlier batches, so a resumed run gives the same results as an uninterrupted one.
         self._reseed(self.global_step, micro_batch=batch_idx % self.trainer.accumulate_grad_batches)
         halving = self.plateau.factor if self.optimization.decay == "plateau" else 1.0
         rates = self.optimization.rates(self.global_step, halving)
         for group in self.optimizers().param_groups:
             group["lr"] = rates[group["name"]]
-        self.log_step({"train/learning_rate": group["lr"]})  # of the main group where there is one
+        self.log_step({"train/learning_rate": group["lr"]})  # the last group's: that of `main`, if it exists
 
     def largest_gradient(self) -> Tensor:
-        """(), the infinity norm of the gradient of all trained parameters in this step, before clipping.
+        """() the infinity norm of the gradient of all trained parameters in this step, before clipping.
 
-        It is taken when it is first asked for, from `on_before_optimizer_step` on: clipping and `Divergence` want it,
-        and on a GPU the CPU's part of it is a millisecond. Nothing may change the gradient after that.
+        It is computed once per step, at the first call, because clipping and `Divergence` both need it, and with a GPU
+        it takes a millisecond of CPU time. Call it from `on_before_optimizer_step` on; nothing but clipping may change
+        the gradient after the first call.
         """
         if self._largest_gradient is None:
             gradients = [p.grad for p in self._trained() if p.grad is not None]
@@ -97,7 +99,7 @@ class TrainingModule(Checked, L.LightningModule):
         return self._largest_gradient
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        # Lightning's own option clips by the L2 norm, or value by value; the public SLATE by the infinity norm.
+        # Lightning's own option clips by the L2 norm or by value, the public SLATE by the infinity norm.
         if self.optimization.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self._trained(), self.optimization.clip_norm, self.largest_gradient())
 
@@ -116,16 +118,17 @@ class TrainingModule(Checked, L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if self.split_metric is not None:
-            self.log_dict(self._tags(self.split_metric.compute()), sync_dist=True)  # it is equal; Lightning would warn
+            # All processes have the same value; `sync_dist` only avoids Lightning's warning.
+            self.log_dict(self._tags(self.split_metric.compute()), sync_dist=True)
             self.split_metric.reset()
-        # Here, and not in `on_validation_end`, before which callbacks save checkpoints.
+        # Not in `on_validation_end`: callbacks save checkpoints before that.
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.watch_validation(self.trainer.callback_metrics)
 
     on_test_epoch_end = on_validation_epoch_end
 
     def watch_validation(self, metrics: dict[str, Tensor]) -> None:
-        """What a validation in training found, before anything is saved."""
+        """Called with the results of a validation during training, before anything is saved."""
         if "val/loss" in metrics:
             self.plateau.update(float(metrics["val/loss"]))
 
@@ -144,8 +147,8 @@ class TrainingModule(Checked, L.LightningModule):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         source = np.random.SeedSequence((seed, step + 1, self.global_rank, micro_batch))
         derived = int(source.generate_state(1, np.uint64)[0] >> np.uint64(1))
-        # Only the generators that are used: `torch.manual_seed` also notes, with a formatted stack, what devices that
-        # are not in use shall begin with, which takes 2% of a small model's step.
+        # Seed only the generators in use: `torch.manual_seed` also records a seed, with a formatted stack trace, for
+        # devices that are not initialised, which takes 2% of a small model's step.
         torch.default_generator.manual_seed(derived)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(derived)

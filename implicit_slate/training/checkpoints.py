@@ -1,8 +1,8 @@
-"""Checkpoints as Lightning writes them, read without running what they may hold, and the models in them.
+"""Read Lightning's checkpoints, without running code that they may contain, and load the models in them.
 
-Importing this module lets torch read `Optimization`, the only class of ours in a checkpoint's settings, with
-`weights_only=True`. So `trainer.fit(..., ckpt_path=PATH, weights_only=True)` continues a training of our modules, and
-runs no code that somebody may have put into the file.
+Importing this module allows torch to read `Optimization`, the only class of ours in a checkpoint's settings, with
+`weights_only=True`. So `trainer.fit(..., ckpt_path=PATH, weights_only=True)` can resume training of our modules without
+running any code from the file.
 """
 
 import pkgutil
@@ -20,24 +20,24 @@ from implicit_slate.training.slot_module import SlotModule
 torch.serialization.add_safe_globals([Optimization])
 
 DEFAULT = "implicit_slate.training.SLATEModule"
-"""The class of a checkpoint that names none, as of one that was imported from the public code."""
+"""The class of checkpoints that do not name one, such as those imported from the public code."""
 ONLY_FOR_TRAINING = ("optimization", "dvae_checkpoint", "compile")
-"""Settings that a trained model does not need; the weights of the other checkpoint are in this one."""
+"""Settings that a trained model does not need. The weights from `dvae_checkpoint` are in the checkpoint itself."""
 
 ENCODER = "encoder"
-"""The key of the settings of the model that `encoder_checkpoint` named; its file may be elsewhere by now."""
+"""Key of the settings of the model in `encoder_checkpoint`. They are copied because that file may have moved."""
 
 
 class Foreign(UserError):
-    """A checkpoint holds more than data, which may be code that somebody has put there."""
+    """A checkpoint has objects other than tensors and plain data, which may run code."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint of one of our modules, on the CPU.
+    """Read a checkpoint of one of our modules, to the CPU.
 
     Raises:
-        UserError: there is no file at `path`, it cannot be read, is damaged, or is no checkpoint of a module.
-        Foreign: it holds more than data.
+        UserError: the file is missing, unreadable or damaged, or is not a checkpoint of a module.
+        Foreign: it has objects other than tensors and plain data.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
@@ -45,7 +45,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
+    except Exception as error:  # torch raises many kinds of exceptions for files in other formats
         if foreign := _foreign(path):
             raise Foreign(f"{path}: not loaded, because it holds {', '.join(foreign)}, which may run code") from None
         raise UserError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None
@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def _foreign(path: str | Path) -> list[str]:
-    """What a checkpoint would import besides tensors and plain data; nothing where that cannot be told."""
+    """The names that a checkpoint would import besides tensors and plain data; empty if that cannot be determined."""
     try:
         return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:
@@ -66,16 +66,16 @@ class Trained(NamedTuple):
     model: SlotModel
     """In evaluation mode, on the CPU."""
     step: int | None
-    """Gradient steps of its training; None where the checkpoint does not say."""
+    """Gradient steps of its training; None if the checkpoint does not say."""
     settings: dict[str, Any] | None = None
-    """Of the module that trained it, with its class; None where there was none."""
+    """Settings of the module that trained it, including its class; None if there was none."""
 
 
 def load_trained(path: str | Path) -> Trained:
-    """The model with slots in a checkpoint of a `SlotModule`, ours or another that can be imported.
+    """Load the model with slots from a checkpoint of any `SlotModule` that can be imported.
 
     Raises:
-        UserError: there is no checkpoint, a damaged one, or one of something else; names the file.
+        UserError: the checkpoint is missing, damaged, or of something else; names the file.
     """
     checkpoint = read_checkpoint(path)
     module = _initialised(checkpoint, path)
@@ -85,14 +85,14 @@ def load_trained(path: str | Path) -> Trained:
 
 
 def load_untrained(path: str | Path, seed: int) -> SlotModel:
-    """The model of `load_trained` with the random weights that the seed gives it; errors as there."""
+    """As `load_trained`, but with random initial weights drawn with `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _initialised(read_checkpoint(path), path).model.eval().requires_grad_(False)
 
 
 def _initialised(checkpoint: dict[str, Any], path: str | Path) -> SlotModule:
-    """The module of a checkpoint as it is before training."""
+    """The module of a checkpoint, with its initial weights."""
     settings = checkpoint.get("hyper_parameters")
     if not isinstance(settings, dict):
         raise UserError(f"{path}: not a checkpoint of ours: it holds no hyper_parameters")

@@ -1,4 +1,4 @@
-"""The commands `fit`, `validate` and `test`: their help, without PyTorch; `experiment_cli` parses and runs them."""
+"""The help of the commands `fit`, `validate` and `test`, without importing PyTorch. `experiment_cli` runs them."""
 
 import ast
 import os
@@ -31,7 +31,7 @@ implicit-slate fit --config experiments/sprites.yaml --ckpt_path CKPT""",
 
 
 def classes(package) -> dict[str, str]:
-    """What a package offers to be configured, and the first sentence of its docstring, read without importing it."""
+    """A package's configurable classes, each with the first sentence of its docstring; read without importing them."""
     found = {}
     for name, home in package.HOMES.items():
         tree = ast.parse((Path(package.__file__).parent / f"{home}.py").read_text())
@@ -43,7 +43,8 @@ def classes(package) -> dict[str, str]:
 
 
 class ExperimentParser(ArgumentParser):
-    """Prints the help and knows the commonest options; all others are `--model.KEY`, `--data.KEY`, `--trainer.KEY`."""
+    """For help and completion only: it knows the most common options, not each `--model.KEY`, `--data.KEY` and
+    `--trainer.KEY`."""
 
     def format_help(self) -> str:
         lists = []
@@ -71,7 +72,7 @@ def _parser(command: str) -> ArgumentParser:
         add(f"--{key}.KEY", help=f"changes one setting of the file: {examples}; null turns off what may be off")
     for key, what in ("model", "another model"), ("data", "other data"):
         option = parser.add_argument(f"--{key}", metavar="CLASS", help=f"{what} than the file's")
-        option.completer = lambda key=key, **_: classes(PACKAGES[key])  # for the shell
+        option.completer = lambda key=key, **_: classes(PACKAGES[key])  # for completion in the shell
     for setting in _settings_on_the_line():
         parser.add_argument(setting)
     parser.add_argument("--ckpt_path", metavar="FILE", help="the checkpoint to go on from, or to measure")
@@ -81,12 +82,12 @@ def _parser(command: str) -> ArgumentParser:
 
 
 def experiment_files(argv: Sequence[str]) -> list[Path]:
-    """The files that `-c` and `--config` name."""
+    """The files given by `-c` and `--config`."""
     return [Path(name) for name in re.findall(r"(?:^|\0)(?:-c|--config)[\0=]([^\0]+)", "\0".join(argv))]
 
 
 def _settings_on_the_line() -> list[str]:
-    """For the shell: the settings, as options, of the experiment files on the line that is to be completed."""
+    """For completion in the shell: options for all settings of the experiment files on the command line."""
     files = filter(Path.is_file, experiment_files(os.environ.get("COMP_LINE", "").split()))
     keys = {key for file in files for key, _ in leaves(load_yaml(file)) if not key.endswith("class_path")}
     return sorted(f"--{key}" for key in keys if key.startswith(("model.", "data.", "trainer.")))

@@ -1,4 +1,4 @@
-"""What jsonargparse says of a wrong configuration, as one line that begins with the key."""
+"""Turn jsonargparse's errors about a configuration into one line that begins with the key."""
 
 import ast
 import functools
@@ -20,7 +20,7 @@ import implicit_slate
 from implicit_slate.allowed import PLAIN, RESTRICTED, NotAllowed, refusal
 from implicit_slate.errors import UserError, nearest
 
-# All that is read out of jsonargparse's sentences; tests/training/test_experiment_cli.py holds each of them.
+# All patterns that are matched with jsonargparse's messages; tests/training/test_experiment_cli.py covers each of them.
 KEY = re.compile(r'Parser key "([^"]+)"(?: element \d+)?:\s*(.*)', re.DOTALL)
 UNKNOWN = re.compile(
     r"(?:Group '([^']+)' does not accept option|Subcommand '\w+' does not accept option|Option) '([^']+)'"
@@ -40,7 +40,7 @@ BY_NAME = {kind.__name__: kind for kind in PLAIN}
 
 
 class BadKey(UserError):
-    """What is wrong with `key`, a dotted key of the configuration; empty if it is not a single one."""
+    """An error in the value of `key`, a dotted key of the configuration; empty if no single key is wrong."""
 
     def __init__(self, message: str, key: str):
         super().__init__(message)
@@ -48,7 +48,8 @@ class BadKey(UserError):
 
 
 class ConfigParser(LightningArgumentParser):
-    """A parser whose errors are exceptions that know it. jsonargparse makes those of a class's arguments of it, too."""
+    """A parser whose errors are exceptions with a reference to it. jsonargparse also uses this class for the parsers of
+    a class's arguments."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
         error = ArgumentError(None, str(message))
@@ -57,16 +58,16 @@ class ConfigParser(LightningArgumentParser):
 
 
 def explain(error: BaseException) -> BadKey:
-    """One line for an error of `ConfigParser`, or of a class that could not be instantiated.
+    """Describe in one line an error of `ConfigParser`, or of a class that could not be instantiated.
 
-    jsonargparse quotes in every exception the one that caused it, so the last cause is the sentence that tells. A
-    `UserError` among the causes is taken as it is; an unknown key comes with the nearest one that exists.
+    Every jsonargparse exception quotes its cause, so the innermost cause has the actual message. The message of a
+    `UserError` among the causes is used unchanged; for an unknown key the nearest existing one is suggested.
     """
     path: list[str] = []
     sentence, union, parser = "", "", None
     for cause in _causes(error):
         if isinstance(cause, NotAllowed):
-            break  # quoted before
+            break  # already quoted by the exception around it
         if isinstance(cause, UserError):
             sentence = str(cause)
             break
@@ -81,7 +82,7 @@ def explain(error: BaseException) -> BadKey:
             key, sentence = found.groups()
             if path[-1:] != [key]:
                 path.append(key)
-                union = ""  # of the key around this one
+                union = ""  # belongs to the enclosing key
         if sentence.startswith(UNION):
             union = sentence
     key = ".".join(path)
@@ -94,7 +95,7 @@ def explain(error: BaseException) -> BadKey:
         value = "null" if value == "None" else value
         return BadKey(refusal(key, functools.reduce(operator.or_, _needed(union or sentence)), value), key)
     if found := re.search(r"argument after \*\* must be a mapping, not (\w+)", sentence):
-        value = found[1].replace("NoneType", "null")  # of the only group of settings that we have
+        value = found[1].replace("NoneType", "null")  # `optimization` is our only group of settings
         return BadKey(f"optimization={value}: expected a group of settings", "")
     reason = " ".join(sentence.splitlines()[0].split()) if sentence else type(error).__name__
     reason += _place(cause)
@@ -113,7 +114,7 @@ def _place(error: BaseException) -> str:
 
 
 def _needed(sentences: str) -> Iterator[Any]:
-    """The types of which jsonargparse says that a value is of none of them."""
+    """The types that jsonargparse's messages list as the allowed ones."""
     for found in NEEDED.finditer(sentences):
         if found["restricted"]:
             name = found["restricted"]
@@ -126,11 +127,11 @@ def _needed(sentences: str) -> Iterator[Any]:
 
 
 def _unknown_key(path: list[str], name: str, known: list[str]) -> str:
-    """The message for a `name` that a parser met below the keys of `path`; `known` are the parser's dotted keys."""
+    """The message for an unknown `name` below the keys of `path`; `known` are the parser's dotted keys."""
     prefix, parent = "".join(f"{key}." for key in path), name.rpartition(".")[0]
     siblings = [prefix + key for key in known if key.rpartition(".")[0] == parent]
     like = name
-    if not parent or not siblings:  # then the first part of the name is what is unknown
+    if not parent or not siblings:  # the first part of the name is unknown
         like = name.partition(".")[0]
         siblings = list(dict.fromkeys(prefix + key.partition(".")[0] for key in known))
     return f"unknown key {prefix + name!r}{nearest(prefix + like, siblings)}"

@@ -1,4 +1,4 @@
-"""The discrete VAE trained alone, with a warm start against collapse."""
+"""Training of the discrete VAE alone, with a warm start that prevents collapse."""
 
 import math
 from pathlib import Path
@@ -18,9 +18,9 @@ from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.optimization import Optimization, cosine
 
 PATCHES_PER_CODE = 200
-"""How many patches k-means sees for each code of the warm start."""
+"""Number of patches per code in the k-means clustering of the warm start."""
 CHROMA_WEIGHT = 2.0
-"""The weight of colour in that k-means, where grey has 1: most patches are background, and have no colour."""
+"""Weight of colour in that clustering, where grey has weight 1: most patches are background and have no colour."""
 
 
 class DVAEModule(TrainingModule):
@@ -29,16 +29,16 @@ class DVAEModule(TrainingModule):
     Args:
         vocab_size: V.
         image_channels: C.
-        optimization: the optimiser's settings; the dVAE's group has neither warmup nor half-life.
+        optimization: the optimiser's settings; neither warmup nor half-life apply to the dVAE's group.
         tau_start: temperature of the Gumbel-softmax at step 0.
         tau_final: temperature from step `tau_steps` on.
-        tau_steps: steps of the cosine between the two.
-        warm_start_steps: first steps, in which the encoder learns k-means labels of the 4×4 patches and the decoder
-            their reconstruction; a short training without them ends with a handful of codes.
+        tau_steps: number of steps of the cosine schedule between the two.
+        warm_start_steps: number of first steps in which the encoder learns k-means labels of the 4×4 patches, and the
+            decoder to reconstruct images from them; without these, a short training ends with only a few codes in use.
         min_codes: fail at the end of training if fewer codes are in use on the validation set.
 
     Raises:
-        UserError: more codes are asked for than there are.
+        UserError: `min_codes` is larger than `vocab_size`.
         TrainingError: at the end of training, fewer than `min_codes` are in use.
     """
 
@@ -69,8 +69,8 @@ class DVAEModule(TrainingModule):
             self.centroids.copy_(self.trainer.strategy.broadcast(self._cluster_patches()))
 
     def _cluster_patches(self) -> Tensor:
-        """k-means centroids (V, 16 C) of training patches; the same for the same data and seed."""
-        from scipy.cluster.vq import kmeans2  # takes a second to import, and only a warm start needs it
+        """k-means centroids (V, 16 C) of training patches; a function of data and seed."""
+        from scipy.cluster.vq import kmeans2  # takes a second to import, and is needed only here
 
         wanted, patches = PATCHES_PER_CODE * len(self.centroids), []
         for batch in self.trainer.datamodule.train_dataloader():
@@ -127,17 +127,20 @@ class DVAEModule(TrainingModule):
 
 
 def colourful_patches(image: Tensor) -> Tensor:
-    """The 4×4 patches behind the tokens, colour enhanced: (B, C, H, W) -> (B, N, 16 C), row by row."""
+    """The tokens' 4×4 patches, with enhanced colour: (B, C, H, W) -> (B, N, 16 C), row by row."""
     grey = image.mean(1, keepdim=True)
     return F.pixel_unshuffle(grey + CHROMA_WEIGHT * (image - grey), 4).flatten(2).mT
 
 
 def load_dvae(dvae: DiscreteVAE, path: str) -> None:
-    """Give `dvae` the weights of the one in a checkpoint of `DVAEModule` or `SLATEModule`, or in what `load_pretrained`
-    takes: a file of `implicit-slate export`, or the name of a model that comes with the project.
+    """Load the weights of `dvae`.
+
+    Args:
+        path: a checkpoint of `DVAEModule` or `SLATEModule`, a file of `implicit-slate export`, or the name of a model
+            that comes with the project.
 
     Raises:
-        UserError: the checkpoint cannot be read, or its dVAE is of another size; names the file.
+        UserError: the file cannot be read, or its dVAE has another size; names the file.
     """
     if path.endswith(SUFFIX) or not Path(path).is_file():
         model = load_pretrained(path)

@@ -1,4 +1,4 @@
-"""The commands `fit`, `validate` and `test`: experiment files as LightningCLI reads them, errors as one line."""
+"""The commands `fit`, `validate` and `test`: LightningCLI for experiment files, with errors reported in one line."""
 
 import contextlib
 import logging
@@ -31,14 +31,14 @@ from implicit_slate.training.precision import fastest_precision
 from implicit_slate.training.trainer import Trainer
 from implicit_slate.yaml_files import leaves, load_yaml, overlap
 
-logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # "Seed set to 0" at every start
+logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # hides "Seed set to 0"
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
-warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # we do run it from within Python
+warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # here the CLI is called from Python on purpose
 warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
 
 
 class ExperimentCLI(LightningCLI):
-    """A trainer, a model and its data from one YAML file and overrides; `UserError` for what is wrong in them."""
+    """Build trainer, model and data from experiment files and overrides; raises `UserError` for mistakes in them."""
 
     def __init__(self, args: list[str] | dict[str, Any] | None = None, run: bool = True, **options):
         self._args = _nulls_as_mappings(args) if isinstance(args, list) else args
@@ -50,8 +50,8 @@ class ExperimentCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},  # a run's own folder, made for it
-            # Our data modules split their batches over processes themselves, as a function of the step.
+            save_config_kwargs={"overwrite": True},  # each run has its own folder
+            # Our data modules distribute their batches over processes themselves, as a function of the step.
             trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
             args=self._args,
             run=run,
@@ -71,7 +71,7 @@ class ExperimentCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        # Without `weights_only`: checkpoints are never read otherwise.
+        # `weights_only` is no option, because checkpoints are always read with it.
         arguments = LightningCLI.subcommands()
         return {name: arguments[name] | {"weights_only"} for name in ("fit", "validate", "test")}
 
@@ -86,11 +86,11 @@ class ExperimentCLI(LightningCLI):
 
     @property
     def _settings(self) -> Any:
-        """The configuration, of the command if there is one."""
+        """The configuration; that of the subcommand, if there is one."""
         return self.config.get(self.config.get("subcommand"), self.config)
 
     def _named(self, problem: BadKey) -> UserError:
-        """What a constructor says of `name=value`, with the dotted key of that name if there is only one."""
+        """A constructor's error about `name=value`, with `name` replaced by its dotted key if there is only one."""
         name = re.match(r"\w+(?==)", str(problem))
         keys = [key for key, _ in leaves(self._settings.as_dict()) if name and key.rpartition(".")[2] == name[0]]
         if len(keys) != 1:
@@ -98,7 +98,7 @@ class ExperimentCLI(LightningCLI):
         return self._located(BadKey(f"{keys[0]}{str(problem).removeprefix(name[0])}", keys[0]))
 
     def _located(self, problem: BadKey) -> UserError:
-        """The problem, after the name of the experiment file that has it, unless it is an option's."""
+        """The problem, prefixed with the experiment file that causes it, unless a command-line option does."""
         args = self._args
         if not isinstance(args, list) or any(overlap(arg.partition("=")[0], f"--{problem.key}") for arg in args):
             return problem
@@ -127,24 +127,25 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"model.image_channels={channels}: the images of {type(self.datamodule).__name__} have 3")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would replace the options given by those of the checkpoint, without a word; we keep them."""
+        """Lightning would silently replace the given options by those of the checkpoint; this keeps them."""
 
     def before_instantiate_classes(self) -> None:
-        """`UserError` if the checkpoint that `--ckpt_path` names is not there, or damaged, or needed and not named."""
+        """Raise `UserError` if the checkpoint of `--ckpt_path` is missing or damaged, or required but not given."""
         self._checkpoint = self._settings.get("ckpt_path")
         if self._checkpoint is None and self.config.get("subcommand") in ("validate", "test"):
             raise UserError(f"{self.config.subcommand}: needs --ckpt_path, the checkpoint to measure")
         self._trained = read_checkpoint(self._checkpoint) if self._checkpoint is not None else None
 
     def before_validate(self) -> None:
-        """`UserError` if that checkpoint is of another model."""
+        """Raise `UserError` if that checkpoint is of another model."""
         if self._trained is not None:
             load_weights(self.model, self._trained["state_dict"], self._checkpoint)
 
     before_test = before_validate
 
     def before_fit(self) -> None:
-        """`UserError` as well if what that checkpoint goes on training are other parameters than the model's."""
+        """As `before_validate`; also raise `UserError` if the checkpoint's optimiser trains other parameters than this
+        model's."""
         self.before_validate()
         if self._trained is None or not isinstance(self.model, TrainingModule):
             return
@@ -177,12 +178,12 @@ class ExperimentCLI(LightningCLI):
         return Path(self.trainer.log_dir or self.trainer.default_root_dir)
 
     def _run(self, work: Callable, options: dict[str, Any]) -> None:
-        """Do the work. If the input turns out to be bad before the first step, nothing of it is left behind."""
-        self._trained = None  # Lightning reads the checkpoint again, and training needs the memory
+        """Call `work`. If it fails because of bad input before the first step, the folders it made are removed."""
+        self._trained = None  # frees memory; Lightning reads the checkpoint again
         folder = self._folder()
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            work(weights_only=True, **options)  # no code that a checkpoint may hold is run
+            work(weights_only=True, **options)  # runs no code from a checkpoint
         except NotFinite as error:
             raise Diverged(self.trainer.global_step, FirstEvaluation.watched) from error
         except RuntimeError as error:
@@ -192,7 +193,7 @@ class ExperimentCLI(LightningCLI):
         except (UserError, OSError, MisconfigurationException) as error:
             if new and self.trainer.global_step == 0:
                 shutil.rmtree(folder, ignore_errors=True)
-                with contextlib.suppress(OSError):  # not empty: another run has begun there
+                with contextlib.suppress(OSError):  # not empty: another run has started there
                     for parent in new[1:]:
                         parent.rmdir()
             raise explain(error) if isinstance(error, MisconfigurationException) else error from error
@@ -203,10 +204,10 @@ def _count(groups: dict[str, int]) -> str:
 
 
 def _nulls_as_mappings(args: list[str]) -> list[str]:
-    """`--model.optimization.clip_norm null` as `--model.optimization={"clip_norm": null}`.
+    """Rewrite `--model.optimization.clip_norm null` as `--model.optimization={"clip_norm": null}`.
 
-    jsonargparse 4.53 parses such a nested value twice, the second time from the first one's `str()`, where null has
-    become the word None; a mapping gets through, and leaves its neighbours as they are.
+    jsonargparse 4.53 parses such a nested value twice, the second time from the `str()` of the first result, where null
+    has become the word None. A mapping is parsed correctly, and does not change the group's other settings.
     """
     joined = re.sub(r"(--[\w.]+)\0null(?=\0|$)", r"\1=null", "\0".join(args))
     rewritten = re.sub(r"(--\w+(?:\.\w+)+)\.(\w+)=null(?=\0|$)", r'\1={"\2": null}', joined)
@@ -214,9 +215,9 @@ def _nulls_as_mappings(args: list[str]) -> list[str]:
 
 
 def run(command: str, argv: list[str]) -> int:
-    """`implicit-slate fit`, `validate` or `test`; returns the exit status."""
+    """Run `implicit-slate fit`, `validate` or `test`; returns the exit status."""
     for file in experiment_files(argv):
-        load_yaml(file)  # for its errors, which name file and line
+        load_yaml(file)  # its error messages name file and line
     try:
         ExperimentCLI(args=[command, *argv], save_config_callback=SaveConfigCallback if command == "fit" else None)
     except TrainingError as error:

@@ -1,16 +1,16 @@
-"""The precision in which a training runs fastest on the hardware at hand."""
+"""The precision with which training is fastest on this machine."""
 
 import torch
 
 
 def fastest_precision(accelerator: str = "auto") -> str:
-    """`bf16-mixed` where the hardware multiplies bfloat16 numbers, `32-true` elsewhere; Lightning's names.
+    """`bf16-mixed` if the hardware multiplies bfloat16 numbers, otherwise `32-true`; these are Lightning's names.
 
-    That is a GPU from NVIDIA's Ampere on, and a CPU with AVX512-BF16 or AMX. Other CPUs emulate these products, at half
+    GPUs from NVIDIA's Ampere on, and CPUs with AVX512-BF16 or AMX, do so. Other CPUs emulate these products, at half
     the speed of float32.
 
     Args:
-        accelerator: as in the Trainer's options.
+        accelerator: as for the Trainer.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "32-true"

@@ -1,4 +1,4 @@
-"""The training of set prediction: properties of objects from slots, its own or those of a model trained before."""
+"""Training of set prediction: properties of objects from slots, its own or those of a model trained before."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from implicit_slate.training.slot_module import SlotModule
 
 
 class PropertyModule(SlotModule):
-    """The properties of objects from slots, and their set loss.
+    """Prediction of objects' properties from slots, trained with the set loss.
 
-    Optimised as in the source by default (Locatello et al. 2020). Batches need `properties`. `train/loss` and
+    The default optimisation is that of the source (Locatello et al. 2020). Batches need `properties`. `train/loss` and
     `val/loss` are the set loss; `val/ap_inf`, `val/ap_1`, `val/ap_0.5`, `val/ap_0.25` and `val/ap_0.125` are average
     precisions, see `PropertyAveragePrecision`.
 
     Args:
-        optimization: the optimiser's settings and tricks; all parameters are its main group.
-        jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.
-        encoder_checkpoint: a checkpoint of `SLATEModule` or `SpatialBroadcastModule`, whose model gives the slots and
-            stays frozen; only the MLP that reads them is trained. All sizes, the gradient mode and the solver are then
-            the checkpoint's own, whatever is given here.
+        optimization: the optimiser's settings and tricks; all parameters are in its main group.
+        jacobian_weight: weight of the Jacobian regulariser ‖vᵀJ‖²/D at the resulting slots, which is added to the loss.
+        encoder_checkpoint: a checkpoint of `SLATEModule` or `SpatialBroadcastModule`, whose frozen model gives the
+            slots; only the MLP that reads them is trained. All sizes, the gradient mode and the solver are then those
+            of the checkpoint, and values given here are ignored.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PropertyModule(SlotModule):
         self.split_metric = PropertyAveragePrecision()
 
     def use_encoder(self, encoder: SlotModel) -> None:
-        """Read the properties from the slots of `encoder`, which stays as it is."""
+        """Predict the properties from the slots of `encoder`, which is not trained."""
         self.model = PropertyReadout(encoder)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

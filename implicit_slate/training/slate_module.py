@@ -1,4 +1,4 @@
-"""The training of SLATE: jointly with its dVAE as in the paper, or on a frozen one."""
+"""Training of SLATE: jointly with its dVAE as in the paper, or on a frozen one."""
 
 import torch
 
@@ -14,14 +14,14 @@ from implicit_slate.training.optimization import Optimization, cosine
 from implicit_slate.training.slot_module import SlotModule
 
 TOKENIZED_AT_ONCE = 20_000
-"""Images for training whose tokens of a frozen dVAE are kept, at most; of those for validation so many, too."""
+"""Largest number of training images whose tokens from a frozen dVAE are kept in memory; the same for validation."""
 CHUNK = 100
-"""Images that it tokenizes together."""
+"""How many of them are tokenized at a time."""
 
 
 def inductor_options(graphs: bool) -> dict[str, bool]:
-    """Options of `torch.compile` for a GPU: small kernels that do not wait for one another are one, and with `graphs`
-    all are started together, as a CUDA graph. At the paper's size the first leaves 1,160 of 1,410 kernels."""
+    """Options of `torch.compile` for a GPU: small independent kernels are combined, which leaves 1,160 of 1,410 kernels
+    at the paper's size; with `graphs`, all kernels are launched together as a CUDA graph."""
     return {"combo_kernels": True, "triton.cudagraphs": graphs}
 
 
@@ -32,18 +32,18 @@ class SLATEModule(SlotModule):
         optimization: the optimiser's settings and tricks.
         tau_start: temperature of the dVAE's Gumbel-softmax at step 0.
         tau_final: temperature from step `tau_steps` on.
-        tau_steps: steps of the cosine between the two.
+        tau_steps: number of steps of the cosine schedule between the two.
         hard: give the dVAE's decoder one-hot samples, with straight-through gradients.
-        dvae_checkpoint: whose dVAE is taken and stays frozen; `load_dvae` says what it may be. Its tokens are then the
-            argmax ones, without noise, and only the rest is trained.
-        jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.
-        compile: have `torch.compile` fuse the losses' operations, forward and backward; a step is one graph. That takes
-            a minute at first, and does not pay on a CPU. Dropout and noise are then other numbers of the same
-            distributions. It goes with a fixed number of iterations; None: on a GPU, where it can be had.
+        dvae_checkpoint: where to load a dVAE, which stays frozen; for the possible values see `load_dvae`. Its tokens
+            are the most likely ones, without noise, and only the rest of the model is trained.
+        jacobian_weight: weight of the Jacobian regulariser ‖vᵀJ‖²/D at the resulting slots, which is added to the loss.
+        compile: have `torch.compile` fuse the losses, forward and backward, without graph breaks. Compiling takes a
+            minute, and does not pay off on a CPU. Dropout and noise then use other random numbers of the same
+            distributions. The number of iterations must be fixed; None compiles on a GPU if it is.
 
     Raises:
-        UserError: sizes or settings that do not go together; `compile` of a solve with `tol`, or of `exact` gradients,
-            both of which stop by what they find.
+        UserError: sizes or settings that do not fit together, such as `compile` with `tol` or `exact` gradients, whose
+            number of iterations depends on the data.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class SLATEModule(SlotModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self._kept.clear()  # the data may be other than last time
+        self._kept.clear()  # the data may have changed
         self._train_tokens = None
 
     def on_fit_start(self) -> None:
         on_gpu = self.device.type == "cuda"
         if not (on_gpu if self._compile is None else self._compile):
             return
-        # Kernels are started one by one more slowly than they run: a step at the paper's size took 28 ms instead of 18.
-        # A CUDA graph keeps gradients in memory of its own, where nobody may add to them.
+        # Launching kernels one by one takes longer than running them: 28 ms for a step at the paper's size instead of
+        # 18. A CUDA graph keeps gradients in its own memory, where nothing else may modify them.
         graphs = on_gpu and self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
         options = {"options": inductor_options(graphs)} if on_gpu else {}
         self._losses = torch.compile(self.model.losses, fullgraph=True, **options)
@@ -98,7 +98,7 @@ class SLATEModule(SlotModule):
             loss = prediction.cross_entropy
         else:
             tau = cosine(self.global_step, self.tau_start, self.tau_final, self.tau_steps)
-            # As a tensor, for `torch.compile` would compile again for another number.
+            # A tensor, because `torch.compile` would compile again for each new number.
             losses = self._losses(batch["image"], torch.full((), tau, device=self.device), self.hard)
             prediction, loss = losses.prediction, losses.cross_entropy + losses.mse
             self.log_step({"train/mse": losses.mse, "train/tau": tau})
@@ -115,8 +115,8 @@ class SLATEModule(SlotModule):
             self._train_tokens = torch.cat(tokens)
 
     def _tokenize(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The frozen dVAE's tokens (B, N) of training images. Computed in every step, they take a twentieth of it in
-        small models; those of a small data set are therefore computed once, at the start."""
+        """The frozen dVAE's tokens (B, N) of training images. Computing them takes a twentieth of a small model's step,
+        so for a small data set they are computed once, at the start."""
         if self._train_tokens is None:
             return self.model.tokenize(batch["image"])
         return self._train_tokens[batch["index"]].long()
@@ -128,8 +128,8 @@ class SLATEModule(SlotModule):
         return {"cross_entropy": cross_entropy, "mse": mse, "loss": cross_entropy + mse}
 
     def _through_dvae(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The tokens (B, N) of images and the error of their reconstruction, in evaluation mode. A frozen dVAE gives
-        the same at every validation, of which that would be half; so these are kept, too."""
+        """The tokens (B, N) of images and the error of their reconstruction, in evaluation mode. With a frozen dVAE
+        they are the same in every validation and would take half of its time, so they are kept, too."""
         key = None
         if self.dvae_is_frozen and "index" in batch:
             key = (self.trainer.testing, *batch["index"].tolist())

@@ -1,4 +1,4 @@
-"""What the training of all models with slots has in common."""
+"""The base class of the LightningModules with slots."""
 
 from lightning import Callback
 from torch import Tensor
@@ -14,7 +14,7 @@ from implicit_slate.training.optimization import Optimization
 
 
 class SlotModule(TrainingModule):
-    """Base of the modules with slots: a subclass makes `self.model` and implements `training_step` and `evaluate`."""
+    """Base of modules with slots: a subclass sets `self.model` and implements `training_step` and `evaluate`."""
 
     model: SlotModel
 
@@ -23,26 +23,26 @@ class SlotModule(TrainingModule):
         self.jacobian_weight = jacobian_weight
         self._adjoint: Adjoint | None = None
         self.first_evaluation_is_finite: Tensor | None = None
-        """() of the refinement, in the last training step."""
+        """() whether the first evaluation of f was finite in the last training step."""
 
     def configure_callbacks(self) -> list[Callback]:
         return [FirstEvaluation()]
 
     def log_training_loss(self, loss: Tensor, solution: Solution, update: SlotUpdate) -> Tensor:
-        """What is to be minimised: `loss` and, if it has a weight, the Jacobian regulariser of the refinement.
+        """The loss to be minimised: `loss` plus, if `jacobian_weight` is not 0, the weighted Jacobian regulariser.
 
-        The regulariser is taken at the slots that were found, as at constants (Bai, Koltun, Kolter 2021).
+        The regulariser is computed at the detached resulting slots (Bai, Koltun, Kolter 2021).
         """
         self._adjoint, self.first_evaluation_is_finite = solution.adjoint, solution.finite
         if self.jacobian_weight:
             regularizer = jacobian_regularizer(update, solution.z.detach()).mean()
             self.log_step({"train/jacobian_regularizer": regularizer})
             loss = loss + self.jacobian_weight * regularizer
-        # Lightning reads what is on the progress bar in every step, whether there is a bar or not.
+        # Lightning reads values for the progress bar in every step, even if there is no bar.
         self.log_step({"train/loss": loss}, prog_bar=host.is_free_to_read(loss))
         return loss
 
     def on_after_backward(self) -> None:
-        if self._adjoint is not None:  # of an exact mode, whose backward solve has now run
+        if self._adjoint is not None:  # `exact` gradients: the backward solve has now run
             residual = self._adjoint.residual.mean()
             self.log_step({"adjoint/products": self._adjoint.products, "adjoint/residual": residual})

@@ -1,4 +1,4 @@
-"""The training of slot attention with a spatial broadcast decoder."""
+"""Training of slot attention with a spatial broadcast decoder."""
 
 from torch import Tensor
 
@@ -9,15 +9,15 @@ from implicit_slate.training.slot_module import SlotModule
 
 
 class SpatialBroadcastModule(SlotModule):
-    """Slot attention with a spatial broadcast decoder, and its reconstruction error.
+    """Slot attention with a spatial broadcast decoder, trained with its reconstruction error.
 
-    Optimised as in the source by default (Locatello et al. 2020; docs/method.md). `train/loss` and `val/loss` are the
-    mean squared error of a value in the range [-1, 1], which the source minimises; `train/mse` and `val/mse` are the
-    same error in the range [0, 1], summed over C, H, W, as of every model here.
+    The default optimisation is that of the source (Locatello et al. 2020; docs/method.md). `train/loss` and `val/loss`
+    are the mean squared error over all values, for images in [-1, 1], which the source minimises; `train/mse` and
+    `val/mse` are the squared error for images in [0, 1], summed over C, H, W, as for all models here.
 
     Args:
-        optimization: the optimiser's settings and tricks; all parameters are its main group.
-        jacobian_weight: of the Jacobian regulariser ‖vᵀJ‖²/D at the slots that were found, added to the loss.
+        optimization: the optimiser's settings and tricks; all parameters are in its main group.
+        jacobian_weight: weight of the Jacobian regulariser ‖vᵀJ‖²/D at the resulting slots, which is added to the loss.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Lightning's Trainer, which says in its signature what its settings may be."""
+"""Lightning's Trainer, with types that say which values its settings may have."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -60,23 +60,24 @@ else:
 
 
 class LatestCheckpoint(ModelCheckpoint):
-    """Lightning's default, one checkpoint from the last validation, which is also written where training ends.
+    """Lightning's default, one checkpoint from the last validation, but also written at the end of training.
 
-    That is seldom at a validation, and there may be none: epochs do not end, and nobody need give `val_check_interval`.
+    Training rarely ends right after a validation, and there may be no validation at all: epochs do not end, and
+    `val_check_interval` is optional.
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        self.on_validation_end(trainer, pl_module)  # does nothing if this step has been saved
+        self.on_validation_end(trainer, pl_module)  # does nothing if this step is already saved
 
 
 class Trainer(Checked, L.Trainer):
-    """Lightning's Trainer for experiment files, with the same settings; those that our files set are looked at first.
+    """Lightning's Trainer for experiment files, with the same settings, of which the common ones are checked.
 
-    Where no callback keeps checkpoints, `LatestCheckpoint` does.
+    If no callback saves checkpoints, `LatestCheckpoint` is added.
 
     Raises:
-        UserError: a setting that is out of its range, or devices that this machine does not have; names it.
+        UserError: a setting outside its range, or devices that this machine does not have; names the setting.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Trainer(Checked, L.Trainer):
         if accelerator != "auto" and not any(AcceleratorRegistry[kind]["accelerator"].is_available() for kind in kinds):
             raise UserError(f"trainer.accelerator={accelerator}: this machine has none")
         given = options.get("callbacks") or ()
-        # Those that average weights last, so that all others look at the weights that are trained.
+        # Callbacks that average weights come last, so that all others see the weights that are being trained.
         callbacks = sorted(
             [given] if isinstance(given, Callback) else given,
             key=lambda callback: isinstance(callback, WeightAveraging),
