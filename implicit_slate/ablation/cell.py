@@ -1,8 +1,7 @@
-"""`implicit-slate cell DIR`: run or resume the cell that was prepared in DIR.
+"""`implicit-slate cell DIR`: run or resume the prepared cell in DIR.
 
-If the cell is done, the command ends at once; if another process is working on it, it says so; if it was begun, it
-resumes. Whatever runs a grid (the pool of this machine, a cluster) starts cells with this command only, any number of
-times.
+If the cell is done, the command ends at once. If another process is working on it, it says so and ends. If it was
+started before, it resumes. All launchers run cells with this command, which may be repeated any number of times.
 """
 
 import json
@@ -23,15 +22,16 @@ from implicit_slate.run_folder import DONE, read_result
 from implicit_slate.yaml_files import leaves
 
 BUSY = 75
-"""The exit status where the cell is to be run again later (sysexits.h calls it a temporary failure): somebody else
-works on it, or it was asked to stop."""
+"""The exit status if the cell must be run again later, because another process is working on it or it was asked to stop
+(a temporary failure in sysexits.h)."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What a cluster sends before it takes the machine away. In training `ResumePoint` makes a checkpoint first."""
+"""Signals that a cluster sends before it ends a job. During training `ResumePoint` saves a checkpoint first."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done, a diverged cell included; 1 it failed; 75 somebody else works on it, or it was stopped."""
+    """Exit status: 0 if it is done (complete or diverged), 1 if it failed, 75 if another process is working on it or it
+    was stopped."""
     end_with_parent()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: sys.exit(BUSY))
@@ -47,31 +47,31 @@ def parser() -> ArgumentParser:
 def preparation(
     cell: str, axes: Mapping[str, Any], config: Mapping[str, Any], devices: int, checkpoint: str | None
 ) -> dict[str, Any]:
-    """The content of `cell.json`, all that `run` needs to know.
+    """The content of `cell.json`, which is all that `run` needs.
 
     Args:
-        config: in LightningCLI's form; what it leaves out gets its default when the cell runs.
-        devices: processes of the cell.
-        checkpoint: the dotted key of the config that takes the checkpoint of the run's pretraining; None for none.
+        config: in LightningCLI's form; missing keys get their defaults when the cell runs.
+        devices: number of processes of the cell.
+        checkpoint: dotted key of the config that is set to the checkpoint of the run's pretraining; None for none.
     """
     content = {"cell": cell, "axes": axes, "devices": devices, "checkpoint": checkpoint, "config": config}
     return json.loads(json.dumps(content, default=str))
 
 
 def max_steps(config: Mapping[str, Any]) -> int:
-    """Of a config's training, less than 1 where it has another end; YAML may have it as a quoted number."""
+    """The `max_steps` of a config, where it may be a quoted number; below 1 if another setting ends training."""
     return int((config.get("trainer") or {}).get("max_steps") or -1)
 
 
 def prepare(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `cell.json` unless it is there; `UserError` if the folder holds a cell of another configuration."""
+    """Write `cell.json` unless it exists; raise `UserError` if the folder has a cell of another configuration."""
     check(folder, content)
     if read_json(folder / "cell.json") is None:
         write_atomically(folder / "cell.json", json.dumps(content, indent=1) + "\n")
 
 
 def check(folder: Path, content: Mapping[str, Any]) -> None:
-    """`UserError` naming the first key in which the cell prepared in `folder`, if there is one, differs."""
+    """Raise `UserError` if `folder` has a prepared cell that differs from `content`; names the first different key."""
     found = read_json(folder / "cell.json")
     if found is not None:
         old, new, absent = dict(leaves(found)), dict(leaves(content)), object()
@@ -81,27 +81,27 @@ def check(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def run(folder: Path) -> int:
-    """Run the prepared cell in `folder`; the exit status of `main`."""
+    """Run the prepared cell in `folder`; returns the exit status of `main`."""
     if read_json(folder / "cell.json") is None:
         raise UserError(f"{folder}: cell.json is missing or truncated; `implicit-slate ablate` writes it")
     if is_done(folder):
         return 0
     if int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or 0) > 0:
-        return _train(folder)  # as one of the processes of a cell on several devices; the first one holds the lock
+        return _train(folder)  # not the first process of a cell on several devices; only the first one takes the lock
     lock = try_lock(folder)
     if lock is None:
         print(f"{folder}: {holder(folder)} works on this cell", file=sys.stderr)
         return BUSY
     with lock:
-        if is_done(folder):  # since we looked
+        if is_done(folder):  # it may have ended before we had the lock
             return 0
         sweep(folder)
-        (folder / "result.json").unlink(missing_ok=True)  # of a failure whose cause was mended since
+        (folder / "result.json").unlink(missing_ok=True)  # that of an earlier failure
         return _train(folder)
 
 
 def _train(folder: Path) -> int:
-    from implicit_slate.ablation.train import train  # takes seconds
+    from implicit_slate.ablation.train import train  # takes seconds to import
 
     return int(train(folder) == "failed")
 
@@ -109,12 +109,12 @@ def _train(folder: Path) -> int:
 def make_result(
     folder: Path, curves, status: str, step: int | None = None, seconds: float | None = None, error: str | None = None
 ) -> dict[str, Any]:
-    """The content of `result.json` of the cell prepared in `folder`.
+    """The content of `result.json` for the cell in `folder`.
 
     Args:
-        curves: tag to step to value, in the order of the steps.
+        curves: a mapping from tag to step to value, ordered by step.
         status: `complete`, `diverged` or `failed`.
-        step: training steps done.
+        step: number of training steps done.
         seconds: training time of all sessions.
         error: why it failed, in one line.
     """
@@ -134,7 +134,7 @@ def make_result(
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write `result.json`, which says that the cell is done: to be called last."""
+    """Write `result.json`, which marks the cell as done, so call this last."""
     write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 

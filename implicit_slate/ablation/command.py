@@ -23,12 +23,12 @@ from implicit_slate.yaml_files import load_yaml, override
 POLL_SECONDS = 5.0
 
 Preparations = dict[Path, dict[str, Any]]
-"""The content of `cell.json` of the pretraining, if there is one, and of every cell, by their folders."""
+"""The content of `cell.json` of every cell and of the pretraining, if there is one, by folder."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 all done, diverged cells included; 1 a cell or the pretraining failed or was cancelled; 130
-    stopped."""
+    """Exit status: 0 if all cells are complete or diverged, 1 if a cell or the pretraining failed or was cancelled, 130
+    if stopped."""
     arguments = parser().parse_args(argv)
     grid = load_grid(arguments.file, arguments.grid)
     folder = RunFolder(arguments.out or Path("runs") / grid.name, {cell.id: cell.axes for cell in grid.cells})
@@ -81,12 +81,13 @@ def parser() -> ArgumentParser:
 
 
 def _grids(parsed_args: argparse.Namespace, **_) -> list[str]:
-    """What the shell offers to complete a grid's name."""
+    """The names of grids for completion in the shell."""
     return [*load_yaml(parsed_args.file).get("grids", {})] if parsed_args.file.exists() else []
 
 
 def _preparations(folder: RunFolder, grid: Grid, devices: int | None, nodes: int | None = None) -> Preparations:
-    """The number of processes changes a cell's batch, so it is of its configuration; None takes that of the run."""
+    """`devices` and `nodes` default to those of an existing run. They are part of a cell's configuration, because they
+    change its batch."""
     earlier = next(filter(None, (read_json(path / "cell.json") for path in map(folder.cell, folder.cells))), None)
     if earlier:
         devices, nodes = devices or earlier["devices"], nodes or nodes_of(earlier)
@@ -104,9 +105,9 @@ def _preparations(folder: RunFolder, grid: Grid, devices: int | None, nodes: int
 
 
 def _check_folder(folder: RunFolder, preparations: Preparations) -> None:
-    """`UserError` if the folder holds another grid, this grid in another configuration, or something else.
+    """Raise `UserError` if the folder has another grid, this grid with another configuration, or other files.
 
-    A run may be given more cells, as by more seeds in `ablations.yaml`.
+    Adding cells to a run is allowed, for example by more seeds in `ablations.yaml`.
     """
     path = folder.path
     if not path.exists():
@@ -125,7 +126,7 @@ def _check_folder(folder: RunFolder, preparations: Preparations) -> None:
 
 
 def _begin(folder: RunFolder, grid: Grid, preparations: Preparations) -> None:
-    """Make the folder with `grid.json` and every cell prepared; `UserError` as for `_check_folder`."""
+    """Make the folder, write `grid.json`, and prepare every cell. Raises `UserError` as `_check_folder`."""
     cells = [{"cell": cell.id, "axes": cell.axes} for cell in grid.cells]
     facts = {"grid": grid.name, "description": grid.description, "cells": cells}
     with folder.lock():
@@ -210,7 +211,7 @@ def _conclude(folder: RunFolder) -> int:
         print(f"failed: {cell.name}, see {cell / 'log.txt'}", file=sys.stderr)
     print(f"report: {write_report(folder.path)}")
     left = sum(row["status"] not in FINISHED for row in rows)
-    if left:  # cancelled on the cluster, say
+    if left:  # for example because their jobs were cancelled
         print(f"{left} cells have no result; give the command again", file=sys.stderr)
     return 1 if failed or left else 0
 
@@ -218,7 +219,7 @@ def _conclude(folder: RunFolder) -> int:
 def _to_check(
     grid: Grid, arguments: argparse.Namespace, preparations: Preparations
 ) -> tuple[dict[str, dict], dict[str, dict]]:
-    """What `configure.check` takes: the experiment files, and of cells that differ in their seed only the first."""
+    """The arguments of `configure.check`: the experiment files, and the first of all cells that differ only by seed."""
     file = arguments.file
     where = f"{file}: grid {grid.name!r}"
     experiment = override(load_yaml(grid.experiment), grid.overrides)
@@ -230,7 +231,7 @@ def _to_check(
         config = content["config"]
         if all(config | {"seed_everything": 0} != other | {"seed_everything": 0} for other in configs.values()):
             configs[f"{where}, cell {content['cell']}" if content["axes"] else str(grid.pretrain)] = config
-    if arguments.launcher != "local":  # the machine that is asked need not have what the cells will have
+    if arguments.launcher != "local":  # this machine may not have the devices on which the cells will run
         for those in (configs, to_parse):
             those.update({name: override(config, {"trainer.accelerator": "auto"}) for name, config in those.items()})
     return configs, to_parse

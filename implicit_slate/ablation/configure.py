@@ -1,4 +1,4 @@
-"""From an experiment file with overrides to what LightningCLI builds, or to one line that says what is wrong."""
+"""Build trainer, model and data from a configuration, with errors reported in one line."""
 
 import copy
 from collections.abc import Mapping
@@ -14,19 +14,21 @@ RESUME_POINT = "implicit_slate.ablation.resume.ResumePoint"
 
 
 class Parser(ExperimentCLI):
-    """Parses only: fills in every default, and builds nothing."""
+    """Only parses and fills in defaults; builds nothing."""
 
     def instantiate_classes(self) -> None:
         pass
 
 
 def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str, Any]]) -> int:
-    """Build every config as a cell would, and load its data; on how many accelerators of this machine (0: on the CPU)
-    the first of them would train.
+    """Build every config as a cell would, and load its data.
 
     Args:
-        configs: by where a user can correct each, as a file, or an axis and its value in `ablations.yaml`.
-        to_parse: likewise, those that need files which are made later.
+        configs: configs by their origin, which errors name: a file, or a cell in `ablations.yaml`.
+        to_parse: configs that need files which do not exist yet, so they are only parsed.
+
+    Returns:
+        The number of this machine's accelerators of the kind that the first config would use; 0 for the CPU.
 
     Raises:
         UserError: at the first unknown key, bad value or missing file.
@@ -49,8 +51,8 @@ def check(configs: Mapping[str, dict[str, Any]], to_parse: Mapping[str, dict[str
 
 
 def build(config: Mapping[str, Any], origin: str, kind: type[ExperimentCLI] = ExperimentCLI) -> ExperimentCLI:
-    """Trainer, model and data of a config; `UserError`, one line beginning with `origin`, for what is wrong with it."""
+    """Build trainer, model and data of a config. Raises `UserError`, with one line that begins with `origin`."""
     try:
         return kind(run=False, args=copy.deepcopy(dict(config)), save_config_callback=None)
-    except Exception as error:  # a mistake in the config, or what a constructor makes of it
+    except Exception as error:  # a mistake in the config may raise any exception in a constructor
         raise UserError(f"{origin}: {explain(error)}") from error

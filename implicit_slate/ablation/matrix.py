@@ -11,7 +11,7 @@
         pretrain: {experiment: experiments/sprites_dvae.yaml, checkpoint: model.dvae_checkpoint}   # optional
         overrides: {trainer.max_steps: 500}                # optional: of every cell; no axis may set the same key
 
-An expression under `cells` is a list of choices, a choice being a mapping from axes to names of their values:
+An expression under `cells` stands for a list of choices. A choice maps axes to names of their values:
 
     gradient                   every value of an axis
     {iterations: [3, 7]}       some values of an axis
@@ -35,7 +35,7 @@ from implicit_slate.run_folder import TAKEN
 from implicit_slate.yaml_files import load_yaml, overlap
 
 Choice = dict[str, Any]
-"""One value's name for each axis of a cell, in the order in which the grid names them; `seed` is an axis as well."""
+"""The name of a value for each axis of a cell, in the order of the grid's axes; `seed` is an axis, too."""
 
 OPERATORS = ("product", "zip", "chain", "leave_one_out", "seeds")
 OURS = ("trainer.default_root_dir", "trainer.logger", "trainer.devices", "trainer.num_nodes")
@@ -47,30 +47,30 @@ class Cell:
     """One training run of a grid."""
 
     id: str
-    """Readable, made of the axes, the same on every machine, fit for a folder's name."""
+    """Readable, made of the axes, the same on every machine; used as the name of its folder."""
     axes: Choice
     overrides: dict[str, Any]
-    """Dotted keys of the experiment file and the values that replace its own."""
+    """New values for dotted keys of the experiment file."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A named grid: its cells are ready to run, its files are there."""
+    """A named grid, checked: its cells can be built and its files exist."""
 
     name: str
     description: str
     experiment: Path
     cells: tuple[Cell, ...]
     overrides: Mapping[str, Any]
-    """What all cells override; the overrides of each cell contain it."""
+    """Overrides of all cells; also contained in the overrides of each cell."""
     pretrain: Path | None = None
-    """The experiment of a run that comes before all cells."""
+    """The experiment of the pretraining, which runs before all cells."""
     checkpoint: str | None = None
-    """The dotted key of the cells' experiment that takes the path of its checkpoint."""
+    """The dotted key of the cells' experiment that is set to the path of the pretraining's checkpoint."""
 
 
 def load_grid(path: Path, name: str) -> Grid:
-    """Read grid `name` of the file `path`, or raise `UserError` naming the file and the grid, axis, value or key."""
+    """Read grid `name` from the file `path`. Raises `UserError` naming the file and the grid, axis, value or key."""
     path = Path(path)
     content = load_yaml(path)
     _check_keys(content, f"{path}", required=("axes", "grids"))
@@ -101,11 +101,11 @@ def make_cells(
     overrides: Mapping[str, Any] | None = None,
     pretrained: Sequence[str] = (),
 ) -> tuple[Cell, ...]:
-    """The cells that `expression` stands for, each once; all of them have the grid's `overrides`, and none may set the
-    keys that are `pretrained`.
+    """The cells that `expression` stands for, without duplicates. All have the grid's `overrides`; none may set a key
+    in `pretrained`.
 
-    Every cell carries every axis of the grid and a seed: an axis that only some branches of a `chain` name has its
-    first value in the others, a seed that is not given is 0.
+    Every cell has all axes of the grid and a seed: in branches of a `chain` that do not use an axis it has its first
+    value, and the seed defaults to 0.
     """
     choices = expand(axes, expression)
     names = list(dict.fromkeys(axis for choice in choices for axis in choice if axis != "seed"))
@@ -120,7 +120,7 @@ def make_cells(
 
 
 def expand(axes: Mapping[str, Mapping], expression: Any) -> list[Choice]:
-    """The choices that an expression of this module's little language stands for."""
+    """The choices that an expression stands for; see the module's docstring."""
     if isinstance(expression, str):
         return [{expression: value} for value in _axis(axes, expression)]
     if not isinstance(expression, dict) or len(expression) != 1:
@@ -149,7 +149,7 @@ def expand(axes: Mapping[str, Mapping], expression: Any) -> list[Choice]:
 
 
 def cell_id(choice: Choice) -> str:
-    """`gradient=implicit,clip=off,seed=0`; what a folder's name should not hold becomes `-`."""
+    """For example `gradient=implicit,clip=off,seed=0`; characters unsuitable for a folder's name become `-`."""
     plain = {axis: re.sub(r"[^\w.+-]+", "-", str(value)).strip("-") for axis, value in choice.items()}
     identifier = ",".join(f"{axis}={value}" for axis, value in plain.items())
     if len(identifier) > 200:
@@ -181,7 +181,7 @@ def _merge(choices: list[Choice] | tuple[Choice, ...]) -> Choice:
 def _overrides(
     axes: Mapping[str, Mapping], choice: Choice, of_grid: Mapping[str, Any], pretrained: Sequence[str]
 ) -> dict[str, Any]:
-    """What the grid and the chosen values set, and the seed; no key may be set twice, for one would be lost."""
+    """All overrides of a cell: the grid's, those of the chosen values, and the seed. No key may be set twice."""
     settings = {"'overrides'": of_grid, "the axis 'seed'": {"seed_everything": choice["seed"]}}
     settings |= {f"the axis {axis!r}": axes[axis][value] for axis, value in choice.items() if axis != "seed"}
     found = {}

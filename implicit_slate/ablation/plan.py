@@ -1,7 +1,7 @@
-"""`implicit-slate ablate GRID --dry-run`: how this machine would run a grid, and how long it would take by a probe.
+"""`implicit-slate ablate GRID --dry-run`: how this machine would run a grid, and a probe's estimate of the time.
 
-The probe trains the first cell of each cost for some steps in a temporary folder, as many copies side by side as cells
-would run, so that what they take from one another is measured as well.
+The probe trains the first cell of each kind (see `kind_of`) for some steps in a temporary folder. It runs as many
+copies at a time as cells would run, so that the measured time includes their competition for the machine.
 """
 
 import heapq
@@ -29,7 +29,7 @@ CLOCK = "clock.json"
 
 
 class Clock(Callback):
-    """Writes `clock.json` in the trainer's `default_root_dir`: seconds of the start, of a step and of a validation."""
+    """Writes `clock.json` to the trainer's `default_root_dir`: seconds for the start, a step and a validation."""
 
     def __init__(self):
         self._seconds = {"start": -time.monotonic(), "step": 0.0, "validation": 0.0}
@@ -54,7 +54,7 @@ class Clock(Callback):
 
 
 def print_plan(work: Work, resources: Resources) -> None:
-    """Print how many cells there are, how many at a time on what, and how many hours they take.
+    """Print the number of cells, how many run at a time on which devices, and the estimated hours.
 
     Raises:
         UserError: a probe failed.
@@ -83,7 +83,7 @@ def print_plan(work: Work, resources: Resources) -> None:
 
 
 def _measure(place: Path, name: str, content: dict[str, Any], resources: Resources, copies: int) -> float:
-    """The hours that a cell takes where so many run side by side."""
+    """The estimated hours of a cell while `copies` of it run at a time."""
     trainer = content["config"].get("trainer") or {}
     each = trainer.get("accumulate_grad_batches") or 1
     config = override(
@@ -118,14 +118,14 @@ def _measure(place: Path, name: str, content: dict[str, Any], resources: Resourc
 
 
 def validation_interval(trainer: Mapping[str, Any], batches: float) -> float:
-    """In batches, as Lightning has it."""
+    """The number of batches between validations, as Lightning computes it."""
     interval = trainer.get("val_check_interval") or 1.0
     epochs = trainer.get("check_val_every_n_epoch", 1) or 1
     return interval * batches * epochs if isinstance(interval, float) else interval
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
-    """The same for cells that take equally long: they differ in their seed, or in rates, clip and warmup."""
+    """A key that is the same for cells that take equally long, which differ only in seed, rates, clip and warmup."""
     cheap = ("seed_everything", "model.optimization.")
     return json.dumps([leaf for leaf in leaves(config) if not leaf[0].startswith(cheap)], default=str)
 

@@ -1,4 +1,4 @@
-"""What `implicit-slate ablate` shows while it runs: a live table on a terminal, plain lines elsewhere."""
+"""The progress that `implicit-slate ablate` shows: a live table on a terminal, otherwise plain lines."""
 
 import threading
 import time
@@ -22,9 +22,9 @@ STYLES = {"complete": "green", "diverged": "yellow", "failed": "red", "running":
 
 
 class ProgressDisplay:
-    """Shows the state of all cells, whichever process runs them; it reads files only.
+    """Shows the state of all cells, which it reads from files, so it does not matter which processes run them.
 
-    `max_steps` are those of each cell, less than 1 where its training has another end.
+    `max_steps` has each cell's number of steps; it is below 1 if another setting ends training.
     """
 
     def __init__(self, folder: RunFolder, max_steps: Mapping[str, int], console: Console | None = None):
@@ -33,7 +33,7 @@ class ProgressDisplay:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """A context in which the table is shown, or where there is no terminal a line now and then."""
+        """A context in which the table is shown, or, without a terminal, a line from time to time."""
         if self.console.is_terminal:
             with Live(get_renderable=self.table, console=self.console, refresh_per_second=1):
                 yield
@@ -48,7 +48,7 @@ class ProgressDisplay:
             thread.join()
 
     def event(self, cell: str, event: str) -> None:
-        """Report that a cell starts, resumes or ends; on a terminal only failures, since the table shows the rest."""
+        """Report that a cell starts, resumes or ends; on a terminal only failures, because the table shows the rest."""
         if not self.console.is_terminal or event == "failed":
             self._say(f"{event}: {cell}{self._details(cell)}")
 
@@ -115,7 +115,7 @@ class ProgressDisplay:
 
 
 def _duration(seconds: float) -> str:
-    """`0:03:20`."""
+    """For example `0:03:20`."""
     return str(timedelta(seconds=round(seconds)))
 
 

@@ -1,4 +1,4 @@
-"""The point from which a killed cell resumes: the training state, the curves and the training time so far."""
+"""The state from which a killed cell resumes: the training state, the curves and the training time so far."""
 
 import json
 import signal
@@ -25,14 +25,14 @@ LARGEST_SHARE = 0.01
 TELL_SECONDS = 1.0
 
 Curves = dict[str, dict[int, float]]
-"""Tag to step to value, in the order of the steps."""
+"""A mapping from tag to step to value, ordered by step."""
 
 
 class CurveLogger(TensorBoardLogger):
-    """TensorBoard's logger that also keeps every scalar, so that no result depends on event files.
+    """A TensorBoard logger that also keeps every scalar in memory, so that no result depends on event files.
 
-    Values are rounded to 32 bits, as TensorBoard stores them. TensorBoard also gets the rate of training and the layout
-    of its opening page, but not what tells nothing over training: the epoch, and the constant number of evaluations.
+    Values are rounded to 32 bits, as in TensorBoard. TensorBoard also gets the training throughput and the layout of
+    its opening page, but not the epoch and the constant number of evaluations, whose curves show nothing.
     """
 
     def __init__(self, save_dir: str, **options):
@@ -57,20 +57,21 @@ class CurveLogger(TensorBoardLogger):
 
 
 class ResumePoint(Checkpoint):
-    """Keeps all that a killed cell needs to resume, in the trainer's `default_root_dir`, and says how far it is.
+    """Saves all that a killed cell needs to resume to the trainer's `default_root_dir`, and reports progress.
 
-    `checkpoints/last.ckpt` is the training state, the curves and the training time so far. It is written every
-    `every_seconds`, but less often if that took more than 1% of the time, and at the end; `curves.csv` beside it, for
-    people and the report. Both are on the disk before they replace what was there, so a kill or a power cut loses some
-    seconds of training and nothing else. (Lightning's ModelCheckpoint writes through the system's temporary folder, and
-    so can leave half a file when that is another file system.)
+    `checkpoints/last.ckpt` has the training state, the curves and the training time so far. It is written at the end
+    and every `every_seconds`, but less often if that would take more than 1% of the time. `curves.csv` is written with
+    it, for people and the report. Both are flushed to disk before they replace the old files, so a kill or a power cut
+    loses some seconds of training and nothing else. (Lightning's ModelCheckpoint writes through the system's temporary
+    folder, so it can leave half a file if that is on another file system.)
 
-    Asked to stop by a signal, it makes a checkpoint at the next such point and ends the process with the status `BUSY`.
+    On a stop signal it saves a checkpoint at the next step where that is possible, and ends the process with status
+    `BUSY`.
 
-    Two limits: where `log_every_n_steps` is 1, a resumed cell lacks the point that was logged last before the stop; and
-    where an epoch has a single step, there is no such point before the end. (Our data modules' epochs do not end.)
+    Two limits: if `log_every_n_steps` is 1, a resumed cell lacks the last point logged before the stop; and if an epoch
+    has a single step, no checkpoint is possible before the end. (Our data modules' epochs do not end.)
 
-    `progress.json` is for anybody who looks: every second at most, in the terms of `result.json`.
+    `progress.json` shows the progress, with the keys of `result.json`; it is written at most once per second.
     """
 
     def __init__(self, every_seconds: float = 10.0):
@@ -85,7 +86,7 @@ class ResumePoint(Checkpoint):
 
     @property
     def seconds(self) -> float:
-        """Training time of all sessions, validation included; what is done again after a kill counts once."""
+        """Training time of all sessions, including validation; steps repeated after a kill count once."""
         return self._earlier_seconds + (0.0 if self._begin is None else time.monotonic() - self._begin)
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,14 +96,14 @@ class ResumePoint(Checkpoint):
         self._curves, self._earlier_seconds = state_dict["curves"], state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module) -> None:
-        # The dictionary is shared from here on: what the logger adds is in the next checkpoint.
+        # The logger adds to this dictionary from here on, so its values are in the next checkpoint.
         trainer.logger.curves = self._curves
 
     def on_train_start(self, trainer: Trainer, pl_module) -> None:
         self._begin = self._last_time = time.monotonic()
         self._begin_step = self._last_step = trainer.global_step
         self._tell(trainer)
-        for number in STOP_SIGNALS:  # Lightning puts back what was there before the training
+        for number in STOP_SIGNALS:  # Lightning restores the previous handlers after training
             signal.signal(number, self._ask_to_stop)
 
     def _ask_to_stop(self, *signal_and_frame) -> None:
@@ -111,15 +112,15 @@ class ResumePoint(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module, outputs, batch, batch_idx) -> None:
         if time.monotonic() - self._told >= TELL_SECONDS:
             self._tell(trainer)
-        # Validation and the logging of a step come after this hook, and Lightning takes them as done when it resumes
-        # from here: so not at the end of an epoch, nor where an interval ends. And not at every step, because the
-        # ranks agree by a collective operation.
+        # Lightning validates and logs after this hook, but when resuming from a checkpoint made here, it assumes that
+        # both are done. So save neither at the end of an epoch, nor at steps with validation or logging. Do not check
+        # at every step, because the ranks agree by a collective operation.
         step, interval = trainer.global_step, trainer.log_every_n_steps
-        is_new, self._last_step = step != self._last_step, step  # the last of several batches to a step ends it
+        is_new, self._last_step = step != self._last_step, step  # with accumulation, only the last batch ends a step
         is_time = step % CHECK_EVERY_STEPS == 1 or (self._asked_to_stop and trainer.world_size == 1)
         if not is_new or not is_time or trainer.is_last_batch:
             return
-        batches = batch_idx + 1  # in which Lightning counts up to a validation: of the epoch, or of all
+        batches = batch_idx + 1  # Lightning counts batches up to a validation, within the epoch or over all epochs
         if trainer.check_val_every_n_epoch is None:
             batches = step * trainer.accumulate_grad_batches
         if batches % trainer.val_check_batch == 0 or step % interval == 0 < interval - 1:
@@ -159,10 +160,10 @@ class ResumePoint(Checkpoint):
         try:
             trainer.save_checkpoint(unfinished, weights_only=False)
         except BaseException:
-            unfinished.unlink(missing_ok=True)  # a full disk would stay full
+            unfinished.unlink(missing_ok=True)  # otherwise a full disk would stay full
             raise
         if trainer.is_global_zero:
-            flush_events(trainer.logger, path.parent.parent)  # those before the checkpoint are not sent again
+            flush_events(trainer.logger, path.parent.parent)  # events before the checkpoint are not written again
             replace_durably(unfinished, path)
             write_curves(path.parent.parent, self._curves)
         self._last_time = time.monotonic()
@@ -170,7 +171,7 @@ class ResumePoint(Checkpoint):
 
 
 def _end_where_gone(trainer: Trainer) -> None:
-    """End this process if the cell's folder is gone: to write there would make another at the place of a moved run."""
+    """End this process if the cell's folder is gone: writing would create a new one at the old place of a moved run."""
     if trainer.is_global_zero and not Path(trainer.default_root_dir).exists():
         sys.exit(f"{trainer.default_root_dir}: is gone; was the run moved?")
 
@@ -181,7 +182,7 @@ def validations(curves: Curves) -> list[tuple[int, float]]:
 
 
 def write_curves(folder: Path, curves: Curves) -> None:
-    """Write `curves.csv`: a line for each point, with its tag, step and value."""
+    """Write `curves.csv`, with one line of tag, step and value for each point."""
     points = [(tag, step, value) for tag, curve in curves.items() for step, value in sorted(curve.items())]
     table = pd.DataFrame(points, columns=["tag", "step", "value"])
     write_atomically(folder / "curves.csv", table.to_csv(index=False, na_rep="nan"))

@@ -1,7 +1,7 @@
-"""TensorBoard on a grid: `implicit-slate tensorboard RUN_DIR`, and what cells leave for it beside their curves.
+"""TensorBoard for a grid: `implicit-slate tensorboard RUN_DIR`, and what cells log for it besides their curves.
 
-For HPARAMS, neither Lightning's `log_hparams` nor torch's `add_hparams` serves: the one shows every option of the
-config, the other knows no display names and calls every run a success.
+For HPARAMS, neither Lightning's `log_hparams` nor torch's `add_hparams` is suitable: the first shows every option of
+the config, the second has no display names and marks every run as a success.
 """
 
 import os
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 THROUGHPUT = "throughput/steps_per_second"
-"""Training steps per second since the point before, validation included; in TensorBoard only."""
+"""Training steps per second since the previous point, including validation; in TensorBoard only."""
 
 CHARTS = {
     "stability": ("jacobian/spectral_norm", "grad_norm", "residual", "gradient/cosine"),
@@ -44,14 +44,14 @@ def parser() -> ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serves until it is stopped by Ctrl-C."""
+    """Serve until stopped by Ctrl-C."""
     arguments = parser().parse_args(argv)
     run_dir = arguments.run_dir
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such folder; expected one with runs, such as runs/demo")
-    from tensorboard import default, program  # takes a second
+    from tensorboard import default, program  # takes a second to import
 
-    plugins = default.get_plugins()  # the page opens with the first one that has something to show
+    plugins = default.get_plugins()  # the page opens with the first plugin that has something to show
     plugins.sort(key=lambda plugin: getattr(plugin, "plugin_name", "") != "custom_scalars")
     board = program.TensorBoard(plugins)
     with to_show(run_dir) as logdir:
@@ -61,8 +61,8 @@ def main(argv: Sequence[str]) -> int:
 
 @contextmanager
 def to_show(run_dir: Path) -> Iterator[Path]:
-    """The folder to show. Of a folder that holds grids and other runs it is a temporary one, of links to them all: in
-    the folder itself every cell would be found under two names."""
+    """The folder to show. For a folder with several grids and runs it is a temporary folder with links to all of them,
+    because in the folder itself TensorBoard would find every cell under two names."""
     if _is_grid(run_dir):
         yield link_cells(RunFolder(run_dir))
     elif not any(map(_is_grid, run_dir.iterdir())):
@@ -80,13 +80,14 @@ def _is_grid(folder: Path) -> bool:
 
 
 def link_cells(folder: RunFolder) -> Path:
-    """Give every cell a short name in `tensorboard/`, the folder to show: `implicit/no-clip/seed0` is a link to the
-    cell's folder, which keeps its name. Links are relative, so the run can be moved.
+    """Fill the run's folder `tensorboard/` with a link to each cell's folder, whose short name is, for example,
+    `implicit/no-clip/seed0`. Links are relative, so the run can be moved.
 
     Returns:
-        the folder `tensorboard`.
+        The folder `tensorboard`.
+
     Raises:
-        UserError: no links can be made there.
+        UserError: links cannot be made there.
     """
     tree = folder.path / "tensorboard"
     try:
@@ -105,7 +106,7 @@ def link_cells(folder: RunFolder) -> Path:
 
 
 def run_names(cells: Mapping[str, Axes]) -> dict[str, str]:
-    """What TensorBoard calls each cell, of the axes that vary: `implicit/no-clip,iterations=7/seed0`."""
+    """Each cell's name in TensorBoard, made of the axes that vary, such as `implicit/no-clip,iterations=7/seed0`."""
     values = {
         axis: {str(axes.get(axis)) for axes in cells.values()} for all_axes in cells.values() for axis in all_axes
     }
@@ -128,7 +129,7 @@ def run_names(cells: Mapping[str, Axes]) -> dict[str, str]:
 
 
 def layout(tags: Container[str]) -> dict[str, dict[str, list[Any]]]:
-    """The opening page, of those of `CHARTS` that are among `tags`, as `add_custom_scalars` takes it."""
+    """The layout of the opening page for `add_custom_scalars`, with those charts of `CHARTS` that are in `tags`."""
     found = {}
     for category, charts in CHARTS.items():
         if shown := [tag for tag in charts if tag in tags]:
@@ -146,22 +147,22 @@ def log_configuration(writer: "SummaryWriter", config: str) -> None:
 
 
 def flush_events(logger: "TensorBoardLogger", folder: Path) -> None:
-    """Come back when all that a cell has sent to TensorBoard is on the disk."""
+    """Flush all events of a cell to disk."""
     logger.experiment.flush()
     for place in (*folder.glob("events.out.tfevents.*"), folder):
         flush(place)
 
 
 OURS = ".hparams"
-"""How the event file of `log_hparams` ends."""
+"""Suffix of the event file of `log_hparams`."""
 
 
 def log_hparams(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write a cell's axes and measures (its `result.json`) for the HPARAMS tab, into the cell's folder.
+    """Write a cell's axes and measures (from its `result.json`) to the cell's folder, for the HPARAMS tab.
 
-    The measures become scalars `summary/<column>`; one that is null stays blank in the tab. A diverged cell has the
-    status "failure" there. TensorBoard takes the columns from the first run that it finds, so every cell names all of
-    them; of those it shows the first five until one ticks more.
+    Measures become scalars `summary/<column>`; null ones are blank in the tab. A diverged cell has the status "failure"
+    there. TensorBoard takes the columns from the first run that it finds, so every cell lists all of them; at first it
+    shows five of them, and more can be ticked.
     """
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.hparams import metadata
@@ -170,21 +171,21 @@ def log_hparams(folder: Path, result: Mapping[str, Any]) -> None:
     from tensorboard.plugins.hparams.summary_v2 import Discrete, HParam, Metric, hparams_config_pb, hparams_pb
     from torch.utils.tensorboard import SummaryWriter
 
-    # As a number, a seed would be shown as 0.0000 and filtered by an interval. TensorBoard has no null.
+    # A seed is text because TensorBoard would show a number as 0.0000 and filter it by an interval. It has no null.
     axes = {axis: str(v) if axis == "seed" else "null" if v is None else v for axis, v in result["axes"].items()}
     measures = headline_columns()
-    boxes = ("on", "off")  # to tick, as a filter; without such a domain it is a text field or an interval
+    boxes = ("on", "off")  # shown as a filter with tick boxes; other axes have a text field or an interval
     columns = [HParam(k, Discrete(boxes if v in boxes else (), dtype=type(v))) for k, v in axes.items()]
     metrics = [Metric(f"summary/{column}", display_name=column) for column in measures]
-    # For the end of a session TensorBoard has a function only where TensorFlow is installed.
+    # TensorBoard has a function for the end of a session, but it needs TensorFlow.
     end = SessionEndInfo(status=STATUS_SUCCESS if result["status"] == "complete" else STATUS_FAILURE)
     about = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
     value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
-    for earlier in folder.glob(f"events.*{OURS}"):  # of an attempt that was killed before its result was written
+    for earlier in folder.glob(f"events.*{OURS}"):  # left by an attempt that was killed before it wrote its result
         earlier.unlink()
     with SummaryWriter(str(folder), filename_suffix=OURS) as writer:
         writer.file_writer.add_summary(hparams_config_pb(columns, metrics))
-        writer.file_writer.add_summary(hparams_pb(axes, trial_id=""))  # with another one, equal axes would be one row
+        writer.file_writer.add_summary(hparams_pb(axes, trial_id=""))  # otherwise runs with equal axes share a row
         writer.file_writer.add_summary(Summary(value=[value]))
         for column in measures:
             if result["measures"][column] is not None:

@@ -1,6 +1,6 @@
-"""A prepared cell, trained in this process: from its configuration to a trained model and `result.json`.
+"""Train a prepared cell in this process: from its configuration to a trained model and `result.json`.
 
-Importing this takes seconds; see `launchers/local.py` for how the cells of one machine share that.
+Importing this module takes seconds; `launchers/local.py` describes how cells on one machine avoid that.
 """
 
 import traceback
@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-import callbacks  # noqa: F401  (what experiments name is imported here, before cells are forked)
+import callbacks  # noqa: F401  (classes that experiments name are imported here, before cells are forked)
 import implicit_slate.training  # noqa: F401
 from callbacks import Diverged
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
@@ -27,8 +27,8 @@ from implicit_slate.yaml_files import override, with_callback
 
 
 def train(folder: Path) -> str:
-    """Train the prepared cell in `folder` from its last checkpoint on, write `result.json` however it ends, and
-    return its status."""
+    """Train the prepared cell in `folder`, from its last checkpoint if there is one. Writes `result.json` even if
+    training fails or diverges; returns the cell's status."""
     folder = folder.resolve()
     status, error, step, seconds, trainer, curves = "complete", None, None, None, None, {}
     try:
@@ -41,7 +41,7 @@ def train(folder: Path) -> str:
             if done is None:
                 log_configuration(trainer.logger.experiment, config)
         last = None if done is None else str(folder / LAST)
-        with expecting_children():  # Lightning starts the other processes of a cell on several devices
+        with expecting_children():  # on several devices Lightning starts the other processes
             trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
     except (Diverged, NotFinite) as divergence:
         status, step = "diverged", getattr(divergence, "step", None)
@@ -50,7 +50,7 @@ def train(folder: Path) -> str:
         traceback.print_exc()
         status, error = "failed", " ".join(f"{type(problem).__name__}: {problem}".split())
     if trainer is not None:
-        curves = trainer.logger.curves or curves  # a failure before the checkpoint is restored takes nothing away
+        curves = trainer.logger.curves or curves  # earlier curves are kept if it failed before restoring the checkpoint
         step = max(trainer.global_step, done or 0) if step is None else step
         seconds = next(c.seconds for c in trainer.callbacks if isinstance(c, ResumePoint))
     if trainer is None or trainer.is_global_zero:
@@ -59,9 +59,9 @@ def train(folder: Path) -> str:
 
 
 def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[str, Any]:
-    """The cell's config in LightningCLI's form, with every path of the run derived from where its folder is now.
+    """The cell's config in LightningCLI's form, with all paths of the run derived from its folder's current location.
 
-    `done` are the steps of the checkpoint that it resumes from: TensorBoard forgets what came after.
+    `done` is the number of steps of the checkpoint from which it resumes; TensorBoard discards later events.
     """
     config = cell["config"]
     logger = {"save_dir": str(folder), "name": "", "version": "", "default_hp_metric": False}
@@ -72,7 +72,7 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
         "trainer.logger": {"class_path": "implicit_slate.ablation.resume.CurveLogger", "init_args": logger},
         "trainer.enable_progress_bar": False,
         "trainer.enable_model_summary": False,
-        "trainer.enable_autolog_hparams": False,  # the axes are our hyperparameters, written at the end
+        "trainer.enable_autolog_hparams": False,  # our hyperparameters are the axes, logged at the end
         "trainer.devices": cell["devices"],
     }
     if cell["devices"] > 1:
@@ -83,8 +83,8 @@ def configuration(folder: Path, cell: dict[str, Any], done: int | None) -> dict[
 
 
 def _resume_point(folder: Path) -> tuple[int | None, Curves]:
-    """The steps of the checkpoint to resume from, and the curves so far; None, and no curves, to begin, with nothing of
-    a lost attempt in the way."""
+    """The number of steps of the checkpoint to resume from, and the curves so far. If there is no usable checkpoint,
+    None and no curves; the files of an earlier attempt are then removed."""
     last = folder / LAST
     if last.exists():
         try:
@@ -92,7 +92,7 @@ def _resume_point(folder: Path) -> tuple[int | None, Curves]:
             print(f"resumed from step {checkpoint['global_step']}", flush=True)
             return checkpoint["global_step"], checkpoint["callbacks"]["ResumePoint"]["curves"]
         except Foreign:
-            raise  # nothing of a file that somebody else put there is lost
+            raise  # do not delete a file that somebody else put there
         except UserError as error:
             print(f"begun again: {error}", flush=True)
     _forget(folder)
@@ -108,11 +108,11 @@ def _forget(folder: Path) -> None:
 def _conclude(
     folder: Path, trainer, curves: Curves, status: str, step: int | None, seconds: float | None, error: str | None
 ) -> None:
-    """Write what came of the cell. `result.json` is the last file: once it is there, the others are complete."""
+    """Write the cell's results. `result.json` comes last: if it exists, the other files are complete."""
     result = make_result(folder, curves, status, step, seconds, error)
     if trainer is not None and trainer.logger is not None:
         write_curves(folder, curves)
-        if status != "failed" and result["axes"]:  # what trains before the grid has no place on it
+        if status != "failed" and result["axes"]:  # pretraining has no axes
             log_hparams(folder, result)
         flush_events(trainer.logger, folder)
     (folder / "progress.json").unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""What runs the cells of a grid, on this machine or elsewhere: each only has to start `implicit-slate cell DIR`.
+"""Launchers run the cells of a grid, on this machine or elsewhere, by starting `implicit-slate cell DIR` for each.
 
 A launcher is a module here with a function `launch(work: Work)`, and an entry in `LAUNCHERS`; see docs/clusters.md. It
-checks its options, calls `work.begin()`, and runs what `work` holds. It returns None when all that has ended, or, where
-it only hands the work over, a function that says whether some of it is still to come.
+checks its options, calls `work.begin()`, and runs the cells of `work`. It returns None when all of them have ended. If
+it only submits them elsewhere, it returns a function that says whether some have not ended yet.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from implicit_slate.errors import UserError
 from implicit_slate.run_folder import RunFolder
 
-if TYPE_CHECKING:  # what it draws with is not needed for --help
+if TYPE_CHECKING:  # not imported for --help, which does not need rich
     from implicit_slate.ablation.progress import ProgressDisplay
 
 LAUNCHERS: dict[str, tuple[str, ...]] = {
@@ -23,31 +23,31 @@ LAUNCHERS: dict[str, tuple[str, ...]] = {
     "slurm": ("nodes", "time", "partition", "max_parallel", "slurm", "wait", "dry_run"),
     "none": ("nodes",),
 }
-"""The module of each launcher and the options of `implicit-slate ablate` that are for it."""
+"""Each launcher's module, and the options of `implicit-slate ablate` that apply to it."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be run. A cell that is done by the time it is started ends at once, so no launcher need look."""
+    """The cells to run. Starting a cell that is already done does no harm, so launchers need not check for that."""
 
     folder: RunFolder
     pretrain: Path | None
-    """The cell that has to be complete before the others start; None if there is none, or it is complete."""
+    """The cell that must be complete before the others start; None if there is none, or it is complete."""
     cells: dict[str, Path]
-    """The folders of the cells without a result, or with that of a failure, by their ids."""
+    """The folders of all cells that have no result or have failed, by id."""
     contents: dict[Path, dict[str, Any]]
-    """What `cell.json` holds, or will hold, in each of these folders."""
+    """The content of `cell.json` in each of these folders; `begin` writes it."""
     accelerators: int
-    """Of this machine; 0 on the CPU."""
+    """Number of accelerators of this machine; 0 if cells run on the CPU."""
     options: argparse.Namespace
     """The arguments of `implicit-slate ablate`; `LAUNCHERS` says which of them a launcher may use."""
     begin: Callable[[], None]
-    """Makes the run's folder and prepares every cell. To be called before any is started, once nothing is wrong."""
+    """Makes the run's folder and prepares every cell. Call it after all checks and before starting any cell."""
     display: "ProgressDisplay"
 
     @property
     def devices(self) -> int:
-        """Processes of each cell on each node."""
+        """Number of processes of each cell on each node."""
         return self._first["devices"]
 
     @property
@@ -56,7 +56,7 @@ class Work:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether the experiment asks for the CPU, wherever it runs."""
+        """Whether the experiment itself selects the CPU."""
         return (self._first["config"].get("trainer") or {}).get("accelerator") == "cpu"
 
     @property
@@ -65,12 +65,12 @@ class Work:
 
 
 def nodes_of(content: Mapping[str, Any]) -> int:
-    """The nodes that the cell with this `cell.json` trains on."""
+    """The number of nodes of the cell with this content of `cell.json`."""
     return (content["config"].get("trainer") or {}).get("num_nodes", 1)
 
 
 def launcher(options: argparse.Namespace) -> Callable[[Work], Callable[[], bool] | None]:
-    """The function of the launcher that `options` name; `UserError` where they hold what is for others."""
+    """The `launch` function of the chosen launcher. Raises `UserError` for options of other launchers."""
     name = options.launcher
     for option in {option for those in LAUNCHERS.values() for option in those} - {*LAUNCHERS[name]}:
         if getattr(options, option):

@@ -1,8 +1,9 @@
-"""The pool of this machine: several cells at a time, each in a fresh process.
+"""Run cells on this machine: several at a time, each in a fresh process.
 
-Every process is forked from a server that has imported everything (that takes some ten seconds, a fork none) and never
-trains, so it has no threads and no accelerator's context to lose. A cell on several devices is a program of its own,
-which Lightning repeats for every device; the forked process starts it and waits.
+All processes are forked from a server that has imported everything, because importing takes about ten seconds and
+forking takes almost none. The server never trains, so it has no threads or accelerator contexts that forking would
+break. For a cell on several devices, the forked process runs the command `cell`, which Lightning repeats for every
+device, and waits for it.
 """
 
 import contextlib
@@ -33,27 +34,27 @@ from implicit_slate.run_folder import DONE, LAST, read_result
 
 POLL_SECONDS = 1.0
 MOST_TRIES = 3
-"""How often the process of a cell may die without a result (out of memory, say) before the cell counts as failed."""
+"""A cell counts as failed when its process has died this many times without a result, for example out of memory."""
 
 _context = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """How this machine is divided: every worker has its own threads, and its own devices or a part of them."""
+    """How this machine is shared: every worker has its own threads, and its own devices or a share of them."""
 
     workers: int
     devices: int
-    """Processes of a cell."""
+    """Number of processes of each cell."""
     accelerators: tuple[str, ...]
-    """What CUDA_VISIBLE_DEVICES may name; empty on a CPU."""
+    """The devices, as named in CUDA_VISIBLE_DEVICES; empty on a CPU."""
     cores: int
 
     @classmethod
     def share_out(
         cls, workers: int | None, devices: int, accelerators: int, cells_per_device: int | None = None
     ) -> "Resources":
-        """Without `workers`, as many as the machine has room for; `UserError` for more than that."""
+        """`workers` defaults to the largest number that fits this machine; raises `UserError` for more than that."""
         cores = num_cores()
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(index) for index in range(accelerators)]
@@ -71,11 +72,11 @@ class Resources:
 
     @property
     def threads(self) -> int:
-        """CPU threads of each process; beside a GPU there is nothing to share, see `host.leave_threads`."""
+        """CPU threads of each process; one if it trains on a GPU, see `host.leave_threads`."""
         return 1 if self.accelerators else max(1, self.cores // (self.workers * self.devices))
 
     def environment(self, worker: int) -> dict[str, str]:
-        """The environment variables that give a worker its share."""
+        """The environment variables that set a worker's share."""
         share = {"OMP_NUM_THREADS": str(self.threads)}
         if self.accelerators:
             groups = len(self.accelerators) // self.devices
@@ -93,13 +94,13 @@ class Resources:
 
 @contextlib.contextmanager
 def fork_server() -> Iterator[None]:
-    """A context in which processes are forked from one that has imported everything; at its end all of them are killed:
-    cells that run lose what came after their last checkpoint, and the server by itself would take seconds to end."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us, who then end the cells
+    """A context with a running fork server. On exit it kills the server, which would take seconds to end by itself, and
+    all its processes: running cells lose what came after their last checkpoint."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # children inherit this, so Ctrl-C reaches only us
     _context.set_forkserver_preload(["implicit_slate.ablation.launchers.server", "implicit_slate.ablation.train"])
     try:
-        with expecting_children():  # the server's start takes a moment in which we may be killed
-            forkserver.ensure_running()  # and begin to import
+        with expecting_children():  # we may be killed while the server starts
+            forkserver.ensure_running()  # the server starts importing
     finally:
         signal.signal(signal.SIGINT, previous)
     try:
@@ -107,17 +108,17 @@ def fork_server() -> Iterator[None]:
     finally:
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if "resource_tracker" not in " ".join(process.cmdline()):  # multiprocessing's, which ends after us
+                if "resource_tracker" not in " ".join(process.cmdline()):  # multiprocessing's own; it ends after us
                     process.kill()
 
 
 def check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> int:
-    """`configure.check` in a forked process; `UserError` as it raises it."""
+    """`configure.check` in a forked process, with the same `UserError`."""
     for _ in range(MOST_TRIES):
         pool = ProcessPoolExecutor(1, mp_context=_context, initializer=_begin, initargs=(os.devnull,))
         try:
             return pool.submit(_check, configs, to_parse).result()
-        except (BrokenProcessPool, EOFError, ConnectionError):  # it or its server was killed (want of memory?)
+        except (BrokenProcessPool, EOFError, ConnectionError):  # it or the server was killed (out of memory?)
             time.sleep(POLL_SECONDS)
         finally:
             pool.shutdown(wait=False)
@@ -125,7 +126,7 @@ def check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> int:
 
 
 def launch(work: Work) -> None:
-    """Run all of it on this machine, and come back when every cell has a result."""
+    """Run all cells on this machine; returns when every cell has a result."""
     options = work.options
     if work.nodes > 1:
         raise UserError(f"--launcher local: the cells of this run are for {work.nodes} nodes each")
@@ -153,19 +154,19 @@ class LocalPool:
     """Runs prepared cells, several at a time."""
 
     def __init__(self, report: Callable[[str, str], None]):
-        """`report(name, event)` hears what happens to a cell: `started`, `resumed`, `interrupted`, `taken by another
-        process`, or how it ended."""
+        """`report(name, event)` is called with each cell's events: `started`, `resumed`, `interrupted`, `taken by
+        another process`, or its final status."""
         self.report = report
         self._tries: Counter[str] = Counter()
         self._again: set[str] = set()
 
     def run(self, folders: Mapping[str, Path], resources: Resources) -> None:
-        """Come back when every cell (a name and a prepared folder each) has a result, by us or by another process.
+        """Run the prepared cells in `folders`, by name; returns when all have results, from this or another process.
 
-        A failed cell is tried once; cells on several devices and cells that die without a result, `MOST_TRIES` times.
-        `UserError` where the folder of a cell is gone.
+        A failed cell is tried once; cells on several devices, and cells that die without a result, `MOST_TRIES` times.
+        Raises `UserError` if a cell's folder is gone.
         """
-        # Cells that run again if they have failed. Whoever starts a grid again has mended something.
+        # Cells that failed in an earlier start are run once more: the user may have fixed the cause.
         self._again = {name for name, folder in folders.items() if read_result(folder)}
         idle = list(range(resources.workers))
         running: dict[str, tuple[int, BaseProcess]] = {}
@@ -179,7 +180,7 @@ class LocalPool:
                     self.report(name, "resumed" if _is_begun(folders[name]) else "started")
                     running[name] = worker, start(folders[name], resources, worker)
             connection.wait([process.sentinel for _, process in running.values()], POLL_SECONDS)
-            for folder in folders.values():  # what we wrote at the place of a run that was moved would be in the way
+            for folder in folders.values():  # if the run was moved, nothing may be written at its old place
                 if not (folder / "cell.json").exists():
                     raise UserError(f"{folder}: cell.json is gone; was the run moved? Continue it with --out")
             for name, (worker, process) in list(running.items()):
@@ -193,14 +194,14 @@ class LocalPool:
         return result is not None and (result["status"] in DONE or name not in self._again)
 
     def _end(self, name: str, folder: Path, exitcode: int, devices: int) -> None:
-        if exitcode == cell.BUSY:  # another runner of this grid was quicker by a moment
+        if exitcode == cell.BUSY:  # another process of this grid took the lock first
             self.report(name, "taken by another process")
             return
         self._tries[name] += 1
         self._again.discard(name)
         result = read_result(folder)
         if self._tries[name] < MOST_TRIES:
-            if devices > 1:  # where one process of several dies, the others often end with an error of their own
+            if devices > 1:  # if one of several processes dies, the others often end with an error
                 self._again.add(name)
         elif result is None:
             error = f"its process ended {MOST_TRIES} times without a result, at last with status {exitcode}"
@@ -210,14 +211,14 @@ class LocalPool:
 
 
 def start(folder: Path, resources: Resources, worker: int) -> BaseProcess:
-    """A process that runs the prepared cell in `folder` with a worker's share of the machine; it ends with us."""
+    """Start a process that runs the prepared cell in `folder` with a worker's resources, and ends when we end."""
     share = resources.environment(worker)
     for _ in range(MOST_TRIES):
         process = _context.Process(target=_run_cell, args=(folder, share, resources.threads, resources.devices))
         try:
             process.start()
             return process
-        except (EOFError, OSError):  # the server died while it was asked; another is started once that is known
+        except (EOFError, OSError):  # the server died meanwhile; multiprocessing starts another once it notices
             time.sleep(POLL_SECONDS)
     raise UserError(f"the server that starts cells died {MOST_TRIES} times (out of memory?)")
 
@@ -229,25 +230,25 @@ def _is_begun(folder: Path) -> bool:
 def _run_cell(folder: Path, environment: dict[str, str], threads: int, devices: int) -> None:
     _begin(folder / "log.txt")
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
-        del os.environ[name]  # where we run within a job, Lightning would take the cell for one of its tasks
+        del os.environ[name]  # within a SLURM job, Lightning would treat the cell as one of its tasks
     os.environ.update(environment)
     if devices > 1:
         with expecting_children():
             sys.exit(subprocess.call([sys.executable, "-m", "implicit_slate.cli", "cell", str(folder)]))
-    import torch  # imported before the fork, so OMP_NUM_THREADS comes too late
+    import torch  # already imported before the fork, so OMP_NUM_THREADS has no effect on it
 
     torch.set_num_threads(threads)
     sys.exit(cell.run(folder))
 
 
 def _check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> int:
-    from implicit_slate.ablation.configure import check  # imported already by the server
+    from implicit_slate.ablation.configure import check  # already imported by the server
 
     return check(configs, to_parse)
 
 
 def _begin(log: str | os.PathLike) -> None:
-    """The first lines of every process: it ends with us, and what it prints goes to a file."""
+    """The start of every process: make it end with its parent, and redirect its output to a file."""
     end_with_parent()
     log = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o644)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Prepares the cells and runs none, for whatever else starts `implicit-slate cell DIR`."""
+"""Prepare the cells but run none, for users who start `implicit-slate cell DIR` by other means."""
 
 from implicit_slate.ablation.launchers import Work
 

@@ -1,8 +1,8 @@
-"""SLURM: the pretraining, an array of the cells and a report, as batch jobs each of which waits for the one before.
+"""SLURM: pretraining, cells (as an array) and report as batch jobs, each of which waits for the one before.
 
-A cell is a command, and all that is known of it is in its folder. So a job is a batch script of a few lines, which
-stays in `slurm/` of the run's folder, where it can be read and submitted by hand. (submitit would pickle a Python
-function for every job, keep results of its own beside ours, and send its signal to a process that is not the cell.)
+Running a cell takes one command and its folder. So a job is a batch script of a few lines, which stays in the run's
+folder `slurm/`, where it can be read and submitted by hand. (submitit would pickle a Python function for every job,
+keep its own results beside ours, and send its signal to a process that is not the cell.)
 """
 
 import shlex
@@ -18,10 +18,10 @@ from implicit_slate.files import write_atomically
 from implicit_slate.run_folder import status_of
 
 MOST_DEATHS = 3
-"""How often a task may be started again after its processes were killed (out of memory, say)."""
+"""How often a task may be restarted after its processes were killed, for example out of memory."""
 
 OF_A_CELL = ("gpus", "gres", "nodes", "ntasks", "cpus", "mem", "exclusive", "signal", "time")
-"""How options begin that the report's job does without."""
+"""Prefixes of the options that do not apply to the report's job."""
 
 COMMAND = f"{shlex.quote(sys.executable)} -m implicit_slate.cli"
 
@@ -37,15 +37,15 @@ if [ $status = {BUSY} ] || {{ [ $status -gt 128 ] && [ ${{SLURM_RESTART_COUNT:-0
 fi
 exit $status
 """
-"""The script of a task, after a line that sets `list`."""
+"""The script of an array task, which follows a line that sets `list`."""
 
 
 def launch(work: Work) -> Callable[[], bool] | None:
-    """Submit what has no result and is not queued; the function that comes back says whether a job is still queued."""
+    """Submit all cells that have no result and are not queued. The returned function says if jobs are still queued."""
     jobs = Jobs(work)
     if work.options.dry_run:
         return jobs.print_scripts()
-    queued(work.folder.path)  # a `UserError` where there is no SLURM
+    queued(work.folder.path)  # raises `UserError` if there is no SLURM
     work.begin()
     with work.folder.lock():
         jobs.submit()
@@ -53,10 +53,10 @@ def launch(work: Work) -> Callable[[], bool] | None:
 
 
 def queued(run: Path) -> dict[Path, str]:
-    """The numbers of a run's jobs in the queue, by the folders of their cells, or by the script of a report.
+    """The job ids of a run in the queue, by the folder of the cell, or by the script for the report's job.
 
     Raises:
-        UserError: there is no SLURM here, or it does not answer.
+        UserError: SLURM is not installed, or does not answer.
     """
     found, scripts = {}, run.resolve() / "slurm"
     for line in _run("squeue", "--me", "--array", "--noheader", "--format=%F %K %T %o").splitlines():
@@ -69,7 +69,7 @@ def queued(run: Path) -> dict[Path, str]:
 
 
 class Jobs:
-    """The batch jobs of a run: those in the queue, and those yet to be submitted."""
+    """The batch jobs of a run, both queued and still to be submitted."""
 
     def __init__(self, work: Work):
         self._work = work
@@ -109,14 +109,14 @@ class Jobs:
         try:
             jobs.append(self._submit(*self._report(), f"--dependency=afterany:{cells}"))
             print(f"report: job {jobs[-1]}")
-        except UserError as error:  # some clusters refuse jobs of their kind
+        except UserError as error:  # some clusters refuse jobs such as the report's
             print(f"no job for the report, which `implicit-slate report` makes: {error}", file=sys.stderr)
         print(f"to stop them: scancel {' '.join(jobs)}")
 
     def are_open(self) -> bool:
         try:
             return bool(queued(self._folder))
-        except UserError:  # the controller is started again, say; Ctrl-C ends the waiting
+        except UserError:  # the controller may be restarting; Ctrl-C ends the waiting
             return True
 
     def print_scripts(self) -> None:
@@ -126,7 +126,7 @@ class Jobs:
         print("Hours are measured where cells would run: --dry-run with --launcher local, in a job on one node.")
 
     def _cells(self, name: str, folders: Sequence[Path]) -> tuple[Path, str, str]:
-        """A script, its content, and that of the list beside it."""
+        """The path of a script, its content, and the content of its list of folders."""
         script = self._scripts / f"{name}.sh"
         array = {"array": f"1-{len(folders)}{self._limit}", "requeue": "", "open-mode": "append"}
         options = {**array, "output": f"{self._scripts}/%x-%A_%a.txt", **self._options}
@@ -151,7 +151,7 @@ class Jobs:
         return "\n".join(("#!/bin/bash", *lines, content))
 
     def _submit(self, script: Path, content: str, folders: str, *options: str) -> str:
-        """The number of the job."""
+        """Write the script and submit it; returns the job's id."""
         if folders:
             write_atomically(script.with_suffix(".txt"), folders)
         write_atomically(script, content)
@@ -160,7 +160,7 @@ class Jobs:
 
 
 def _run(*command: str) -> str:
-    """The output of a command of SLURM's; `UserError` with its complaint."""
+    """The output of a SLURM command. Raises `UserError` with its error message."""
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:

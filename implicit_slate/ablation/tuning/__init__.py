@@ -1,5 +1,5 @@
-"""`implicit-slate tune`: the best learning rate, clip and warmup of each gradient mode by itself, found by Optuna.
+"""`implicit-slate tune`: find the best learning rate, clip and warmup for each gradient mode separately, with Optuna.
 
-A trial is a prepared cell, run as those of grids are; so it resumes, and its curves and pictures are where a grid has
-them. What has been tried is in Optuna's storage, which any number of processes and hosts may share.
+A trial is a prepared cell, run like the cells of grids. So it can resume, and has its curves and pictures in the same
+places. Trials are recorded in Optuna's storage, which any number of processes and hosts may share.
 """

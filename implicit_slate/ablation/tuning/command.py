@@ -22,22 +22,22 @@ from implicit_slate.run_folder import RunFolder
 from implicit_slate.yaml_files import leaves, load_yaml, override
 
 SILENT_SECONDS = 10.0
-"""After which a storage that does not answer is said to be waited for."""
+"""Report a storage that has not answered for this long."""
 
 
 class Target(NamedTuple):
-    """What is to be tuned."""
+    """The configurations to tune."""
 
     name: str
     configs: dict[str, dict[str, Any]]
-    """By gradient mode."""
+    """Configurations by gradient mode."""
     pretrain: dict[str, Any] | None = None
     checkpoint: str | None = None
-    """The key of the configs that takes the checkpoint of the pretraining."""
+    """The key of the configs that is set to the checkpoint of the pretraining."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0 done; 1 the pretraining or several cells failed; 130 stopped."""
+    """Exit status: 0 if done, 1 if the pretraining or several cells failed, 130 if stopped."""
     arguments = parser().parse_args(argv)
     target = find_target(arguments.name, arguments.file, arguments.modes)
     stop_as_by_ctrl_c()
@@ -45,8 +45,8 @@ def main(argv: Sequence[str]) -> int:
         return _run(target, arguments.out or Path("runs") / f"tune-{target.name}", arguments)
     except KeyboardInterrupt:
         print(f"stopped; to continue: implicit-slate tune {shlex.join(argv)}", file=sys.stderr, flush=True)
-        # What waits for a server that does not answer would keep an ordinary end waiting, too. Trials that were not
-        # told are begun again, like those of a process that was killed.
+        # An ordinary exit would wait for threads that wait for a server that does not answer. Trials whose results did
+        # not reach the storage are started again, as after a kill.
         os._exit(130)
 
 
@@ -71,7 +71,7 @@ def parser() -> ArgumentParser:
 
 
 def find_target(name: str, file: Path, modes: Sequence[str] | None) -> Target:
-    """The modes and their configurations; `UserError` for a grid, an experiment or a mode that is not there."""
+    """The modes and their configurations. Raises `UserError` for an unknown grid or mode, or a missing experiment."""
     if name.endswith((".yaml", ".yml")):
         config = load_yaml(Path(name))
         modes = modes or ("unrolled", "implicit")
@@ -121,7 +121,7 @@ def _run(target: Target, folder: Path, arguments) -> int:
                 return 1
 
         def work() -> None:
-            # A folder's own database knows no other search, so the folder may be renamed.
+            # The database in the folder has only this search, so names need no prefix, and the folder can be renamed.
             search.open(storage, f"{folder.resolve().name} " if arguments.storage else "")
             search.run(arguments.trials, resources)
             _say(f"report: {write_results(search)}")
@@ -135,7 +135,7 @@ def _run(target: Target, folder: Path, arguments) -> int:
 
 
 def _watch(work, search) -> None:
-    """Do the work in a thread, so that Ctrl-C is heard while it waits for a storage; say when it does."""
+    """Call `work` in a thread, so that Ctrl-C works while it waits for the storage, and report such waiting."""
     ended: list[BaseException | None] = []
 
     def run() -> None:

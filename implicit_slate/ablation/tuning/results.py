@@ -1,4 +1,4 @@
-"""What a search found: an experiment file for each mode with its best settings, and a report with Optuna's plots."""
+"""The results of a search: an experiment file with the best settings of each mode, and a report with Optuna's plots."""
 
 import warnings
 from pathlib import Path
@@ -19,7 +19,7 @@ from implicit_slate.yaml_files import override
 
 
 def write_results(search: Search) -> Path:
-    """Write `best/`, `trials.csv` and `report.md` with its figures into the run's folder; the path of the report."""
+    """Write `best/`, `trials.csv`, and `report.md` with its figures to the run's folder; returns the report's path."""
     header = "| mode | trials | ended early | loss of the first trial | best loss | at |"
     lines = ["# Each gradient mode at its best", "", header, "|" + "---|" * 6]
     tables, axis, figures = [], {}, []
@@ -58,7 +58,7 @@ def _write_experiment(search: Search, mode: str, best: FrozenTrial, settings: di
 
 
 def _draw(folder: Path, mode: str, study: optuna.Study) -> list[str]:
-    """Draw Optuna's plots of a study; the stems of the files."""
+    """Draw Optuna's plots of a study; returns the names of the files without suffix."""
     plots = {"slice": optuna.visualization.matplotlib.plot_slice}
     if len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))) > 1:
         plots["importance"] = optuna.visualization.matplotlib.plot_param_importances
@@ -66,7 +66,7 @@ def _draw(folder: Path, mode: str, study: optuna.Study) -> list[str]:
     for kind, plot in plots.items():
         size = {"figure.figsize": (11, 3.5), "figure.constrained_layout.use": True}
         with warnings.catch_warnings(), pyplot.rc_context(size):
-            warnings.simplefilter("ignore")  # what they draw is experimental
+            warnings.simplefilter("ignore")  # Optuna's matplotlib plots are experimental
             axes = plot(study, target_name="validation loss")
         figure = (axes if kind == "importance" else axes[0]).figure
         names.append(f"{kind}_{cell_id({'gradient': mode})}")

@@ -1,4 +1,4 @@
-"""One search for each gradient mode: Optuna proposes settings, a cell is trained with them, a poor one ends early."""
+"""One search per gradient mode: Optuna proposes settings, a cell is trained with them, and poor cells end early."""
 
 import math
 import threading
@@ -33,24 +33,23 @@ OPTIMIZATION = "model.optimization."
 
 
 class CellFailed(Exception):
-    """The cell of a trial failed, or measured no loss."""
+    """The cell of a trial failed, or has no validation loss."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Where the learning rate, the clip and the warmup of a mode are searched for, all on a logarithmic scale."""
+    """The search space of learning rate, clip and warmup of a mode, all on a logarithmic scale."""
 
     own: dict[str, float]
-    """The first trial: the experiment's own settings, or what is nearest to them (a clip of 1, a warmup of one step)
-    where it has no clip or no warmup."""
+    """The first trial: the experiment's own settings; a clip of 1 or a warmup of one step if it has none."""
     limits: dict[str, tuple[float, float]]
 
     @classmethod
     def around(cls, config: Mapping[str, Any], max_steps: int) -> "Space":
-        """A tenth to ten times the experiment's learning rate, a twentieth to twenty times its clip (1 where it has
-        none), and a warmup of 1 step to a fifth of all steps. `UserError` where there is no rate or no end."""
+        """A tenth to ten times the experiment's learning rate, a twentieth to twenty times its clip (1 if it has none),
+        and a warmup of 1 step to a fifth of all steps. Raises `UserError` without a learning rate or `max_steps`."""
         found = {key.removeprefix(OPTIMIZATION): value for key, value in leaves(config)}
-        # YAML has quoted numbers, and 1e-3 without a point, as texts.
+        # YAML reads quoted numbers, and 1e-3 without a decimal point, as text.
         rate, clip = found.get("learning_rate"), float(found.get("clip_norm") or 1)
         most, warmup = max(1, max_steps // 5), int(found.get("warmup_steps") or 1)
         if rate is None or max_steps < 1:
@@ -62,7 +61,7 @@ class Space:
         )
 
     def ask(self, trial: Trial) -> dict[str, float]:
-        """The settings of a trial, with three digits as people write them."""
+        """The settings of a trial, rounded to three significant digits."""
         found = {}
         for name, (low, high) in self.limits.items():
             suggest = trial.suggest_int if name == "warmup_steps" else trial.suggest_float
@@ -71,12 +70,12 @@ class Space:
 
 
 class Search:
-    """The searches of all modes in one run's folder and one storage; other processes may take part in them."""
+    """The searches of all modes, in the folder of a run and one storage; other processes may take part in them."""
 
     failed: BaseException | None = None
-    """What ended a worker of this process."""
+    """The exception that ended a worker of this process."""
     heard: float = math.inf
-    """When the storage last answered, by `time.monotonic`; infinity while nothing asks it."""
+    """`time.monotonic` of the storage's last answer; infinity while it is not being used."""
 
     def __init__(
         self,
@@ -87,17 +86,17 @@ class Search:
         devices: int,
         say: Callable[[str], None],
     ):
-        """`configs` by mode; `checkpoint` is the key of theirs that takes the pretraining's, if there is one."""
+        """`configs` are by mode; `checkpoint` is their key for the pretraining's checkpoint, if there is one."""
         self.folder, self.configs, self.checkpoint, self.devices, self.say = folder, configs, checkpoint, devices, say
         self.spaces = {mode: Space.around(config, max_steps) for mode, config in configs.items()}
-        # Half of what ends early would still have been in its warmup otherwise.
+        # With fewer steps before pruning, half of the pruned trials would still have been in their warmup.
         self.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max_steps * 2 // 5)
         self.studies: dict[str, Study] = {}
         self._failures, self._asking = 0, threading.Lock()
 
     def open(self, storage: BaseStorage, prefix: str) -> None:
-        """Begin or join the studies, each called `prefix` and its mode; `UserError` if one of such a name is of another
-        configuration."""
+        """Create or join the studies, each named `prefix` + mode. Raises `UserError` if a study of this name has
+        another configuration."""
         self._storage, self.heard = storage, time.monotonic()
         for mode, config in self.configs.items():
             name = prefix + mode
@@ -112,7 +111,7 @@ class Search:
             self.studies[mode] = study
 
     def run(self, trials: int, resources: Resources) -> None:
-        """Come back when every mode has so many trials that ended well or early, by us or by other processes."""
+        """Run trials until every mode has `trials` complete or pruned ones, including those of other processes."""
         workers = [
             threading.Thread(target=self._work, args=(trials, resources, index), daemon=True)
             for index in range(resources.workers)
@@ -136,7 +135,7 @@ class Search:
             self.failed = error
 
     def _next_mode(self, trials: int) -> str | None:
-        """The mode that has the fewest trials; None if the last ones run elsewhere, "" if all have ended."""
+        """The mode with the fewest trials; None if the last trials are still running, "" if all have ended."""
         started = {}
         ended = True
         for mode, study in self.studies.items():
@@ -148,14 +147,14 @@ class Search:
         return "" if ended else fewest if started[fewest] < trials else None
 
     def _try_one(self, trials: int, resources: Resources, worker: int) -> bool:
-        """One trial, by Optuna's own loop for its heartbeat; False if nothing is left to do."""
+        """Run one trial, with Optuna's loop because of its heartbeat. Returns False if nothing is left to do."""
         with ExitStack() as asking:
             asking.enter_context(self._asking)
             mode = patiently(self._next_mode, trials)
             if not mode:
                 time.sleep(POLL_SECONDS)
                 return mode is None
-            sampler = optuna.samplers.TPESampler(constant_liar=True)  # a study of our own: workers share none
+            sampler = optuna.samplers.TPESampler(constant_liar=True)  # workers must not share a study object
             name = self.studies[mode].study_name
             study = patiently(
                 optuna.load_study, study_name=name, storage=self._storage, sampler=sampler, pruner=self.pruner
@@ -169,19 +168,19 @@ class Search:
 
             try:
                 if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                    study.enqueue_trial({})  # what is taken out of the queue has a heartbeat before it runs
+                    study.enqueue_trial({})  # trials from the queue have a heartbeat before they run
                 study.optimize(objective, n_trials=1)
             except CellFailed as error:
                 self.say(str(error))
                 self._failures += 1
                 if self._failures >= MOST_TRIES:
                     raise
-            except (StorageInternalError, AssertionError) as error:  # of Optuna's, where it cannot tell the server
+            except (StorageInternalError, AssertionError) as error:  # raised by Optuna if it cannot reach the server
                 if asked:
                     patiently(_try_again, study, asked[0].number)
                 elif isinstance(error, AssertionError):
                     raise
-            except (UpdateFinishedTrialError, ValueError) as error:  # another process took it for dead, or had it, too
+            except (UpdateFinishedTrialError, ValueError) as error:  # another process ran it too, or declared it dead
                 if isinstance(error, UserError) or not asked:
                     raise
                 if not patiently(study.get_trials)[asked[0].number].state.is_finished():
@@ -189,7 +188,7 @@ class Search:
         return True
 
     def _train(self, mode: str, trial: Trial, resources: Resources, worker: int) -> float:
-        """Train the cell of a trial; the loss. Raises `TrialPruned` where it is poor or diverged, and `CellFailed`."""
+        """Train a trial's cell; returns the loss. Raises `CellFailed`, or `TrialPruned` if it is poor or diverged."""
         settings = patiently(self.spaces[mode].ask, trial)
         number = cell_number(trial)
         patiently(trial.set_user_attr, "cell", number)
@@ -220,7 +219,7 @@ class Search:
         return loss
 
     def _run_cell(self, folder: Path, trial: Trial, about: str, resources: Resources, worker: int) -> None:
-        """Come back when the process of the cell has ended, ours or that of somebody else; prune it if it is poor."""
+        """Wait until no other process is working on the cell, then run it. Raises `TrialPruned` if it is poor."""
         while is_locked(folder):
             time.sleep(POLL_SECONDS)
         process, told = start(folder, resources, worker), 0
@@ -240,11 +239,11 @@ class Search:
 
 
 def cell_number(trial: Trial | FrozenTrial) -> int:
-    """The number in the name of a trial's cell: its own, or that of the trial which it tries again."""
+    """The number in the name of a trial's cell: its own, or that of the trial that it repeats."""
     return trial.user_attrs.get("cell", trial.number)
 
 
 def _try_again(study: Study, number: int) -> None:
-    """Put a trial, which has come to nothing, into the queue again; its cell resumes, or is done already."""
+    """Put a trial without a result into the queue again; its cell resumes, or is already done."""
     if study.tell(number, state=TrialState.FAIL, skip_if_finished=True).state == TrialState.FAIL:
         begin_again(study, study.get_trials()[number])

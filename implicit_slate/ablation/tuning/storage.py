@@ -1,4 +1,4 @@
-"""The database of a search. Where it is away it is waited for, and trials of dead processes are begun again."""
+"""The database of a search. If it is unreachable, we wait for it; trials of dead processes are started again."""
 
 import contextlib
 import time
@@ -17,23 +17,24 @@ from implicit_slate.errors import UserError
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60
-"""A trial whose process has not been heard of for so long is tried again, by whoever is next."""
+"""A trial without a heartbeat for this long is run again, by the next process that is free."""
 RETRY_SECONDS = 1.0
 MOST_TRIES = 10
 
-# A server that is gone without a word is noticed after a minute; one that only stalls is waited for.
+# A server that disappears silently is noticed after a minute; one that only stalls is waited for.
 POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 SQLITE = {"timeout": 60}
 
 warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats have been experimental for years
 begin_again = RetryHeartbeatStaleTrialCallback(max_retry=MOST_TRIES)
-"""Puts a trial that came to nothing into the queue again: `begin_again(study, trial)`."""
+"""Puts a trial without a result into the queue again: `begin_again(study, trial)`."""
 
 Answer = TypeVar("Answer")
 
 
 class _Storage(RDBStorage):
-    """Optuna's, with no trial that runs and has never had a heartbeat: nobody would miss it if its process died."""
+    """Optuna's storage, but with a first heartbeat before a trial starts: without any, Optuna would not notice that its
+    process died."""
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         if state == TrialState.RUNNING:
@@ -41,12 +42,12 @@ class _Storage(RDBStorage):
         return super().set_trial_state_values(trial_id, state, values)
 
     def record_heartbeat(self, trial_id: int) -> None:
-        with contextlib.suppress(StorageInternalError):  # the server went away; the next one is soon due
+        with contextlib.suppress(StorageInternalError):  # the server is unreachable; the next heartbeat is soon due
             super().record_heartbeat(trial_id)
 
 
 def patiently(ask: Callable[..., Answer], *arguments: Any, **named: Any) -> Answer:
-    """What a storage answers, asked again where the server goes away meanwhile; for what may be asked twice."""
+    """Call `ask` until the server answers. Only for calls that may be repeated."""
     while True:
         try:
             return ask(*arguments, **named)
@@ -55,9 +56,9 @@ def patiently(ask: Callable[..., Answer], *arguments: Any, **named: Any) -> Answ
 
 
 def open_storage(url: str) -> RDBStorage:
-    """The storage at a URL as SQLAlchemy has it: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
+    """The storage at a SQLAlchemy URL: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
 
-    Every connection is tested before it is used, and one that is lost is made again, as long as it takes.
+    Every connection is tested before it is used; lost connections are made again, however long that takes.
 
     Raises:
         UserError: the URL is malformed, its driver is not installed, or there is no such database.
@@ -100,8 +101,8 @@ def open_storage(url: str) -> RDBStorage:
                 heartbeat_stale_trial_callback=begin_again,
             )
             break
-        except (SQLAlchemyError, RuntimeError, OSError) as error:  # as RuntimeError, a database of another version
-            # Of several that make the tables of a new database at a time, all but one are refused.
+        except (SQLAlchemyError, RuntimeError, OSError) as error:  # RuntimeError: a database of another version
+            # If several processes create the tables of a new database at the same time, only one succeeds.
             if not left or not isinstance(error, (IntegrityError, ProgrammingError)):
                 raise UserError(f"{shown}: cannot be opened ({_one_line(error)})") from None
             time.sleep(RETRY_SECONDS)
@@ -110,5 +111,5 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def _one_line(error: BaseException) -> str:
-    """What the driver says, without SQLAlchemy's addition."""
+    """The driver's message, without what SQLAlchemy adds."""
     return " ".join(str(getattr(error, "orig", None) or error).split())[:200]
