@@ -10,13 +10,14 @@ __all__ = ["main", "write_report"]
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `report/` in a grid's folder from its result files alone, and return the path of `index.html`.
+    """Write `report/` in a grid's folder from its result files alone; returns the path of `index.html`.
 
-    It works on a grid that is under way, and on one with diverged or failed cells: those are named as such.
+    It also works for a grid that is still running, or has diverged or failed cells; the report names them.
 
-    Raises UserError where `run_dir` is not the folder of a grid, or one of its result files is damaged.
+    Raises:
+        UserError: `run_dir` is not the folder of a grid, or one of its result files is damaged.
     """
-    from implicit_slate.report import page  # matplotlib and pandas, which `--help` does not need
+    from implicit_slate.report import page  # imports matplotlib and pandas, which `--help` does not need
     from implicit_slate.report.run import load_run
 
     return page.write(load_run(run_dir))

@@ -1,10 +1,10 @@
-"""The figures of a grid, drawn from its frames: functions that a notebook can call, too.
+"""The figures of a grid, drawn from its data frames. The functions can be called from a notebook, too:
 
     run = implicit_slate.load_run("runs/demo")
     curve_figure(run, "jacobian/spectral_norm")
 
-Few methods share a panel, each in its colour, and every setting has a panel; where there are more methods than colours,
-every method has a panel of its own, in front of all the others.
+Every setting has a panel, with each method in its own colour. If there are more methods than colours, every method has
+its own panel instead, drawn in front of all others.
 """
 
 import io
@@ -31,47 +31,47 @@ OTHER_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#4D4D4D"
 """Okabe and Ito's palette, which colour-blind readers can tell apart; blue and red-orange as in the paper."""
 
 DASHES = {"picard": "-", "broyden": (0, (4, 1.5)), "anderson": (0, (1.2, 1.2))}
-"""The forward solver shows in the line, too: a second mark beside the colour."""
+"""Line styles of the forward solvers, so that methods differ not only in colour."""
 
 styled = matplotlib.rc_context(fname=Path(__file__).with_name("figures.mplstyle"))
-"""Decorates a function that draws: it draws in the report's style, whatever the settings of the notebook."""
+"""Decorator of functions that draw: they use the report's style, whatever the notebook's settings."""
 
 MAX_METHODS = len(OTHER_COLORS)
-"""So many methods share a panel at most, which leaves a colour for each, whichever they are."""
+"""The largest number of methods in a panel, so that each has its own colour, whichever methods they are."""
 
 SPREAD = 5
-"""From this ratio of largest to least on, a measure has a logarithmic axis that else has none."""
+"""If the ratio of the largest to the smallest value is above this, the measure gets a logarithmic axis."""
 
 DIVERGED = {"ls": "", "marker": "X", "ms": 8, "mec": "black", "mew": 0.8, "zorder": 4, "clip_on": False}
 
 
 def overview_tags(run: Run) -> list[str]:
-    """The measures of the overview, as far as they are logged; none for more methods than colours."""
+    """The logged measures of the overview; none if there are more methods than colours."""
     tags = ("jacobian/spectral_norm", "grad_norm", run.loss)
     return [tag for tag in tags if tag in run.logged and len(run.methods) <= MAX_METHODS]
 
 
 def curve_tags(run: Run) -> list[str]:
-    """The measures that are drawn over training, as far as they are logged; of the losses only the run's own."""
+    """The logged measures that are drawn over training; of the losses only `run.loss`."""
     drawn = [tag for tag, measure in LOGGED.items() if measure.figure and (tag == run.loss or tag not in LOSSES)]
     return [tag for tag in drawn if tag in run.logged]
 
 
 def result_columns(run: Run) -> list[str]:
-    """The main results, as far as they were measured."""
+    """The main results that were measured."""
     columns = [run.loss, "jacobian/spectral_norm_max", "grad_norm_max", "gradient/cosine"]
     return [column for column in columns if run.finished[column].notna().any()]
 
 
 def numeric_axes(run: Run) -> list[str]:
-    """The varied axes with at least three numeric values."""
+    """The axes that take at least three values, all numeric."""
     numeric = [axis for axis in run.setting_axes if pd.api.types.is_numeric_dtype(run.cells[axis])]
     return [axis for axis in numeric if run.cells[axis].nunique() >= 3]
 
 
 @styled
 def overview_figure(run: Run) -> Figure:
-    """The main measures over training side by side, all settings together."""
+    """The main measures over training, side by side, with all settings in the same panels."""
     tags = overview_tags(run)
     figure = Figure(figsize=(3.7 * max(len(tags), 1), 3.4), layout="constrained")
     for ax, tag in zip(figure.subplots(1, max(len(tags), 1), squeeze=False).flat, tags):
@@ -88,7 +88,7 @@ def overview_figure(run: Run) -> Figure:
 @styled
 def curve_figure(run: Run, tag: str) -> Figure:
     """One measure over training: one panel per setting, one colour per method, one line per seed, a band over seeds."""
-    alone = len(run.methods) > MAX_METHODS  # one panel per method, in front of all others in grey
+    alone = len(run.methods) > MAX_METHODS  # one panel per method, with all others in grey behind it
     by = "method" if alone else "setting"
     panels = {name: run.cells[run.cells[by] == name] for name in (run.methods if alone else run.settings)}
     crowded, count = len(run.methods) > 2, len(panels)
@@ -106,9 +106,9 @@ def curve_figure(run: Run, tag: str) -> Figure:
     for ax in axes[count:]:
         ax.set_visible(False)
     for ax in axes[max(count - columns, 0) : count]:
-        ax.tick_params(labelbottom=True)  # nothing may stand below it
+        ax.tick_params(labelbottom=True)  # there may be no panel below it
     if log:
-        make_log(axes[0])  # the others share its scale and ticks
+        make_log(axes[0])  # the other panels share its scale and ticks
     figure.supxlabel("training step", fontsize=10)
     figure.supylabel(LOGGED[tag].name + (" (log)" if log else ""), fontsize=10)
     _legend(figure, run, [] if alone else list(run.methods))
@@ -117,7 +117,7 @@ def curve_figure(run: Run, tag: str) -> Figure:
 
 @styled
 def methods_figure(run: Run) -> Figure:
-    """The main results by method, the lowest median loss first."""
+    """The main results by method, with the lowest median loss first."""
     losses = run.finished.groupby("method", observed=False)[run.loss].median()
     methods = list(losses.sort_values(na_position="last", kind="stable").index)
     keys, styles = result_columns(run), method_styles(run)
@@ -168,14 +168,14 @@ def sweep_figure(run: Run, axis: str) -> Figure:
 
 
 def wants_log(run: Run, tag: str) -> bool:
-    """Whether a measure over training has a log axis: norms always, a loss where the cells spread widely."""
+    """Whether a measure over training gets a log axis: norms always, a loss if its values spread widely."""
     values = run.curves.loc[run.curves["tag"] == tag, "value"]
     return LOGGED[tag].log_scale or (tag in LOSSES and ratio(values) > SPREAD)
 
 
 def method_styles(run: Run) -> dict[str, dict[str, Any]]:
-    """The colour and the line style of each method, the same in every figure. The style is that of its forward solver,
-    where the grid has several; of more methods than colours all but `unrolled` and `implicit` have one colour."""
+    """The colour and line style of each method, the same in every figure. The line style shows the forward solver, if
+    the grid has several. If there are more methods than colours, all but `unrolled` and `implicit` share one colour."""
     first = {UNROLLED: COLORS["unrolled"], IMPLICIT: COLORS["implicit"]}
     several = len({method.solver for method in run.methods.values()}) > 1
     others = iter(OTHER_COLORS if len(run.methods) <= MAX_METHODS else itertools.repeat(OTHER_COLORS[0]))
@@ -187,15 +187,15 @@ def method_styles(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _drawn(run: Run, cell: str, tag: str, log: bool) -> pd.Series:
-    """The values of a tag by step; on a log axis only what is positive."""
+    """The values of a tag by step; on a log axis only the positive ones."""
     curve = run.curve(cell, tag)
     return curve[curve > 0] if log else curve
 
 
 def _draw(ax, run: Run, cells: pd.DataFrame, tag: str, median: bool) -> None:
-    """The curves of some cells in the colours of their methods."""
+    """Draw the curves of `cells` in the colours of their methods."""
     log, styles = wants_log(run, tag), method_styles(run)
-    for method in reversed(run.methods):  # unrolled and implicit on top, and dashes above lines
+    for method in reversed(run.methods):  # so that unrolled and implicit are on top
         drawn = {cell: _drawn(run, cell, tag, log) for cell in cells.index[cells["method"] == method]}
         drawn = {cell: curve for cell, curve in drawn.items() if len(curve)}
         (color, dash), several = styles[method].values(), len(drawn) > 1
@@ -214,19 +214,20 @@ def _draw(ax, run: Run, cells: pd.DataFrame, tag: str, median: bool) -> None:
 
 
 def _legend(figure: Figure, run: Run, methods: Sequence[str]) -> None:
-    """The methods above the figure, and the mark of a diverged cell if it has one; in as many lines as fit."""
+    """A legend above the figure, of the methods, and of the mark for diverged cells if there are any."""
     styles = method_styles(run)
     handles = [Line2D([], [], **styles[method], lw=2.5, label=method) for method in methods]
     if any(line.get_marker() == DIVERGED["marker"] for ax in figure.axes for line in ax.lines):
         handles.append(Line2D([], [], **DIVERGED | {"mfc": "white"}, label="diverged"))
     if handles:
-        width = sum(0.08 * len(handle.get_label()) + 0.65 for handle in handles)  # inches: letters, a line, its gaps
+        width = sum(0.08 * len(handle.get_label()) + 0.65 for handle in handles)  # inches: letters, and line with gaps
         columns = math.ceil(len(handles) / max(1, math.ceil(width / figure.get_figwidth())))
         figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, handlelength=2.6)
 
 
 def make_log(ax, axis: str = "y") -> None:
-    """A log axis with plain numbers where they are short, also between the decades if these are few."""
+    """Make an axis logarithmic, with plain numbers where they are short, and ticks between decades if there are few
+    decades."""
     ax.set(**{f"{axis}scale": "log"})
     scale = ax.yaxis if axis == "y" else ax.xaxis
     low, high = sorted(scale.get_view_interval())
@@ -243,7 +244,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, **options)
         write_atomically(folder / f"{name}.{kind}", buffer.getvalue())
-        figure.set_layout_engine("none")  # laying out is half the work, and is done once for both
+        figure.set_layout_engine("none")  # the layout takes half of the time, and is computed once for both formats
 
 
 def _tick(value: float, _position: int) -> str:

@@ -1,4 +1,4 @@
-"""What the page's interactive figures are made of: the run's results as JSON, and the library that draws them."""
+"""The content of the page's interactive figures: the run's results as JSON, and the plotting library."""
 
 import base64
 import gzip
@@ -17,23 +17,23 @@ from implicit_slate.report.numbers import capitalised, ratio, span
 from implicit_slate.report.run import AXIS_WORDS, Run, damage_named
 
 MAX_POINTS = 400
-"""Of a curve in the page; the CSV beside it has all."""
+"""Largest number of points of a curve in the page; the CSV files have all points."""
 
 PICTURE_BYTES = 2_500_000
-"""Of all pictures of masks forming; in a larger grid each cell shows fewer steps."""
+"""Largest total size of the pictures of masks over training; in larger grids each cell shows fewer steps."""
 
 Chart = dict[str, Any]
-"""A figure of the page: `keys`, the tags or columns that it shows; `by`, what stands on the x axis: "step", "method" or
-an axis of the grid; `panels`: "settings", one for each setting, or "keys", one for each key."""
+"""A figure of the page: `keys` are the tags or columns that it shows; `by` is the x axis: "step", "method" or an axis
+of the grid; `panels` is "settings" for one panel per setting, or "keys" for one per key."""
 
 
 def library() -> str:
-    """plotly.js, compressed to 40% of its size, as base64; the browser unpacks it."""
+    """plotly.js as base64, compressed to 40% of its size; the browser decompresses it."""
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def describe(run: Run, chart: Chart) -> str:
-    """A figure in words, for those who do not see it: the range of each measure in each method."""
+    """A description of a figure for readers who cannot see it: the range of each measure for each method."""
     said = []
     for key in chart["keys"]:
         curves = run.curves[run.curves["tag"] == key]
@@ -45,8 +45,8 @@ def describe(run: Run, chart: Chart) -> str:
 
 
 def page_data(run: Run, charts: Mapping[str, Chart]) -> str:
-    """All that the page draws, as JSON that may stand in a script element: `methods`, `settings`, `cells` in the order
-    that the other lists have, `curves` by tag, `measures` (names and scales), `charts`, and `pictures` of each cell."""
+    """All data of the page, as JSON that is safe in a script element: `methods`, `settings`, `axes`, `cells`, `curves`
+    by tag, `measures` (names and scales), `charts`, and `pictures`. Lists by cell are in the order of `cells`."""
     results = run.finished.reindex(run.cells.index)
     cells = [
         {
@@ -59,7 +59,7 @@ def page_data(run: Run, charts: Mapping[str, Chart]) -> str:
         for cell, row in run.cells.iterrows()
     ]
     tags = [tag for tag in _keys(charts, run.loss, "slots/fg_ari", by="step") if tag in run.logged]
-    dashes = {"-": "solid", "-.": "dashdot"}  # a pattern, else: matplotlib's, in units of the line's width
+    dashes = {"-": "solid", "-.": "dashdot"}  # other styles are matplotlib's patterns, in units of the line width
     found = {
         "methods": {
             name: {"color": style["color"], "dash": dashes.get(style["ls"]) or _pattern(*style["ls"][1])}
@@ -81,7 +81,7 @@ def _pattern(dash: float, gap: float) -> str:
 
 
 def _keys(charts: Mapping[str, Chart], *more: str, by: str) -> list[str]:
-    """What the charts by training step show, or else what those by cell show."""
+    """The keys of the charts over training steps (`by="step"`), or of the others (`by="cell"`); then `more`."""
     shown = [key for chart in charts.values() if (chart["by"] == "step") == (by == "step") for key in chart["keys"]]
     return [*dict.fromkeys([*shown, *more])]
 
@@ -95,14 +95,15 @@ def _log(run: Run, key: str) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """A number with five digits, None for what is not there; words as they are."""
+    """A number rounded to five digits; None for a missing value; text unchanged."""
     if isinstance(value, str):
         return value
     return None if pd.isna(value) else float(f"{value:.5g}")
 
 
 def _thinned(curve: pd.Series, tag: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a curve, of a long one the largest or the last of every few points: a peak stays a peak."""
+    """Steps and values of a curve. A long curve is thinned to the largest (so that peaks are kept) or the last of every
+    few points."""
     if len(curve) > MAX_POINTS:
         groups = curve.groupby(np.arange(len(curve)) * MAX_POINTS // len(curve))
         curve = curve[groups.idxmax() if "largest" in LOGGED[tag].summaries else groups.tail(1).index]
@@ -110,8 +111,8 @@ def _thinned(curve: pd.Series, tag: str) -> tuple[list[int], list[float]]:
 
 
 def _pictures(run: Run) -> list[dict[int, str]]:
-    """Of each cell its small pictures (`pictures.strip`) as base64, by step. A cell of an earlier version has the last
-    one only, made of its `panels.npz`; one that has drawn nothing has none.
+    """Each cell's small pictures (`pictures.strip`) as base64, by step. A cell without these files, as of earlier
+    versions, has only the last picture, made from its `panels.npz`, or none.
 
     Raises:
         UserError: a `panels.npz` is damaged.

@@ -1,9 +1,9 @@
-"""How a claim is judged: groups of cells that are compared, setting by setting, and a verdict from all comparisons.
+"""How claims are judged: two groups of cells are compared in every setting, and all comparisons give a verdict.
 
-A comparison says that every value of one group of cells lies above every value of another. In a setting it goes *as
-claimed* where that is so (*by less* where it falls short of a factor that the claim needs), *opposite* where every
-value lies below, and stays *open* where the ranges overlap. *One seed* has no range and decides nothing. A diverged
-cell counts as above every number.
+A part of a claim says that every value of one group of cells is above every value of another. The outcome in a setting
+is *as claimed* if that is true (*by less* if the claim also needs a factor, which is not reached), *opposite* if every
+value is below, and *open* if the ranges overlap. *One seed* has no range, so it decides nothing. The value of a
+diverged cell counts as infinite.
 """
 
 import functools
@@ -24,7 +24,7 @@ VERDICTS = (SHOWN, IN_PART, NOT_SHOWN, NOT_SEPARABLE, NOT_MEASURED, FOR_THE_EYE)
 
 
 class Judgement(NamedTuple):
-    """A claim of the paper, the verdict of this grid on it, and the measured figures in a sentence."""
+    """A claim of the paper, this grid's verdict on it, and the measured values in a sentence."""
 
     claim: str
     verdict: str
@@ -32,7 +32,7 @@ class Judgement(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of one part of a claim in each comparison, and all of it in words."""
+    """The outcomes of one part of a claim, one for each comparison, and a description of them."""
 
     outcomes: Sequence[str]
     text: str
@@ -41,8 +41,11 @@ class Outcome(NamedTuple):
 def judge(run: Run, claim: Mapping[str, Any]) -> Judgement:
     """The verdict of the finished cells of `run` on a claim of `claims.yaml`.
 
-    Shown: every part holds in every setting; in part: some part holds in most settings; not shown: no part does, and
-    some lies the other way round in most. A part that was not measured does not hold.
+    - shown: every part holds in every setting;
+    - shown in part: some part holds in most settings;
+    - not shown: no part does, and for some part most settings show the opposite.
+
+    A part that was not measured does not hold.
     """
     if "eye" in claim:
         pictured = {run.methods[method] for method in run.cells.loc[run.having("panels.png"), "method"]}
@@ -63,12 +66,12 @@ def judge(run: Run, claim: Mapping[str, Any]) -> Judgement:
 
 
 def _group(run: Run, group: Mapping[str, Any]) -> tuple[str, pd.Index]:
-    """What a group of `claims.yaml` is called, and its cells."""
+    """The name and the cells of a group of `claims.yaml`."""
     chosen = run.cells["method"].astype(str) == run.label(METHODS[group["method"]])
     axes = {axis: value for axis, value in group.items() if axis not in ("words", "method")}
     for axis, value in axes.items():
         found = run.cells[axis]
-        if value in ("min", "max"):  # of its numbers: it may have other values beside them
+        if value in ("min", "max"):  # over the axis' numeric values; it may also have others
             found = pd.to_numeric(found, errors="coerce").astype(float)
             axes[axis] = value = found.agg(value)
         chosen &= found == value
@@ -76,7 +79,7 @@ def _group(run: Run, group: Mapping[str, Any]) -> tuple[str, pd.Index]:
 
 
 def _higher(run: Run, part: Mapping[str, Any]) -> Outcome | None:
-    """Every value of one group lies above every value of each other group, in every setting that has both."""
+    """Whether every value of one group is above every value of each other group, in every setting that has both."""
     along = axes_over(run, part)
     axes = {axis for group in (part["above"], *part["below"]) for axis in group} - {"words", "method"} | set(along)
     if ("over" in part and not along) or not axes <= set(run.setting_axes):
@@ -85,7 +88,7 @@ def _higher(run: Run, part: Mapping[str, Any]) -> Outcome | None:
     settings = run.settings_without(*axes)
     above, cells_above = _group(run, part["above"])
     groups = {words: cells for words, cells in (_group(run, group) for group in part["below"]) if len(cells)}
-    outcomes, high, low = {}, {}, {}  # by what is compared, and the values by cell
+    outcomes, high, low = {}, {}, {}  # outcomes by comparison, values by cell
     for setting in settings[run.cells["setting"].sort_values(kind="stable").index].unique():
         here = values[settings[values.index] == setting]
         upper = here[here.index.isin(cells_above)]
@@ -97,7 +100,7 @@ def _higher(run: Run, part: Mapping[str, Any]) -> Outcome | None:
                 low |= lower.to_dict()
     if not outcomes:
         return None
-    below = ", ".join(groups)  # what is not there is not named
+    below = ", ".join(groups)  # only groups that have cells are named
     below = f"with {' or '.join(below.rsplit(', ', 1))}" if several else below
     said = _outcomes_in_words(outcomes, above, factor, "comparisons" if several else "settings")
     what = part["what"].format(loss=run.loss_name)
@@ -128,7 +131,7 @@ def _outcomes_in_words(outcomes: Mapping[str, str], above: str, factor: float, k
 
 
 def _count(run: Run, part: Mapping[str, Any]) -> Outcome | None:
-    """Every value of one group is at least or at most something, and no value of another."""
+    """Whether every value of one group is at least (or at most) a limit, and no value of another group is."""
     found, outcomes, counts, spans = values_of(run, part), [], [], []
     for key in ("every", "none"):
         if key in part:
@@ -145,7 +148,8 @@ def _count(run: Run, part: Mapping[str, Any]) -> Outcome | None:
 
 
 def _alike(run: Run, part: Mapping[str, Any]) -> Outcome | None:
-    """The medians of every two methods are within a factor; apart are they where the ranges over seeds are so, too."""
+    """Whether the medians of every two methods are within a factor. The outcome is *opposite* if they are not and the
+    ranges over seeds do not overlap either."""
     values, factor, outcomes, apart = values_of(run, part), part["factor"], [], []
     methods = run.cells.loc[values.index, "method"]
     groups = {name: values[methods == run.label(METHODS[name])] for name in part["alike"]}
@@ -178,8 +182,8 @@ def _variant(run: Run, name: str, setting: str) -> str:
 
 
 def values_of(run: Run, part: Mapping[str, str]) -> pd.Series:
-    """What a part of a claim compares: a number for each finished cell that has one, by cell; infinity for one that has
-    diverged. `part` has the keys `of`, `curve` and `over` that `claims.yaml` explains."""
+    """The values that a part of a claim compares: a number for each finished cell that has one, infinity for diverged
+    cells. `claims.yaml` explains the keys `of`, `curve` and `over` of `part`."""
     if "over" in part:
         return _worst_to_best(run, axes_over(run, part))
     column, diverged = run.loss if part["of"] == "loss" else part["of"], run.finished["status"] == "diverged"
@@ -187,22 +191,22 @@ def values_of(run: Run, part: Mapping[str, str]) -> pd.Series:
         return run.finished[column].mask(diverged, math.inf).dropna()
     measure = OF_CURVES[part["curve"]]
     found = pd.Series({cell: measure(run.curve(cell, column)) for cell in run.finished.index}, dtype=float)
-    if measure is fall:  # of training that was finished
+    if measure is fall:  # has a meaning only for completed training
         return found[~diverged].dropna()
     return found.mask(diverged, math.inf).dropna()
 
 
 def axes_over(run: Run, part: Mapping[str, str]) -> list[str]:
-    """The axes along which a part with `over` sums up the cells, as far as the grid varies them."""
+    """The varied axes over which a part with `over` aggregates the cells."""
     return run.tricks if part.get("over") == "tricks" else [a for a in run.setting_axes if a == part.get("over")]
 
 
 def growth(curve: pd.Series, start: float = 0.0, end: float = 0.0) -> float:
-    """The median over the last quarter of training, relative to the one between two parts of training (0 to 1): by
-    default to the first measurement, at step 0.
+    """The median over the last quarter of training, divided by the median from `start` to `end`, which are fractions of
+    training from 0 to 1; by default by the first measurement, at step 0.
 
-    There the weights are random. Both modes move away from that, so this alone does not tell a steady growth from a
-    rise in the first steps; `late growth` is relative to the second quarter.
+    At step 0 the weights are random, and both modes move away from them. So this measure alone does not distinguish
+    steady growth from a rise in the first steps; `late growth` is relative to the second quarter.
     """
     if len(curve) < 4:
         return math.nan
@@ -212,7 +216,7 @@ def growth(curve: pd.Series, start: float = 0.0, end: float = 0.0) -> float:
 
 
 def fall(curve: pd.Series) -> float:
-    """By how many per cent of the value in the middle of training it is lower at the end."""
+    """The decrease from the middle of training to the end, in per cent of the value in the middle."""
     if len(curve) < 4:
         return math.nan
     middle = curve[curve.index >= (curve.index[0] + curve.index[-1]) / 2].iloc[0]
@@ -220,18 +224,18 @@ def fall(curve: pd.Series) -> float:
 
 
 def setback(curve: pd.Series) -> float:
-    """The largest ratio of a value to the lowest before it, at least 1."""
+    """The largest ratio of a value to the lowest value before it; at least 1."""
     return (curve / curve.cummin()).max() if len(curve) >= 2 and curve.min() > 0 else math.nan
 
 
 late_growth = functools.partial(growth, start=0.25, end=0.5)
 OF_CURVES = {"growth": growth, "late growth": late_growth, "fall": fall, "setback": setback}
-"""Each takes a curve by step and gives NaN where it is too short."""
+"""Measures of a curve by step; NaN if the curve is too short."""
 
 
 def _worst_to_best(run: Run, axes: Sequence[str]) -> pd.Series:
-    """Of each seed the worst final loss along `axes` divided by its best, all else alike, at the first cell of those.
-    All of them must be finished."""
+    """For each seed the worst final loss along `axes` divided by the best, all other axes being equal. The result is
+    indexed by the first cell of each group, whose cells must all be finished."""
     losses = values_of(run, {"of": "loss"}).reindex(run.cells.index)
     keys = [run.settings_without(*axes), run.cells["method"], run.cells.get("seed", losses)]
     found = {}

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers formatted for people."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def short(value: float, digits: int = 3) -> str:
-    """Some significant digits, as `78.3`, `11,400`, `1.84·10⁶`, `4.12·10⁻⁵`; `–` for what is not there."""
+    """A number with few significant digits: `78.3`, `11,400`, `1.84·10⁶`, `4.12·10⁻⁵`; `–` for a missing value."""
     if pd.isna(value):
         return "–"
     if value == math.inf:
@@ -21,13 +21,13 @@ def short(value: float, digits: int = 3) -> str:
     if not -4 < power < 6:
         return f"{mantissa}·10{str(power).translate(_SUPERSCRIPTS)}"
     rounded = float(f"{mantissa}e{exponent}")
-    if math.isclose(value, round(value), rel_tol=1e-9):  # a count, as 7 evaluations
+    if math.isclose(value, round(value), rel_tol=1e-9):  # a count, such as 7 evaluations
         return f"{rounded:,.0f}"
     return f"{rounded:,.{max(digits - 1 - power, 0)}f}"
 
 
 def span(values: Sequence[float]) -> str:
-    """The range of some values, `76.1 to 82.4`; where infinity stands for a diverged cell, also how many those are."""
+    """The range of values, such as `76.1 to 82.4`, and the number of infinite ones, which stand for diverged cells."""
     finite = [value for value in values if value != math.inf]
     diverged = len(values) - len(finite)
     if not finite:
@@ -38,15 +38,15 @@ def span(values: Sequence[float]) -> str:
 
 
 def capitalised(text: str) -> str:
-    """The text with a capital first letter and all else as it was."""
+    """The text with a capital first letter, otherwise unchanged."""
     return text[:1].upper() + text[1:]
 
 
 def ratio(values: pd.Series) -> float:
-    """The ratio of the largest to the least value; 1 where one is not positive, which no log axis can show."""
+    """The ratio of the largest to the smallest value; 1 if any is not positive, because a log axis cannot show it."""
     return values.max() / values.min() if len(values) and values.min() > 0 else 1.0
 
 
 def counted(counts: Iterable[float]) -> str:
-    """Some counts that should be one: `315`, or `50 or 315`; `–` if there is none."""
+    """The distinct counts, of which there should be one: `315`, or `50 or 315`; `–` if there is none."""
     return " or ".join(f"{count:,.0f}" for count in sorted({count for count in counts if pd.notna(count)})) or "–"

@@ -1,4 +1,4 @@
-"""The report of a run, by one template: as Markdown, and as one self-contained HTML page with interactive figures."""
+"""The report of a run from one template: as Markdown, and as a self-contained HTML page with interactive figures."""
 
 import base64
 import math
@@ -23,7 +23,7 @@ from implicit_slate.report.run import PAPER, SPLITS, Run
 
 
 def write(run: Run) -> Path:
-    """Write `report/` in the run's folder, and return the path of `index.html`."""
+    """Write `report/` in the run's folder; returns the path of `index.html`."""
     folder = run.path / "report"
     results = tables.result_spreads(run)
     _write_csv(results.drop(columns="method"), folder / "table.csv")
@@ -66,12 +66,12 @@ def write(run: Run) -> Path:
 
 
 def plain(text: Any) -> str:
-    """Text in which nothing is markup."""
+    """The text with all Markdown characters escaped."""
     return re.sub(r"([\\`*_\[\]<>|&])", r"\\\1", " ".join(str(text).split()))
 
 
 def _to_html(markdown: str, folder: Path) -> str:
-    """The Markdown as HTML, with the pictures inside it and the verdicts marked by classes."""
+    """The Markdown as HTML, with embedded pictures, and CSS classes for the verdicts."""
 
     def embed(match: re.Match) -> str:
         return f'src="data:image/png;base64,{base64.b64encode((folder / unquote(match[1])).read_bytes()).decode()}"'
@@ -85,8 +85,8 @@ def _to_html(markdown: str, folder: Path) -> str:
 
 
 def _draw(run: Run, folder: Path) -> dict[str, interactive.Chart]:
-    """Draw every figure that the run has something for, with the numbers beside it, and return them as the page draws
-    them; keys are the stems of the files."""
+    """Write every figure for which the run has data, and its numbers as CSV. Returns the corresponding charts of the
+    page, by file name without suffix."""
     charts, drawn = {}, {}
     if tags := figures.overview_tags(run):
         charts["overview"] = {"keys": tags, "by": "step", "panels": "keys"}

@@ -1,4 +1,4 @@
-"""Which pictures of reconstructions and slot masks the report shows; training and `evaluate` have left them."""
+"""The pictures of reconstructions and slot masks in the report, from files written by training and `evaluate`."""
 
 import numpy as np
 from PIL import Image
@@ -12,8 +12,8 @@ from implicit_slate.report.tables import not_comparable
 
 
 def comparison(run: Run) -> Image.Image | None:
-    """The same validation images as two methods see them, side by side: of the first setting in which two have a
-    complete cell that left `panels.npz`. None if there is no such setting, or if the images are not the same.
+    """Reconstructions and masks of the same validation images by two methods, side by side, for the first setting in
+    which two methods have a complete cell with `panels.npz`. None if there is no such setting, or the images differ.
 
     Raises:
         UserError: one of these files is damaged.
@@ -35,9 +35,9 @@ def comparison(run: Run) -> Image.Image | None:
 
 
 def same_images(run: Run, split: str) -> dict[str, list[str]]:
-    """By setting, the cells whose `evaluation/<split>.png` are shown side by side.
+    """The cells whose `evaluation/<split>.png` are shown side by side, by setting.
 
-    A setting whose cells were evaluated on different images is left out.
+    Settings whose evaluations are not comparable, for example because the images differ, are left out.
     """
     different = not_comparable(run, split)
     found = _side_by_side(run, f"evaluation/{split}.png")
@@ -45,8 +45,8 @@ def same_images(run: Run, split: str) -> dict[str, list[str]]:
 
 
 def _side_by_side(run: Run, file: str) -> dict[str, list[str]]:
-    """By setting, of the first two methods that have some, one complete cell each with a certain file: of the first
-    seed that both have, else of the first."""
+    """For each setting, one complete cell with `file` of each of the first two methods that have one: with the first
+    seed that both have, otherwise with each method's first seed."""
     cells, found = run.cells.loc[run.having(file)].query("status == 'complete'").reset_index(), {}
     cells = cells.assign(seed=cells.get("seed", 0))
     for setting, group in cells.groupby("setting", observed=True):

@@ -1,4 +1,4 @@
-"""A grid's results as pandas frames: `implicit_slate.load_run("runs/demo")`. Nothing heavy but pandas is imported."""
+"""A grid's results as pandas frames: `implicit_slate.load_run("runs/demo")`. Imports nothing heavier than pandas."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,60 +19,59 @@ from implicit_slate.run_folder import DONE, RunFolder, tricks_of
 from implicit_slate.yaml_files import leaves, load_yaml
 
 SPLITS = {"test": "test", "val": "validation", "train": "training"}
-"""The splits that the report shows, the more telling one first, and what it calls them."""
+"""The splits in the report, the most important one first, and their names there."""
 
 AXIS_WORDS = {"clip": "clipping", "iterations": "n"}
-"""What the report calls an axis, where that is not the axis' own name. Where a trick is off, its setting is called
-`no clipping`."""
+"""Names of axes in the report, if they differ from the grid's. A setting without a trick is called `no clipping`."""
 
 _NO_SETTING = ("gradient", "solver", "seed")
-"""The axes that are compared within a setting."""
+"""Axes that are not part of a setting, because they are compared within it."""
 
 
 class Method(NamedTuple):
-    """How a cell gets its slots and their gradient, as the grid's axes name it."""
+    """A gradient mode and a forward solver, as named by the grid's axes."""
 
     gradient: str
     solver: str = "picard"
 
 
 PAPER = load_yaml(Path(__file__).with_name("claims.yaml"))
-"""What the paper says: `methods`, `claims`, `results`."""
+"""The paper's `methods`, `claims` and `results`."""
 
 METHODS = {name: Method(*axes) for name, axes in PAPER["methods"].items()}
-"""The paper's variants by its names."""
+"""The paper's variants, by their names in the paper."""
 
 UNROLLED, IMPLICIT = METHODS["unrolled"], METHODS["IN"]
 
 
 @dataclass
 class Run:
-    """The results of a grid, finished or under way."""
+    """The results of a grid, which may still be running."""
 
     path: Path
     name: str
     description: str
     axes: list[str]
-    """The grid's axes, `seed` among them."""
+    """The grid's axes, including `seed`."""
     cells: pd.DataFrame
-    """By cell: `status`, the axes, `step`, the measures (`measures.COLUMNS`), `seconds`, `steps_per_second`, `git`,
-    `versions`, `error`; and, in the words of the report, `method` and `setting` (the other axes that vary), both
+    """One row per cell: `status`, the axes, `step`, the measures (`measures.COLUMNS`), `seconds`, `steps_per_second`,
+    `git`, `versions`, `error`; and, as named in the report, `method` and `setting` (all other axes that vary), both
     ordered categories. What was not measured is NaN."""
     curves: pd.DataFrame
-    """One row per logged value that is finite: `cell`, `tag`, `step`, `value`."""
+    """One row per finite logged value: `cell`, `tag`, `step`, `value`."""
     evaluations: pd.DataFrame
-    """One row per cell, split and `of`: the slots, or one of `measures.REFERENCES`. See `load_run`."""
+    """One row per cell, split and `of`, which is "slots" or one of `measures.REFERENCES`; see `_read_evaluations`."""
 
     def __post_init__(self):
         records = self.cells[self.axes].to_dict("records")
         methods = [Method(str(r.get("gradient", "all")), str(r.get("solver", "picard"))) for r in records]
         order = sorted(dict.fromkeys(methods), key=lambda method: {UNROLLED: 0, IMPLICIT: 1}.get(method, 2))
         self.methods = {_method_label(method, order): method for method in order}
-        """The methods by what the report calls them: `unrolled` and `implicit` first, else in the grid's order."""
+        """The methods by their names in the report: `unrolled` and `implicit` first, then in the grid's order."""
         settings = self.settings_without()
         removed = (self.cells[self.tricks] == "off").sum(axis=1).sort_values(kind="stable")
         self.settings = list(settings[removed.index].unique())
-        """What the settings are called: fewest tricks removed first, else in the grid's order."""
+        """The names of the settings: those with the fewest tricks removed first, then in the grid's order."""
         labels = [self.label(method) for method in methods]
         self.cells = self.cells.assign(
             method=pd.Categorical(labels, list(self.methods), ordered=True),
@@ -81,28 +80,28 @@ class Run:
 
     @cached_property
     def setting_axes(self) -> list[str]:
-        """The axes besides method and seed that this grid varies."""
+        """The axes that this grid varies, except those of the method and the seed."""
         return [axis for axis in self.axes if axis not in _NO_SETTING and self.cells[axis].astype(str).nunique() > 1]
 
     @cached_property
     def tricks(self) -> list[str]:
-        """Those of `setting_axes` that take optimisation tricks away."""
+        """Those of `setting_axes` that remove optimisation tricks."""
         return tricks_of(self.cells[self.setting_axes].to_dict("records"))
 
     @property
     def method_axes(self) -> list[str]:
-        """The axes that make a method and that the grid has: of `gradient` and `solver`."""
+        """Those of `gradient` and `solver` that are axes of the grid."""
         return [axis for axis in Method._fields if axis in self.axes]
 
     @cached_property
     def loss(self) -> str:
-        """The validation loss that the slots are trained for: the first of `LOSSES` that some cell has."""
+        """The validation loss that the slots are trained for: the first of `LOSSES` that any cell has."""
         measured = self.logged | {*self.cells.columns[self.cells.notna().any()]}
         return next((tag for tag in LOSSES if tag in measured), LOSSES[0])
 
     @cached_property
     def logged(self) -> set[str]:
-        """The tags that some cell has logged."""
+        """The tags that any cell has logged."""
         return set(self.curves["tag"])
 
     @property
@@ -111,15 +110,15 @@ class Run:
 
     @cached_property
     def finished(self) -> pd.DataFrame:
-        """The cells that are complete or have diverged. One that has diverged has no final values: NaN stands in all
-        measures but the largest ones."""
+        """The cells that are complete or have diverged. Diverged cells have no final values: all their measures are
+        NaN, except for the largest values."""
         found = self.cells[self.cells["status"].isin(DONE)].copy()
         final = [column for column, (_, how) in COLUMNS.items() if how != "largest"]
         found.loc[found["status"] == "diverged", final] = np.nan
         return found
 
     def points(self, tags: Sequence[str]) -> pd.DataFrame:
-        """The rows of `curves` of some tags, with the place of each cell: the numbers behind a figure."""
+        """The rows of `curves` for some tags, with each cell's status, setting and axes: the numbers of a figure."""
         place = self.cells[["status", "setting", *self.axes]].reset_index()
         return place.merge(self.curves[self.curves["tag"].isin(tags)], on="cell")
 
@@ -127,12 +126,12 @@ class Run:
         return RunFolder(self.path, {}).cell(cell)
 
     def of(self, setting: str, method: str) -> pd.DataFrame:
-        """The cells of one setting and one method."""
+        """The cells of a setting and a method."""
         return self.cells[(self.cells["setting"] == setting) & (self.cells["method"] == method)]
 
     def evaluated(self, split: str) -> pd.DataFrame:
-        """The rows of `evaluations` of one split, with their cells' `status`, `setting` and `method`; the method of a
-        reference is its name."""
+        """The rows of `evaluations` of a split, with their cells' `status`, `setting` and `method`; a reference has its
+        name as method."""
         found = self.evaluations[self.evaluations["split"] == split]
         found = found.join(self.cells[["status", "setting", "method", *self.method_axes]], on="cell")
         names, methods = found["of"].map(REFERENCES), [*self.methods, *REFERENCES.values()]
@@ -140,11 +139,11 @@ class Run:
         return found.assign(method=pd.Categorical(names.fillna(found["method"].astype(str)), methods, ordered=True))
 
     def curve(self, cell: str, tag: str) -> pd.Series:
-        """The values of a tag by step; empty where it was not logged."""
+        """The values of a tag by step; empty if it was not logged."""
         return self._curves.get((cell, tag), pd.Series(dtype=float))
 
     def settings_without(self, *without: str) -> pd.Series:
-        """What the setting of each cell is called, as `no clipping, n = 7`, if the axes `without` are left out."""
+        """The name of each cell's setting, such as `no clipping, n = 7`, if the axes `without` are left out."""
         varied = [axis for axis in self.setting_axes if axis not in without]
         tricks = [axis for axis in varied if axis in self.tricks]
         all_on = "all tricks" if set(without).isdisjoint(self.tricks) else "all other tricks"
@@ -157,21 +156,21 @@ class Run:
         return pd.Series([words(cell) for _, cell in self.cells.iterrows()], self.cells.index, dtype=object)
 
     def label(self, method: Method) -> str | None:
-        """What the report calls a method; None if no cell has it."""
+        """The name of a method in the report; None if no cell has it."""
         return next((label for label, found in self.methods.items() if found == method), None)
 
     def place(self, cell: str) -> str:
-        """A cell in words: `unrolled, no clipping, seed 1`."""
+        """A cell's name in the report, such as `unrolled, no clipping, seed 1`."""
         row = self.cells.loc[cell]
         return ", ".join([row["method"], *([row["setting"]] if self.setting_axes else []), f"seed {row.get('seed')}"])
 
     def having(self, file: str) -> list[str]:
-        """The cells with a certain file in their folder, as `panels.png`, which training draws."""
+        """The cells that have `file` in their folder, such as `panels.png` from training."""
         return [cell for cell in self.cells.index if (self.folder(cell) / file).exists()]
 
     @cached_property
     def shared_settings(self) -> dict[str, Any]:
-        """The settings of model and data that are the same in the `config.yaml` of every cell, by dotted key."""
+        """Settings of model and data, and `max_steps`, that all cells share in their `config.yaml`, by dotted key."""
         files = [path for cell in self.cells.index if (path := self.folder(cell) / "config.yaml").exists()]
         found = [dict(leaves(load_yaml(path))) for path in files]
         about = ("model.", "data.", "trainer.max_steps")
@@ -183,7 +182,7 @@ class Run:
         return f"{self.name}: {', '.join(f'{count} {status}' for status, count in counts.items())}"
 
     def _repr_html_(self) -> str:
-        """For a notebook: what the grid is, how far it is, and the medians of the main results of finished cells."""
+        """For a notebook: the grid's description and state, and the medians of the main results of finished cells."""
         columns = [self.loss, "jacobian/spectral_norm_max", "grad_norm_max"]
         groups = self.finished.groupby(["setting", "method"], observed=True)
         medians = groups[columns].median().dropna(axis=1, how="all")
@@ -197,8 +196,8 @@ class Run:
 
 
 def load_run(path: str | Path) -> Run:
-    """Read the folder of a grid, which may be under way: `grid.json`, and of each cell `result.json`, `curves.csv` and
-    `evaluation/*.json`.
+    """Read the folder of a grid, which may still be running: `grid.json`, and each cell's `result.json`, `curves.csv`
+    and `evaluation/*.json`.
 
     Raises:
         UserError: `path` is not the folder of a grid, or one of these files is damaged.
@@ -210,7 +209,7 @@ def load_run(path: str | Path) -> Run:
         cell = row["cell"]
         with damage_named(folder.cell(cell) / "result.json"):
             row |= {key: np.nan if row[key] is None else float(row[key]) for key in numbers}
-        row |= {axis: "null" for axis, value in folder.cells[cell].items() if value is None}  # pandas would make it NaN
+        row |= {axis: "null" for axis, value in folder.cells[cell].items() if value is None}  # NaN in pandas otherwise
         cells.append(row | {"error": (folder.result(cell) or {}).get("error")})
         curves.append(_read_curves(folder.cell(cell)).assign(cell=cell))
         evaluations += [{"cell": cell, **found} for found in _read_evaluations(folder.cell(cell))]
@@ -228,7 +227,7 @@ def load_run(path: str | Path) -> Run:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Whatever goes wrong with the content of a file becomes a UserError that names the file."""
+    """A context in which errors from a file's content become a `UserError` that names the file."""
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError, OSError, EOFError, BadZipFile) as error:
@@ -236,7 +235,7 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def _read_curves(folder: Path) -> pd.DataFrame:
-    """The columns `tag`, `step`, `value` of a cell's `curves.csv`, where the value is finite; empty if there is none.
+    """The rows (`tag`, `step`, `value`) of a cell's `curves.csv` with finite values; empty if there is no file.
 
     Raises:
         UserError: the file is damaged.
@@ -249,13 +248,14 @@ def _read_curves(folder: Path) -> pd.DataFrame:
 
 
 def _read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """What `implicit-slate evaluate` left in a cell's `evaluation/<split>.json`, in the order of `SPLITS`.
+    """The results of `implicit-slate evaluate` in a cell's `evaluation/<split>.json`, in the order of `SPLITS`.
 
     Returns:
-        one row per split and `of` ("slots", and those of `measures.REFERENCES` that there are): `split`, `step` (of the
+        One row per split and `of` ("slots", and those of `measures.REFERENCES` that exist): `split`, `step` (of the
         checkpoint), `data` (the class of the data module), `image_size`, `images`, `draws`, `masks` (how they were
-        enlarged), `notes`; the mean over draws of each of `measures.EVALUATED`, and its standard deviation over draws
-        as `<key>_std`. What is not known is NaN or missing.
+        enlarged), `applications`, `notes`; the mean over draws of each of `measures.EVALUATED`, and its standard
+        deviation over draws as `<key>_std`. Unknown values are NaN or missing.
+
     Raises:
         UserError: a file is damaged.
     """
@@ -290,7 +290,8 @@ def _numbers(**values: Any) -> dict[str, float]:
 
 
 def _method_label(method: Method, methods: Sequence[Method]) -> str:
-    """Its gradient if all have one solver, its name in the paper if all have one, else both gradient and solver."""
+    """The name of a method in the report: its gradient if all methods have the same solver, its name in the paper if
+    all have one, otherwise gradient and solver."""
     if len({other.solver for other in methods}) < 2:
         return method.gradient
     if all(other in METHODS.values() for other in methods):

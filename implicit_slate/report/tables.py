@@ -1,7 +1,7 @@
-"""The numbers in the tables: mean and spread over seeds by setting and method, which method is best, the paper's table.
+"""The numbers in the tables: mean and spread over seeds by setting and method, the best method, and the paper's table.
 
-Only complete cells are averaged, and only evaluations that were made in the same way: as many images, draws and
-iterations, and masks enlarged alike.
+Averages include only complete cells, and only evaluations made in the same way: with the same numbers of images, draws
+and iterations, and with masks enlarged in the same way.
 """
 
 import math
@@ -19,27 +19,29 @@ from implicit_slate.report.numbers import ratio
 from implicit_slate.report.run import IMPLICIT, PAPER, UNROLLED, Run
 
 WIDE = 100
-"""From this ratio of largest to least on, values are averaged geometrically: else one seed would be the mean."""
+"""If the ratio of the largest to the smallest value is at least this, values are averaged geometrically; otherwise one
+seed would dominate the mean."""
 
 NAMES = {column: column_name(column) for column in COLUMNS} | {"steps_per_second": "steps per second"}
-"""The columns of the cells that are summed up, and what the report calls them."""
+"""The summarised columns of the cells, and their names in the report."""
 
 COMPARED = ["data", "image_size", "images", "masks", "applications"]
-"""What evaluations must have in common to compare."""
+"""Columns that must be equal for evaluations to be comparable."""
 
 TABLE = PAPER["results"]
 """The paper's results table."""
 
 
 def spreads(frame: pd.DataFrame, by: Sequence[str], columns: Sequence[str], wide: Collection[str] = ()) -> pd.DataFrame:
-    """Mean and spread of some columns in each group of rows.
+    """Mean and spread of `columns` in each group of rows.
 
     Args:
-        by: the columns that make the groups; categories come in their order.
+        by: the columns that define the groups; categories are sorted in their own order.
         wide: those of `columns` that are averaged geometrically.
+
     Returns:
-        one row per group and column that has a value: `by`, `measurement` (the column), `count`, `mean`, `deviation`
-        (NaN of one value; a factor where the mean is geometric), `least`, `largest`, `geometric`.
+        One row per group and column that has a value: `by`, `measurement` (the column), `count`, `mean`, `deviation`
+        (NaN for a single value; a factor if the mean is geometric), `least`, `largest`, `geometric`.
     """
     rows = []
     for group, members in frame.groupby(list(by), observed=True):
@@ -62,14 +64,14 @@ def _is_wide(values: pd.Series) -> bool:
 
 
 def result_spreads(run: Run) -> pd.DataFrame:
-    """The spreads of all results by setting and method; a diverged cell counts in the largest norms only."""
-    columns = [column for column in NAMES if column != "val/loss" or run.loss == "val/loss"]  # no sum beside its parts
+    """The spreads of all results by setting and method; diverged cells are included only in the largest norms."""
+    columns = [column for column in NAMES if column != "val/loss" or run.loss == "val/loss"]  # not next to its summands
     wide = [column for column in columns if _is_wide(run.finished[column])]
     return spreads(run.finished, ["setting", "method", *run.method_axes], columns, wide)
 
 
 def evaluation_spreads(run: Run, split: str) -> pd.DataFrame:
-    """The spreads of every metric over seeds; those of `<metric>_std` are of the deviation over a cell's draws."""
+    """The spreads over seeds of every metric, and of `<metric>_std`, its standard deviation over a cell's draws."""
     found = run.evaluated(split)
     by = ["setting", "method", *run.method_axes, "images", "draws", "masks", "applications"]
     columns = [*EVALUATED, *(f"{key}_std" for key in EVALUATED)]
@@ -77,14 +79,14 @@ def evaluation_spreads(run: Run, split: str) -> pd.DataFrame:
 
 
 def paired_differences(run: Run, split: str | None) -> pd.DataFrame:
-    """Implicit less unrolled, seed by seed, where at least two seeds of a setting are complete in both modes.
+    """Implicit minus unrolled, paired by seed, for settings in which at least two seeds are complete in both modes.
 
-    A row per setting and measurement, those of the evaluations of a split included where they compare: the mean
-    `difference` over seeds, `low` and `high` of its 95% bootstrap interval. `is_ratio`: values vary over orders of
-    magnitude, these are ratios.
+    One row per setting and measurement, including comparable evaluations of `split`: the mean `difference` over seeds,
+    and the ends `low` and `high` of its 95% bootstrap interval. If values vary over orders of magnitude, `is_ratio` is
+    True and these are ratios.
     """
     cells = run.cells[run.cells["status"] == "complete"]
-    cells = cells.assign(seed=cells.get("seed", 0))  # trials of a search have none
+    cells = cells.assign(seed=cells.get("seed", 0))  # trials of a search have no seed
     columns = [run.loss, "slots/fg_ari_final", "grad_norm_max", "jacobian/spectral_norm_max"]
     if split:
         found = run.evaluated(split)
@@ -105,7 +107,7 @@ def paired_differences(run: Run, split: str | None) -> pd.DataFrame:
 
 
 def by_place(spread: pd.DataFrame, *within: str) -> dict[tuple[str, str], dict[tuple, dict[str, Any]]]:
-    """The rows of a spread by setting and method, there by the columns `within`, there by measurement."""
+    """The rows of a spread, as nested mappings: by (setting, method), by the columns `within`, and by measurement."""
     found: dict[tuple[str, str], dict[tuple, dict[str, Any]]] = {}
     for (setting, method, *rest), rows in spread.groupby(["setting", "method", *within], sort=False):
         found.setdefault((setting, method), {})[tuple(rest)] = {row.measurement: row for row in rows.itertuples()}
@@ -113,7 +115,7 @@ def by_place(spread: pd.DataFrame, *within: str) -> dict[tuple[str, str], dict[t
 
 
 def result_places(run: Run, spread: pd.DataFrame) -> list[tuple[str, str]]:
-    """The settings and methods that have cells; of more than two methods those with the lowest mean loss first."""
+    """The settings and methods that have cells. With more than two methods, each setting's are sorted by mean loss."""
     places = list(run.cells.groupby(["setting", "method"], observed=True).groups)
     if len(run.methods) > 2:
         losses = spread[spread["measurement"] == run.loss].set_index(["setting", "method"])["mean"].to_dict()
@@ -122,10 +124,10 @@ def result_places(run: Run, spread: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def best_methods(run: Run, split: str, key: str) -> dict[str, str]:
-    """By setting, the method whose seeds are all better than all seeds of the others, if there is one.
+    """For each setting the method whose seeds are all better than all seeds of the others, if there is one.
 
-    It takes two seeds of each method. A diverged cell counts as worse than every number. Scores that differ in
-    `COMPARED` do not compare, so nothing is best there.
+    Every method needs two seeds. A diverged cell counts as worse than every number. Settings in which evaluations
+    differ in `COMPARED` have no best method.
     """
     found = run.evaluated(split)
     scores = found[found["of"] == "slots"].set_index("cell")[key] * (-1 if EVALUATED[key].better == "higher" else 1)
@@ -142,7 +144,7 @@ def best_methods(run: Run, split: str, key: str) -> dict[str, str]:
 
 
 def not_comparable(run: Run, split: str) -> list[str]:
-    """The settings whose cells were not all evaluated in the same way (`COMPARED`), as far as their files tell."""
+    """The settings whose cells were not all evaluated in the same way (`COMPARED`), as far as their files say."""
     groups = run.evaluated(split).groupby("setting", observed=True)
     return [setting for setting, found in groups if _differ(found)]
 
@@ -152,13 +154,13 @@ def _differ(evaluated: pd.DataFrame) -> bool:
 
 
 def paper_table(run: Run, split: str) -> list[dict[str, Any]]:
-    """FID and MSE on the paper's data sets, to stand beside the paper's numbers; empty where the grid has nothing to do
-    with them: no axis of data sets, and none of the paper's to train on.
+    """FID and MSE on the paper's data sets, for comparison with the paper's numbers. Empty if the grid varies no data
+    sets and trains on none of the paper's.
 
     Returns:
-        one row per data set and setting of the other axes: `data`, `name` (of both), `evaluated` (the complete cells of
-        each mode, with a column for each metric), `reason` why the paper's numbers do not compare to them (empty where
-        they do), `judgement` of the paper's claim: not measured where they do not compare to each other.
+        One row per data set and setting of the other axes: `data`, `name` (of both), `evaluated` (the complete cells of
+        each mode, with a column for each metric), `reason` why they cannot be compared with the paper's numbers (empty
+        if they can), and `judgement` of the paper's claim (not measured if they cannot be compared with each other).
     """
     found = run.evaluated(split)
     found = found[found["of"] == "slots"].set_index("cell").reindex(run.cells.index)
@@ -188,7 +190,7 @@ def paper_table(run: Run, split: str) -> list[dict[str, Any]]:
 
 
 def _paper_name(data: object) -> str | None:
-    """The paper's name of a data set, from the class of its data module or from an axis."""
+    """The paper's name of a data set, from the class of its data module or the value of an axis."""
     plain = str(data).rpartition(".")[2].lower().replace("_", "")
     return next((name for name in TABLE["data"] if name.lower().replace("-", "") == plain), None)
 
