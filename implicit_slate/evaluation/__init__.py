@@ -1,4 +1,4 @@
-"""From a checkpoint to the numbers of the paper's table: `implicit-slate evaluate` and `implicit-slate generate`."""
+"""Evaluation of trained models: `implicit-slate evaluate`, `generate`, `view` and `fixed-points`; and of data sets."""
 
 METRICS = {
     "reconstruction": "MSE, PSNR and SSIM of the image through the slots (with all but segmentation alone)",
@@ -7,5 +7,5 @@ METRICS = {
     "fid": "Fréchet Inception distance between the images and their reconstructions",
     "kid": "kernel Inception distance, which suits few images better (only if asked for)",
 }
-"""What can be asked for: groups of `implicit_slate.measures.EVALUATED`."""
+"""The choices of `--metrics`, which are groups of `implicit_slate.measures.EVALUATED`."""
 BY_DEFAULT = ("reconstruction", "cross_entropy", "segmentation", "fid")

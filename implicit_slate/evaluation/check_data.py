@@ -28,22 +28,22 @@ implicit-slate data check folder photos --fix-list photos/good.txt"""
 
 
 class Sample(NamedTuple):
-    """A piece of a data set that was read."""
+    """An item of a data set that was read."""
 
     name: str
-    """Its name in the list of good ones (`--fix-list`)."""
+    """Its name in the list of good items (`--fix-list`)."""
     split: str
     examined: "Examined"
 
 
 def check(module: "CachedDataModule", workers: int) -> tuple[list[Sample], list[str]]:
-    """Walks what `module` would read, in `workers` threads, with a progress bar on stderr.
+    """Read everything that `module` would read, in `workers` threads, with a progress bar on stderr.
 
     Returns:
-        What was read, and what is wrong with folders and lists; the problems of a sample are with it.
+        The samples, each with its own problems; and the problems of folders and lists.
 
     Raises:
-        UserError: the folder does not hold data of this kind at all.
+        UserError: the folder has no data of this kind at all.
     """
     from data_modules.cached import Examined
 
@@ -53,7 +53,7 @@ def check(module: "CachedDataModule", workers: int) -> tuple[list[Sample], list[
     def pieces(source: "Source") -> Iterator[Any]:
         try:
             yield from source.stored()
-        except UserError as error:  # damage, after which nothing can be read
+        except UserError as error:  # damaged such that nothing after it can be read
             problems.append(str(error))
 
     def read(split: str, source: "Source", piece: Any) -> Sample:
@@ -76,13 +76,13 @@ def check(module: "CachedDataModule", workers: int) -> tuple[list[Sample], list[
 def _total(sources: "dict[str, Source]") -> int | None:
     try:
         counts = [(source.count(), source.PIECE) for source in sources.values()]
-    except UserError:  # which reading meets, too
+    except UserError:  # reading the data will report this error
         return None
     return None if (None, 1) in counts else sum(-(-count // length) for count, length in counts)
 
 
 def _counts(samples: list[Sample], unit: str) -> Iterator[str]:
-    """Lines about how many there are of what."""
+    """Lines with the numbers of samples by split, size and mode, and of objects."""
     splits = Counter(sample.split for sample in samples)
     yield ", ".join(f"{split} {count}" for split, count in splits.items()) + f" {unit}"
     examined = [sample.examined for sample in samples]
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if any(option.partition("=")[0] == "--data.root" for option in options):
         raise UserError("data check: give the folder as DIR, not as --data.root")
-    # Not by way of the options: a folder may have a name that YAML reads as something else.
+    # The folder is not passed as an option, because YAML may read its name as something other than text.
     settings = parse_data([f"--data=data_modules.{name}", *options, "--data.root=."])["init_args"]
     module = kind(**settings | {"root": args.folder})
     samples, problems = check(module, args.workers)
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> ArgumentParser:
     parser = ArgumentParser("implicit-slate data check", __doc__, EXAMPLES)
     kind = parser.add_argument("kind", metavar="KIND", help=", ".join(data_modules.KINDS))
-    kind.completer = lambda **_: data_modules.KINDS  # for the shell
+    kind.completer = lambda **_: data_modules.KINDS  # for completion in the shell
     parser.add_argument("folder", metavar="DIR", type=Path, help="the data set's folder, or a CLEVR file")
     parser.add_argument("--fix-list", type=Path, metavar="FILE", help="write the names of the good items to this file")
     parser.add_argument("--workers", type=positive, default=num_cores(), help="threads; default: one per core")

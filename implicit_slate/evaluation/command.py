@@ -30,7 +30,7 @@ implicit-slate evaluate CKPT --metrics reconstruction,segmentation --json number
 
 def main(argv: Sequence[str]) -> int:
     arguments, data_options = parser().parse_with_data_options(argv)
-    for target in arguments.targets:  # only of a checkpoint the same model is made with random weights, to be beside it
+    for target in arguments.targets:  # exported models cannot be made with random weights, for comparison
         if not target.exists() or target.suffix == ".safetensors":
             found = "an exported model" if target.exists() else "no such file or folder"
             raise UserError(f"{target}: {found}; evaluate needs a checkpoint (.ckpt), or a grid's folder")
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         both = next(checkpoint for checkpoint in checkpoints if checkpoint not in folders.values())
         raise UserError(f"{both}: another checkpoint has its results in the same folder, "
                         f"{default_folder(both)}; evaluate one at a time, with --out")  # fmt: skip
-    if arguments.out:  # without, results go to a folder of ours
+    if arguments.out:  # otherwise results go to a folder that has only such results
         others = arguments.out.glob(f"{arguments.split}[._]*")
         _check_replaceable(arguments.out / f"{arguments.split}.json", *others)
     if arguments.json:
@@ -59,8 +59,8 @@ def main(argv: Sequence[str]) -> int:
 
     for name in ("lightning.pytorch", "lightning.fabric.utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers")  # a batch is a list of numbers
-    warnings.filterwarnings("ignore", "Using `DistributedSampler`")  # what it repeats is counted once
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # a batch is only a list of indices
+    warnings.filterwarnings("ignore", "Using `DistributedSampler`")  # images that it repeats are counted once
     warnings.filterwarnings("ignore", "The `srun` command is available")  # we start our processes ourselves
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
     warnings.filterwarnings("ignore", ".*all_gather is deprecated")  # the same
@@ -73,18 +73,18 @@ def main(argv: Sequence[str]) -> int:
     trainer = Trainer(
         accelerator="gpu" if gpus else "cpu",
         devices=devices,
-        plugins=LightningEnvironment(),  # within a batch job of SLURM as well we start the processes, and not `srun`
-        barebones=True,  # neither loggers nor checkpoints; the progress is ours, on stderr
+        plugins=LightningEnvironment(),  # we start the processes, not `srun`, also within a SLURM job
+        barebones=True,  # neither loggers nor checkpoints; we show our own progress bar, on stderr
     )
     settings = ("split", "images", "draws", "metrics", "batch_size", "fid_weights", "seed", "masks", "iterations")
     evaluator = Evaluator(trainer, **{name: getattr(arguments, name) for name in settings})
     results = []
     try:
-        with expecting_children():  # Lightning starts this command again for the other processes of several devices
+        with expecting_children():  # with several devices Lightning starts this command again for the others
             for checkpoint in checkpoints:
                 data = describe_data(checkpoint, arguments.data, data_options)
                 results.append(evaluator.evaluate(checkpoint, data, arguments.out or default_folder(checkpoint)))
-    except (KeyboardInterrupt, SystemExit):  # Lightning makes the latter of the former
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns a KeyboardInterrupt into a SystemExit
         if trainer.is_global_zero:
             print("stopped; the same command evaluates what is not done yet", file=sys.stderr)
         return 130
@@ -93,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     except UserError:
         if trainer.is_global_zero:
             raise
-        return 2  # every process finds it, the first one says it
+        return 2  # every process has the same error; only the first one prints it
     if not trainer.is_global_zero:
         return 0
     for note in dict.fromkeys(note for result in results for note in result["notes"]):
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _check_replaceable(result: Path, *others: Path) -> None:
-    """`UserError` for the first of the files that is there, unless `result` is an earlier one of this command."""
+    """Raise `UserError` for the first of the files that exists, unless `result` was written by this command."""
     if result.exists() and not result.is_file():
         raise UserError(f"{result}: not a file")
     if "fingerprint" not in (read_json(result) or {}):
@@ -161,9 +161,12 @@ def _metrics(text: str) -> tuple[str, ...]:
 
 
 def find_checkpoints(target: Path) -> list[Path]:
-    """The last checkpoint of every complete cell of a grid's folder, `UserError` if there is none; else the target.
+    """The last checkpoints of all complete cells if `target` is a grid's folder; otherwise `target` itself.
 
-    A complete cell whose checkpoint has gone, or is torn, is left out, and a line on stderr says so.
+    Complete cells whose checkpoint is missing or truncated are left out, and a line on stderr says so.
+
+    Raises:
+        UserError: a folder that is not a grid's, or has no complete cells.
     """
     if not target.is_dir():
         return [target]
@@ -181,6 +184,6 @@ def find_checkpoints(target: Path) -> list[Path]:
 
 
 def default_folder(checkpoint: Path, kind: str = "evaluation") -> Path:
-    """`<kind>` beside the run's `checkpoints`; `<name>.<kind>` beside a checkpoint that lies elsewhere."""
+    """The folder `<kind>` next to the run's `checkpoints`; for other checkpoints `<name>.<kind>` next to the file."""
     run = run_of(checkpoint)
     return checkpoint.with_name(f"{checkpoint.stem}.{kind}") if run is None else run / kind

@@ -1,4 +1,4 @@
-"""The data that a checkpoint is evaluated on: what it was trained on, or what the command line says."""
+"""The data on which a checkpoint is evaluated: that of its training, or that given on the command line."""
 
 import json
 from collections.abc import Sequence
@@ -16,20 +16,21 @@ from implicit_slate.training.config_parser import ConfigParser, explain
 from implicit_slate.yaml_files import load_yaml
 
 DataConfig = dict[str, Any]
-"""`class_path` and `init_args` of a data module, every option of it, as JSON can hold them."""
+"""`class_path` and `init_args` of a data module, with all its options, as JSON-compatible values."""
 
 
 def describe_data(checkpoint: Path, given: str | None, options: Sequence[str]) -> DataConfig:
-    """What the run's `config.yaml` and the command line say, complete with every default.
+    """The data configuration from the run's `config.yaml` and the command line, with all defaults filled in.
 
     Args:
-        checkpoint: `<run>/checkpoints/<name>.ckpt`; `<run>/config.yaml` need not exist. If `given` is an experiment
-            file, it does not matter.
-        given: a class, which takes over the options that it knows, or an experiment file, whose `data` is taken.
-        options: `--data.KEY VALUE` each, which override the rest.
+        checkpoint: `<run>/checkpoints/<name>.ckpt`, where `<run>/config.yaml` may be missing; not used if `given` is an
+            experiment file.
+        given: a class, which keeps those options of the run's data that it has, too; or an experiment file, whose
+            `data` is used.
+        options: `--data.KEY VALUE` each; they override everything else.
 
     Raises:
-        UserError: nothing says what the data is, or an option is unknown or wrong.
+        UserError: no data is specified anywhere, or an option is unknown or wrong.
     """
     arguments, run = list(options), run_of(checkpoint)
     base = None if run is None or not (run / "config.yaml").exists() else run / "config.yaml"
@@ -49,7 +50,7 @@ def describe_data(checkpoint: Path, given: str | None, options: Sequence[str]) -
 
 
 def parse_data(arguments: Sequence[str]) -> DataConfig:
-    """What options say, `--data CLASS` and `--data.KEY VALUE` each. `UserError` for one that is unknown or wrong."""
+    """Parse options `--data CLASS` and `--data.KEY VALUE`. Raises `UserError` for one that is unknown or wrong."""
     try:
         return _parser().parse_args(list(arguments)).data.as_dict()
     except ArgumentError as error:
@@ -57,16 +58,17 @@ def parse_data(arguments: Sequence[str]) -> DataConfig:
 
 
 def load_splits(data: DataConfig) -> Splits:
-    """The last data is kept, since the cells of a grid mostly have the same.
+    """Load the data. The last result is cached, because the cells of a grid usually share their data.
 
     Raises:
-        UserError: names what is missing or wrong.
+        UserError: files or settings are missing or wrong; names them.
     """
     return _load(json.dumps(data))
 
 
 def load_images(data: DataConfig, split: str) -> Images:
-    """Of the `train`, `val` or `test` split. `UserError` also if it is empty, as that of a COCO without test images."""
+    """The images of the `train`, `val` or `test` split. Also raises `UserError` if it is empty, as COCO's test split
+    can be."""
     images = getattr(load_splits(data), split)
     if not len(images):
         raise UserError(f"{describe_split(data, split)} is empty")
@@ -74,14 +76,14 @@ def load_images(data: DataConfig, split: str) -> Images:
 
 
 def check_size(model: SlotModel, path: Path, images: Images, data: DataConfig) -> None:
-    """`UserError` if the images are not as large as those that the model at `path` is of."""
+    """Raise `UserError` if the images do not have the image size of the model at `path`."""
     if (size := images[[0]]["image"].shape[-1]) != model.image_size:
         raise UserError(f"{path}: a model of images of {model.image_size} pixels; {data['class_path']} has {size}: "
                         f"--data.image_size {model.image_size}")  # fmt: skip
 
 
 def describe_split(data: DataConfig, split: str) -> str:
-    """As messages name it."""
+    """A split's name in messages."""
     return f"the {split} split of {data['class_path']} ({data['init_args'].get('root', 'embedded')})"
 
 
@@ -90,7 +92,7 @@ def _load(config: str) -> Splits:
     parser = _parser()
     try:
         module: ImageDataModule = parser.instantiate(parser.parse_args([f"--data={config}"])).data
-    except ValueError as error:  # raised in a constructor of ours, wrapped by jsonargparse
+    except ValueError as error:  # from a constructor of a data module, wrapped by jsonargparse
         raise UserError(f"data: {explain(error)}") from None
     module.prepare_data()
     module.setup("test")

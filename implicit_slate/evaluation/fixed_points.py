@@ -1,4 +1,4 @@
-"""Are trained slots fixed points, and how near is each gradient mode to the exact one?"""
+"""Test whether trained slots are fixed points, and how near each gradient mode is to the exact one."""
 
 import argparse
 import sys
@@ -19,17 +19,18 @@ from implicit_slate.fixed_point import Solver, gradient_cosines, picard, spectra
 from implicit_slate.models import SlotModel
 
 DEPTH = 64
-"""Applications of f after which an image has converged, or is left out."""
+"""Number of applications of f after which images that have not converged are left out."""
 CONVERGED = 1e-3
-"""The relative residual of an image that has."""
+"""Largest relative residual at which an image counts as converged."""
 MODES = ("unrolled", "implicit", "truncated(1)", "neumann(3)")
-"""Beside `exact(gmres)`. `bilevel` differs from `implicit` only where the first slots are learned."""
+"""The modes compared with `exact(gmres)`. `bilevel` differs from `implicit` only in the gradient of learned initial
+slots."""
 START = ("slot_mu", "slot_log_sigma", "queries")
-"""Parameters of the first slots, on which a fixed point does not depend."""
+"""Parameters of the initial slots, which do not change the fixed point."""
 
 
 def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> int:
-    """The command, with what its parser found; the exit status."""
+    """Run the command with its parsed arguments; returns the exit status."""
     rows = {}
     checkpoints = find_checkpoints(arguments.target)
     if arguments.target.is_dir():
@@ -53,16 +54,20 @@ def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> 
 
 
 def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> dict[str, float]:
-    """What is known of the refinement of some images (B, C, H, W) from slots (B, K, S), by name; means over images.
+    """Measure the refinement of images (B, C, H, W) from initial slots (B, K, S). Values are means over images, except
+    for residuals, which are medians.
 
-    - `residual`, `residual_64`: after n and 64 applications; medians. `converged`: the share of images within 1e-3.
-      `converged_as_sets`: the same of slots in any order, which counts slots that only change places.
-    - `starts_converged`, `fixed_points`: of 8 random starts of an image, those that reach a fixed point within 500
-      applications, and the distinct ones they reach.
-    - `spectral_radius`: of the Jacobian after n applications; `spectral_radius_64`: after 64, of converged images.
-    - `cosine/<mode>`, `norm_ratio/<mode>`: the mode's gradient of the loss by slot attention's parameters beside that
-      of `exact(gmres)`, after n applications; with `_64`, after 64, of converged images. `adjoint_residual`,
-      `adjoint_residual_64`: of the exact backward solve; where it is not small the exact gradient is not exact.
+    - `residual`, `residual_64`: relative residual after n and after 64 applications. `converged`: the share of images
+      with at most 1e-3 after 64. `converged_as_sets`: the same for slots in any order, so it includes images whose
+      slots only change places.
+    - `starts_converged`, `fixed_points`: how many of 8 random starts of an image reach a fixed point within 500
+      applications, and how many distinct ones they reach.
+    - `spectral_radius`: spectral radius of the Jacobian after n applications; `spectral_radius_64`: after 64, for
+      converged images only.
+    - `cosine/<mode>`, `norm_ratio/<mode>`: the mode's gradient of the loss with respect to slot attention's parameters,
+      compared with that of `exact(gmres)`, after n applications; with `_64`, after 64, for converged images only.
+    - `adjoint_residual`, `adjoint_residual_64`: residual of the backward solve of `exact(gmres)`; unless it is small,
+      the exact gradient is not exact.
     """
     f, solver = model.refinement(batch["image"]), model.slot_attention.solver
     with torch.no_grad():
@@ -93,7 +98,7 @@ def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> 
 def agreement(
     model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, depth: int, suffix: str
 ) -> dict[str, float]:
-    """Cosine and ratio of norms of every mode of `MODES` after `depth` applications; see `diagnose`."""
+    """Cosine and norm ratio of every mode in `MODES` after `depth` applications; see `diagnose`."""
     parameters = [p for name, p in model.slot_attention.named_parameters() if name not in START]
     agreements = gradient_cosines(
         lambda slots: model.slot_loss(batch, slots), model.refinement(batch["image"]), slots_init, parameters, MODES,

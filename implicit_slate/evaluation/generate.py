@@ -1,4 +1,4 @@
-"""Image files through the slots of a checkpoint, and the slots' masks."""
+"""Reconstruct image files through the slots of a model, and draw the slots' masks."""
 
 import argparse
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ from implicit_slate.processes import stop_as_by_ctrl_c
 
 PANEL_ROWS = 16
 OUTPUTS = ("reconstructions", "masks", "panels.png")
-"""What a call writes: all of it, or nothing."""
+"""The outputs of a call, which writes either all of them or none."""
 
 
 def generate(arguments: argparse.Namespace) -> int:
-    """The command, with what its parser found; the exit status."""
+    """Run the command with its parsed arguments; returns the exit status."""
     out, files = arguments.out, _image_files(arguments.images)
     for name in OUTPUTS:
         if (out / name).exists():
@@ -53,7 +53,7 @@ def generate(arguments: argparse.Namespace) -> int:
 def _generate(
     model: SlotModel, images: ArrayImages, names: list[str], folder: Path, arguments: argparse.Namespace, sampling: dict
 ) -> None:
-    """Write `OUTPUTS` into `folder`."""
+    """Write `OUTPUTS` to `folder`."""
     rows: list[Tensor] = []
     with meter("generate", len(names), unit="images") as advance:
         for places in map(Tensor.tolist, torch.arange(len(names)).split(arguments.batch_size)):
@@ -71,7 +71,8 @@ def _generate(
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:
-    """The files, those of folders sorted by name. `UserError` for a folder without any, or two with the same stem."""
+    """The given files and those in given folders, which are sorted by name. Raises `UserError` for a folder without
+    images, or two files with the same stem."""
     files = []
     for path in given:
         inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
@@ -86,7 +87,7 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
 
 
 def _sampling(arguments: argparse.Namespace, model: SlotModel) -> dict:
-    """The arguments of `SLATE.generate`, none for greedy generation. `UserError` for a model without tokens."""
+    """The arguments for `SLATE.generate`; none for greedy generation. Raises `UserError` for a model without tokens."""
     sampling = {"temperature": arguments.temperature, "top_k": arguments.top_k, "top_p": arguments.top_p}
     if sampling == {"temperature": 0.0, "top_k": None, "top_p": None}:
         return {}
@@ -98,6 +99,6 @@ def _sampling(arguments: argparse.Namespace, model: SlotModel) -> dict:
 
 
 def _write(path: Path, image: Tensor) -> None:
-    """(C, H, W) in [0, 1] as a PNG file, in grey if C is 1."""
+    """Write an image (C, H, W) in [0, 1] as a PNG file, in greyscale if C is 1."""
     pixels = to_uint8(image).permute(1, 2, 0).squeeze(-1).cpu().numpy()
     write_atomically(path, to_png(Image.fromarray(pixels)))

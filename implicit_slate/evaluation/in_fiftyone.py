@@ -1,8 +1,8 @@
-"""What `look` found as a data set of FiftyOne's, and FiftyOne's app on it.
+"""The results of `look` as a FiftyOne data set, and the FiftyOne app to show it.
 
-An image and what the models make of it are a group, of these slices: `overview`, a picture of all of it; `image`, with
-the true masks; and for each model the image through its slots, with the slots' masks, the true masks and the measures.
-In every slice `difference` says by how much the models differ in each measure, so that each can be sorted by it.
+Each image is a group with these slices: `overview`, a picture of the image and all models' outputs; `image`, with the
+true masks; and one slice per model: the reconstruction through its slots, with the slots' masks, the true masks and the
+measures. In every slice, `difference` has the difference between models in each measure, so images can be sorted by it.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from implicit_slate.evaluation.look import OVERVIEW, TRUTH, Look, differences
 from implicit_slate.pictures import SEGMENT_COLORS
 
 COLORS = [color for color in SEGMENT_COLORS if color not in ("#F0E442", "#DDDDDD")]
-"""Of slots and objects in the app: without the two that are too bright for the app's white figures."""
+"""Colours of slots and objects in the app, without the two that are too bright behind the app's white text."""
 
 
 def connect() -> ModuleType:
-    """FiftyOne, with its database: its own, which it starts, or that of FIFTYONE_DATABASE_URI.
+    """Import FiftyOne and connect to its database: its own, which it starts, or the one at FIFTYONE_DATABASE_URI.
 
     Raises:
         UserError: FiftyOne is not installed, or has no database.
@@ -36,10 +36,10 @@ def connect() -> ModuleType:
         import fiftyone
     except ImportError:
         raise UserError("view opens FiftyOne, which needs the extra 'coco': make setup EXTRAS=coco") from None
-    logging.getLogger("fiftyone.core.odm.database").setLevel(logging.ERROR)  # MongoDB 6 will do for long
+    logging.getLogger("fiftyone.core.odm.database").setLevel(logging.ERROR)  # hides a warning about MongoDB 6
     try:
         fiftyone.list_datasets()
-    except Exception as error:  # of many kinds: there is no server, it does not start, it does not answer
+    except Exception as error:  # there are many kinds: no server, or one that does not start or does not answer
         reason = " ".join(str(error).split())[:120]
         raise UserError("FiftyOne has no database: make setup EXTRAS=coco installs its server; or name your MongoDB "
                         f"with FIFTYONE_DATABASE_URI=mongodb://HOST:PORT ({reason})") from None  # fmt: skip
@@ -47,8 +47,9 @@ def connect() -> ModuleType:
 
 
 def make_dataset(fo: ModuleType, out: Path, about: dict[str, Any], looks: dict[str, list[Look]]) -> Any:
-    """A data set that stays in FiftyOne's database, named after the folder `out`; it replaces the earlier one of this
-    folder. Saved views sort it by each difference or, of one model, by each measure; the largest come first."""
+    """Make a persistent data set in FiftyOne's database. It is named after the folder `out`, and replaces an earlier
+    one of this folder. Saved views sort it by each difference, or by each measure if there is one model; largest
+    first."""
     words = "-".join(re.findall(r"\w+", f"{out.parent.name} {out.name}"))[-60:]
     dataset = fo.Dataset(f"slate-{words}-{sha256(bytes(out)).hexdigest()[:6]}", overwrite=True, persistent=True)
     dataset.add_group_field("group", default=OVERVIEW)
@@ -85,13 +86,13 @@ def make_dataset(fo: ModuleType, out: Path, about: dict[str, Any], looks: dict[s
 
 
 def show(fo: ModuleType, dataset: Any, remote: bool, port: int) -> None:
-    """Serve the app, on the first of the saved views, until Ctrl-C or, unless `remote`, until its last page is closed.
-    It answers to this machine alone."""
+    """Serve the app with the first saved view until Ctrl-C, or, unless `remote`, until its last page is closed. It
+    accepts connections from this machine only."""
     from fiftyone.core.service import ServiceListenTimeout
 
     view = dataset.load_saved_view(dataset.list_saved_views()[0])
     scheme = dataset.app_config.color_scheme
-    for _ in range(3):  # FiftyOne waits a minute, which a busy machine may exceed when it reads all modules
+    for _ in range(3):  # FiftyOne waits one minute, but importing all modules may take longer on a busy machine
         with contextlib.suppress(ServiceListenTimeout):
             session = fo.launch_app(view=view, color_scheme=scheme, remote=remote, port=port, address="127.0.0.1")
             break
@@ -105,7 +106,7 @@ def show(fo: ModuleType, dataset: Any, remote: bool, port: int) -> None:
 
 
 def _detections(fo: ModuleType, labels: np.ndarray | None, what: str) -> Any:
-    """The regions of a label map (H, W), but 0, as detections with instance masks; None for None."""
+    """The regions of a label map (H, W), except label 0, as detections with instance masks; None for None."""
     if labels is None:
         return None
     height, width = labels.shape

@@ -1,4 +1,4 @@
-"""What models make of the same images: pictures, label maps, and measures of each image."""
+"""The outputs of several models for the same images: pictures, label maps, and measures of each image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,30 +26,30 @@ from implicit_slate.pictures import enlarged, tile, to_array, to_png
 from implicit_slate.pictures import segments as colored_segments
 
 TRUTH, OVERVIEW = "image", "overview"
-"""Beside the models' names: the images themselves, and pictures of an image and all that the models make of it."""
+"""Keys besides the models' names: the images themselves, and pictures of an image with all models' outputs."""
 AT_A_TIME = 20
-"""Images that go through a model together."""
+"""How many images go through a model at a time."""
 SIDE = 256
-"""Small pictures are enlarged by a whole factor to at least this side, so that the app shows their pixels sharp."""
+"""Small pictures are enlarged by an integer factor to at least this side, so that the app shows sharp pixels."""
 
 
 class Look(NamedTuple):
-    """An image, or what a model makes of it."""
+    """An image, or a model's output for it."""
 
     file: Path
-    """The picture, PNG."""
+    """The picture, a PNG file."""
     labels: np.ndarray | None
-    """uint8 (H, W): i where the i-th object is, or where the i-th slot has the largest share; 0 is none of them. None
-    where nothing is known of the objects."""
+    """uint8 (H, W): i for the pixels of the i-th object, or where the i-th slot has the largest share; 0 for none. None
+    if the objects are not known."""
     measures: dict[str, float | None]
-    """Empty for the image itself; None for what is not defined, as FG-ARI without objects."""
+    """Empty for the image itself; values that are not defined, such as FG-ARI without objects, are None."""
 
 
 def load_models(paths: Sequence[Path], images: Images, data: dict[str, Any]) -> dict[str, SlotModel]:
-    """The models by name, on the GPU if there is one: by gradient modes if all differ, else by what `title` calls them.
+    """The models by name, on the GPU if there is one. Names are the gradient modes if all differ, else from `title`.
 
     Raises:
-        UserError: a file is not that of a model that makes images, or the model's are not of the images' size.
+        UserError: a file has no model that makes images, or the model has another image size.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = []
@@ -60,14 +60,14 @@ def load_models(paths: Sequence[Path], images: Images, data: dict[str, Any]) -> 
     names = [str(model.slot_attention.gradient) for model in models]
     if len(set(names)) < len(names):
         names = [f"{i} {title(path)}" for i, path in enumerate(paths, 1)]
-    return {name.replace(".", "_"): model for name, model in zip(names, models)}  # MongoDB has no keys with dots
+    return {name.replace(".", "_"): model for name, model in zip(names, models)}  # MongoDB forbids dots in keys
 
 
 def look(models: dict[str, SlotModel], images: Images, count: int, out: Path, split: str) -> dict[str, list[Look]]:
-    """The first `count` images and what each model makes of them, by the models' names, `TRUTH` and `OVERVIEW`.
+    """The first `count` images and each model's outputs, by the models' names, `TRUTH` and `OVERVIEW`.
 
-    Slots begin with the first draw of `evaluate`, so measures are the same as there. The pictures are written as
-    `out/<name>/<split>_<number>.png`.
+    Initial slots are those of the first draw of `evaluate`, so measures are the same as there. The pictures are written
+    to `out/<name>/<split>_<number>.png`.
     """
     looks: dict[str, list[Look]] = {name: [] for name in (OVERVIEW, TRUTH, *models)}
     with meter("view", count * len(models), unit="images") as advance:
@@ -94,7 +94,7 @@ def look(models: dict[str, SlotModel], images: Images, count: int, out: Path, sp
 
 
 class _Found(NamedTuple):
-    """Of a batch of images: pictures (B, 3, H, W), label maps (B, H, W), masks (B, K, H, W), measures (B,)."""
+    """Results for a batch of images: pictures (B, 3, H, W), label maps (B, H, W), masks (B, K, H, W), measures (B,)."""
 
     pictures: Tensor
     labels: Tensor | None
@@ -103,14 +103,14 @@ class _Found(NamedTuple):
 
 
 def _truth(batch: Batch) -> _Found:
-    """The images themselves; the masks are of the background and of all objects."""
+    """The images themselves, with masks of the background and all objects."""
     image, mask = batch["image"], batch.get("mask")
     masks = torch.ones_like(image[:, :1]) if mask is None else F.one_hot(mask).movedim(-1, 1).float()
     return _Found(image, mask, masks, {})
 
 
 def _through(model: SlotModel, batch: Batch, places: list[int]) -> _Found:
-    """The images through the slots, and the slots' masks; labels are from 1 on."""
+    """The reconstructions through the slots, and the slots' masks; labels begin at 1."""
     device = next(model.parameters()).device
     image = batch["image"].to(device)
     slots_init = draw_slots(model, 0, 0, places).to(image)
@@ -127,7 +127,7 @@ def _through(model: SlotModel, batch: Batch, places: list[int]) -> _Found:
 
 
 def table(looks: dict[str, list[Look]]) -> pd.DataFrame:
-    """A row per model and image: `model`, `image` (the number in its split), and the measures; NaN: not defined."""
+    """One row per model and image: `model`, `image` (its number in the split), and the measures; NaN if not defined."""
     rows = [
         {"model": name, "image": number, **look.measures}
         for name, of_images in looks.items()
@@ -139,7 +139,7 @@ def table(looks: dict[str, list[Look]]) -> pd.DataFrame:
 
 
 def differences(looks: dict[str, list[Look]]) -> pd.DataFrame:
-    """By how much the models differ, in each measure: the largest value less the smallest. One row per image; NaN where
-    fewer than two models have a value."""
+    """How much the models differ in each measure: the largest value minus the smallest. One row per image; NaN if fewer
+    than two models have a value."""
     images = table(looks).drop(columns="model").groupby("image")
     return (images.max() - images.min()).where(images.count() > 1)

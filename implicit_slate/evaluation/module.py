@@ -1,4 +1,4 @@
-"""An evaluation as Lightning's Trainer runs it: batches of images through a model, and what is measured of each."""
+"""An evaluation as a LightningModule: it sends batches of images through a model and measures the results."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -22,25 +22,25 @@ from implicit_slate.models.slot_model import interpolate
 from implicit_slate.training.checkpoints import Trained, load_trained
 
 TRUTH, CEILING, BOUND, RANDOM_WEIGHTS = "truth", *REFERENCES
-"""The passes over the images besides those that are named `0`, `1`, … after the draw of initial slots."""
+"""The passes over the images besides those named `0`, `1`, … after the draw of the initial slots."""
 
 FEATURES, PLACE = "features", ("", "place")
 
 
 class Evaluation(L.LightningModule):
-    """Measures a model; a batch is the places (B,) of images in `images`, from 0 on.
+    """Measures a model; a batch has the indices (B,) of images in `images`.
 
-    After `trainer.test` every process has, whatever the batches and the number of processes:
+    After `trainer.test` every process has the same results, which do not depend on batch size and number of processes:
 
-    - `measured`: a row per image and pass, with the columns `image`, `draw` (the pass) and what was measured.
-    - `features`: by pass float32 (N, 2048), of `inception`; empty without it.
+    - `measured`: one row per image and pass, with the columns `image`, `draw` (the pass) and the measures;
+    - `features`: `inception`'s features by pass, float32 (N, 2048); empty without `inception`.
 
     Args:
-        metrics: what to measure, of `METRICS`. If it is `segmentation` alone, no image is generated.
-        draws: D, draws of the initial slots.
-        true_features: the features of the true images (N, 2048), if they are known.
+        metrics: which of `METRICS` to measure. For `segmentation` alone no image is generated.
+        draws: D, number of draws of the initial slots.
+        true_features: the features of the true images (N, 2048), if they are already known.
         untrained: for `segmentation`, the same model with random weights; one draw of its masks is measured.
-        bilinear: measure the masks after bilinear interpolation, for which no bound on cells holds.
+        bilinear: measure masks after bilinear interpolation; then there is no bound, because it holds for cells only.
     """
 
     advance: Callable[[int], None] | None = None
@@ -65,7 +65,7 @@ class Evaluation(L.LightningModule):
         self.measured = pd.DataFrame()
         self.features = {} if true_features is None else {TRUTH: true_features}
         self._kept: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
-        """What this process has found, by pass and name, batch by batch."""
+        """The results of this process, by pass and name: one tensor per batch."""
 
     def test_step(self, index: Tensor, batch_idx: int) -> None:
         places = index.tolist()
@@ -98,7 +98,7 @@ class Evaluation(L.LightningModule):
             self.advance(1)
 
     def measured_masks(self, masks: Tensor) -> Tensor:
-        """A model's masks (B, K, H, W) as they are measured and shown."""
+        """A model's masks (B, K, H, W) as they are measured and shown: interpolated if `bilinear`."""
         return interpolate(masks, self.model.mask_side) if self.bilinear else masks
 
     def _agreement(self, batch: Batch, masks: Tensor) -> dict[str, Tensor]:
@@ -115,7 +115,7 @@ class Evaluation(L.LightningModule):
         found = {key: values.reshape(-1, *own[key].shape[1:]) for key, values in self.all_gather(own).items()}
         places = found.pop(PLACE)
         order = torch.full((len(self.trainer.test_dataloaders.dataset),), -1, device=self.device)
-        order[places] = torch.arange(len(places), device=self.device)  # one of those that a sampler has repeated
+        order[places] = torch.arange(len(places), device=self.device)  # images that a sampler repeated count once
         if order.min() < 0:
             raise RuntimeError(f"{int((order < 0).sum())} of {len(order)} images were left out by every process")
         passes: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -127,9 +127,9 @@ class Evaluation(L.LightningModule):
 
 
 def load_image_model(path: Path) -> Trained:
-    """A model with slots that makes images: of a checkpoint, of a file of `implicit-slate export`, or one that comes
-    with the project, by its name. `UserError` names what is none."""
-    exported = path.suffix == SUFFIX or not path.is_file()  # the name of a model may be that of a folder here
+    """Load a model with slots that makes images, from a checkpoint, a file of `implicit-slate export`, or by the name
+    of a model that comes with the project. Raises `UserError` for anything else."""
+    exported = path.suffix == SUFFIX or not path.is_file()  # a folder here may have the same name as a model
     trained = Trained(load_pretrained(path), None) if exported else load_trained(path)
     kind = type(trained.model).__name__
     if not isinstance(trained.model, SlotModel):
@@ -140,8 +140,8 @@ def load_image_model(path: Path) -> Trained:
 
 
 def draw_slots(model: SlotModel, seed: int, draw: int, places: Sequence[int]) -> Tensor:
-    """Initial slots (B, K, S), each image's a function of the seed, the draw and its place in the split, so that they
-    depend on neither batch size nor number of processes."""
+    """Initial slots (B, K, S). Each image's slots are a function of the seed, the draw and the image's index in the
+    split, so they depend on neither the batch size nor the number of processes."""
     slots = []
     for place in places:
         state = np.random.SeedSequence((seed, draw, place)).generate_state(1, np.uint64)[0]

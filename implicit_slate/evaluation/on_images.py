@@ -1,4 +1,4 @@
-"""The commands `generate` and `fixed-points`: their arguments, without PyTorch."""
+"""The arguments of the commands `generate` and `fixed-points`, without importing PyTorch."""
 
 import argparse
 from collections.abc import Sequence

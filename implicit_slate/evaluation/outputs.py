@@ -1,4 +1,4 @@
-"""What an evaluation leaves: its numbers, a table, a line per image, and panels."""
+"""The numbers of an evaluation, and tables of them."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -14,11 +14,11 @@ from implicit_slate.run_folder import run_of
 
 
 def summarise(evaluation: Evaluation) -> dict[str, Any]:
-    """The numbers of an evaluation that has run; what was not measured, or is not finite, is None.
+    """The numbers of a finished evaluation; values that were not measured, or are not finite, are None.
 
     Returns:
-        `metrics`: for each measure `mean` and `std` over draws, and `draws`, each draw's value. Each of `REFERENCES`:
-        those measures that it has; None where there is no such reference.
+        Under `metrics`, for each measure, its `mean` and `std` over draws, and `draws`, the value of each draw. Under
+        each of `REFERENCES` the measures that it has; None if there is no such reference.
     """
     passes = _means_over_images(evaluation).reindex(columns=list(EVALUATED))
     draws = passes.drop(index=list(REFERENCES), errors="ignore")
@@ -29,11 +29,11 @@ def summarise(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _means_over_images(evaluation: Evaluation) -> pd.DataFrame:
-    """A row per pass, a column per measure: means over those images that have a value, and FID and KID."""
+    """One row per pass and one column per measure: means over the images that have a value, and FID and KID."""
     measured = evaluation.measured
     if "objects" in measured:
         measured = measured.assign(mbo_image=measured["overlap"] / measured["objects"])  # NaN without objects
-    passes = measured.drop(columns="image").groupby("draw", sort=False)  # draw 10 comes after draw 9
+    passes = measured.drop(columns="image").groupby("draw", sort=False)  # sorted, draw 10 would come before draw 2
     means = passes.mean()
     if "objects" in measured:
         means["mbo_object"] = passes["overlap"].sum() / passes["objects"].sum()
@@ -54,7 +54,7 @@ def _over_draws(values: pd.Series) -> dict[str, Any] | None:
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """A table with one row per evaluation, and a row for each reference below the evaluations that share it."""
+    """A Markdown table with a row per evaluation, and a row per reference below the evaluations that share it."""
     tags = [tag for tag in EVALUATED if any(result["metrics"][tag] for result in results)]
     headings = [f"{m.name} ({m.unit})" if m.unit else m.name for m in (EVALUATED[tag] for tag in tags)]
     lines = [["", "N", *headings], ["---"] * (len(tags) + 2)]
@@ -68,7 +68,7 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 def title(checkpoint: Path) -> str:
-    """What to call a checkpoint: the name of its cell or run, or of its file if it lies elsewhere."""
+    """A checkpoint's name in tables: that of its cell or run, or of its file if it is not in a run."""
     run = run_of(checkpoint)
     return checkpoint.name if run is None else run.name
 

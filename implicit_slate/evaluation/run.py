@@ -1,4 +1,4 @@
-"""One checkpoint, evaluated: what can be measured of it, the measuring, and the files that it leaves."""
+"""Evaluate a checkpoint: choose what can be measured, measure it, and write the files."""
 
 import json
 import time
@@ -32,10 +32,8 @@ PANEL_ROWS = 6
 
 @dataclass
 class Evaluator:
-    """Evaluates checkpoints, one after the other, in the processes of one trainer.
-
-    The settings are the options of `implicit-slate evaluate`.
-    """
+    """Evaluates checkpoints, one after the other, with the same trainer. For the settings see the options of
+    `implicit-slate evaluate`."""
 
     trainer: Trainer
     split: str
@@ -48,16 +46,17 @@ class Evaluator:
     masks: str
     iterations: int | None
     _true_features: dict[str, Tensor] = field(default_factory=dict)
-    """By data: the cells of a grid mostly share them."""
+    """Features of the true images, by data; the cells of a grid usually share them."""
 
     def evaluate(self, checkpoint: Path, data: DataConfig, out: Path) -> dict[str, Any] | None:
-        """Evaluate, or take what an earlier call of the same has left, and return the content of `<out>/<split>.json`.
+        """Evaluate, or use the results of an earlier call with the same arguments; returns the content of
+        `<out>/<split>.json`.
 
-        Beside it: `<split>.md` (a row of a table), `<split>.csv` (every image), `<split>.png` (panels) and
-        `<split>_panels.npz` (the arrays that they show). Only the first process writes; the others return None.
+        Next to it this writes `<split>.md` (a row of a table), `<split>.csv` (every image), `<split>.png` (panels) and
+        `<split>_panels.npz` (the arrays behind the panels). Only the first process writes; the others return None.
 
         Raises:
-            UserError: something that is asked for is not possible; nothing is left behind then.
+            UserError: a requested measure is impossible; nothing is written then.
         """
         begin = time.monotonic()
         model, step, _ = load_image_model(checkpoint)
@@ -73,9 +72,9 @@ class Evaluator:
         draws = 1 if model.slot_attention.slot_init == "queries" else self.draws
         about = {"data": data, "split": self.split, "images": count, "draws": draws, "masks": self.masks,
                  "mask_side": model.mask_side}  # fmt: skip
-        if self.iterations:  # by another name than an axis of grids, which stands beside it in the report's frames
+        if self.iterations:  # not named `iterations`, because the report's frames also have the grid's axes
             about["applications"] = self.iterations
-        named, file = {"checkpoint": str(checkpoint)}, checkpoint.stat()  # a run that has moved is not evaluated again
+        named, file = {"checkpoint": str(checkpoint)}, checkpoint.stat()  # a moved run need not be evaluated again
         asked = [about, metrics, str(weights), self.seed, file.st_size, file.st_mtime_ns]
         fingerprint = sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
         earlier = read_json(out / f"{self.split}.json")
@@ -87,8 +86,8 @@ class Evaluator:
         if self.iterations:
             for slots in (each.slot_attention for each in (model, untrained) if each):
                 slots.solver = replace(slots.solver, max_iterations=self.iterations)
-                if isinstance(slots.gradient, Truncated):  # its k last iterations may be more than there are
-                    slots.gradient = Unrolled()  # without a backward pass they are the same
+                if isinstance(slots.gradient, Truncated):  # k may be larger than the new number of iterations
+                    slots.gradient = Unrolled()  # the same without a backward pass
         evaluation = Evaluation(
             model, images, metrics, draws, self.seed, weights and _inception(weights), self._true_features.get(of_data),
             untrained, self.masks == "bilinear",
@@ -111,9 +110,9 @@ class Evaluator:
     def _choose(
         self, impossible: dict[str, str], count: int, place: str
     ) -> tuple[tuple[str, ...], Path | None, list[str]]:
-        """The metrics that are measured, the Inception network's weights if they are needed, and notes for the user.
+        """The metrics to measure, the Inception network's weights if they are needed, and notes for the user.
 
-        What is impossible is left out, unless it was asked for: then it is a `UserError`.
+        Impossible metrics are left out, or raise a `UserError` if they were requested.
         """
         asked, weights = self.metrics or BY_DEFAULT, None
         if {"fid", "kid"} & set(asked):
@@ -133,8 +132,8 @@ class Evaluator:
 
     @torch.no_grad()
     def _write(self, out: Path, result: dict[str, Any], evaluation: Evaluation, image: Tensor) -> None:
-        """All files; the panels show the images (B, C, H, W) with the first draw of slots, the same as was measured."""
-        model = evaluation.model.to(self.trainer.strategy.root_device)  # Lightning has taken it back to the CPU
+        """Write all files. The panels show the images (B, C, H, W) with the first draw of slots, as measured."""
+        model = evaluation.model.to(self.trainer.strategy.root_device)  # Lightning has moved it back to the CPU
         image = image.to(next(model.parameters()))
         views = model.views(image, draw_slots(model, self.seed, 0, range(len(image))).to(image))
         panels = image, views.reconstruction, evaluation.measured_masks(views.masks), model.ceiling(image)
@@ -147,7 +146,7 @@ class Evaluator:
             json.dumps(result, indent=1, allow_nan=False) + "\n",
         )
         *others, last = self._files(out)
-        last.unlink(missing_ok=True)  # it says of what the others are
+        last.unlink(missing_ok=True)  # the JSON file describes the others, so none exists while they are replaced
         for file, content in zip((*others, last), contents, strict=True):
             write_atomically(file, content)
 
@@ -157,5 +156,5 @@ class Evaluator:
 
 @cache
 def _inception(weights: Path) -> Inception:
-    """One network for all cells of a grid; `UserError` for a file that is not the weights of FID."""
+    """The same network for all cells of a grid. Raises `UserError` if the file does not have the weights of FID."""
     return Inception(weights)

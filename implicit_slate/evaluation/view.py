@@ -20,7 +20,7 @@ implicit-slate view sprites-implicit sprites-unrolled --data experiments/sprites
 implicit-slate view runs/demo --remote    # then, at home: ssh -L 5151:localhost:5151 HOST, and open localhost:5151"""
 
 LISTING = "view.json"
-"""Says what a view shows. A folder that has it is a view's, and may be written again."""
+"""Describes what a view shows. A folder with this file is a view, and may be overwritten."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     data = describe_data(checkpoints[0], arguments.data, data_options)
     images = load_images(data, arguments.split)
     models = load_models(checkpoints, images, data)
-    fiftyone = connect()  # its complaint is due before the work, not after it
+    fiftyone = connect()  # so that its errors come before the work
     about = {"models": dict(zip(models, map(str, checkpoints))), "split": arguments.split, "data": data}
     write_atomically(out / LISTING, json.dumps(about, indent=1) + "\n")
     looks = look(models, images, min(arguments.images, len(images)), out, arguments.split)
@@ -76,14 +76,15 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def choose(targets: Sequence[Path], only: dict[str, str]) -> list[Path]:
-    """What is looked at: of a grid's folder one complete cell for each gradient mode, with equal values on all other
-    axes, namely the first values that the most modes have; of a cell's folder its last checkpoint; else the target.
+    """The checkpoints or models to show. For a grid's folder: one complete cell of each gradient mode, with the same
+    values on all other axes; of the combinations that most modes have, the first. For a cell's folder: its last
+    checkpoint. Otherwise the target itself.
 
     Args:
-        only: the values that cells of a grid must have, by axis.
+        only: values that the cells of a grid must have, by axis.
 
     Raises:
-        UserError: there is no such cell, the grid has no such axis or value, or there is no grid to choose in.
+        UserError: no cell matches, the grid has no such axis or value, or `only` is given but no target is a grid.
     """
     grids = [target for target in targets if target.is_dir() and not (target / LAST).exists()]
     if only and not grids:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # these import PyTorch, which `--help` does not need
     from data_modules.base import Images, Splits
 
 AT_A_TIME = 50
-"""Images that are read together."""
+"""How many images are read at a time."""
 EXAMPLES = """implicit-slate data write experiments/sprites.yaml --out sprites
 implicit-slate data write experiments/sprites.yaml --data.image_size 64 --out sprites64"""
 
@@ -60,7 +60,7 @@ def parser() -> ArgumentParser:
 
 
 def check(data: dict[str, Any]) -> None:
-    """`UserError` where `ImageFolder` could not read the folder: it has no empty splits, and masks for all or none."""
+    """Raise `UserError` if `ImageFolder` could not read the folder: a split is empty, or only some have masks."""
     from implicit_slate.evaluation.data import describe_split, load_images
 
     has_masks = {split: "mask" in load_images(data, split)[[0]] for split in ("train", "val", "test")}
@@ -70,7 +70,7 @@ def check(data: dict[str, Any]) -> None:
 
 
 def write_folder(splits: "Splits", folder: Path) -> None:
-    """Make the folder, with a progress bar on stderr."""
+    """Write the folder, with a progress bar on stderr."""
     from data_modules.progress import meter
 
     folder.mkdir()
