@@ -6,7 +6,7 @@ from torchmetrics import Metric
 
 
 class CodeUsage(Metric):
-    """Codes in use and the perplexity of their frequencies, exp(-Σ p log p); both lie between 1 and V."""
+    """The number of codes in use, and the perplexity of their frequencies, exp(-Σ p log p); both are from 1 to V."""
 
     def __init__(self, vocab_size: int):
         super().__init__()

