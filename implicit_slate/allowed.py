@@ -1,7 +1,7 @@
-"""What an argument may be, said by its type: for the command line, for experiment files and in Python.
+"""Types that say which values an argument may have, on the command line, in experiment files and in Python.
 
-A class that is `Checked` refuses what its signature does not allow. jsonargparse, which reads experiment files, checks
-the same types by the same functions, before anything is made. Values are plain numbers and texts.
+A `Checked` class refuses arguments that its signature does not allow. jsonargparse, which reads experiment files,
+checks the same types with the same functions before it builds anything. Values are plain numbers and text.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from jsonargparse.typing import register_type
 from implicit_slate.errors import LARGEST_SEED, UserError, nearest
 
 RESTRICTED: dict[str, type] = {}
-"""The types that `restricted` has made, by name."""
+"""All types made by `restricted`, by name."""
 PLAIN = {
     int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path", NoneType: "null",
     list: "a list", tuple: "a list", dict: "a mapping",
@@ -29,16 +29,16 @@ PLAIN = {
 
 
 class NotAllowed(ValueError):
-    """What jsonargparse hears of a value that a type of `restricted` does not have."""
+    """Raised for jsonargparse when a type made by `restricted` does not allow a value."""
 
 
 def restricted(name: str, base: type | None, needed: str, fits: Callable[[Any], bool]) -> Any:
-    """A type for signatures: values of `base` for which `fits` is true. It has no instances.
+    """Make a type for annotations: it allows the values of `base` for which `fits` is true. It has no instances.
 
     Args:
-        base: `int`, `float` or `str`; None: of any type.
-        needed: the values that it has, in words.
-        fits: may raise a `UserError` instead, which says more.
+        base: `int`, `float` or `str`; None for any type.
+        needed: a description of the allowed values.
+        fits: function of a value; may also raise a `UserError`, with a more precise message.
     """
 
     def read(value: Any) -> Any:
@@ -59,7 +59,7 @@ def restricted(name: str, base: type | None, needed: str, fits: Callable[[Any], 
 
 
 def is_known(what: str, name: str, known: Collection[str]) -> bool:
-    """For `fits`: true for a name out of `known`; else a `UserError` with the nearest one that is."""
+    """For `fits`: true if `name` is in `known`; otherwise raises a `UserError` that suggests the nearest known name."""
     if name not in known:
         raise UserError(f"unknown {what} {name!r}{nearest(name, known)}")
     return True
@@ -88,8 +88,8 @@ else:
 
 
 class Checked:
-    """Base of classes whose constructors, those of subclasses included, raise a `UserError` for an argument that its
-    annotation does not allow."""
+    """Base of classes whose constructors (and those of subclasses) raise a `UserError` for arguments that their
+    annotations do not allow."""
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -109,7 +109,7 @@ def _checking(init: Callable) -> Callable:
 
 
 def check(annotated: Any, values: Mapping[str, Any]) -> None:
-    """`UserError` naming the first of `values` that the annotations of a function or class do not allow."""
+    """Raise `UserError`, naming the first of `values` that the annotations of a function or class do not allow."""
     for name, hint in _hints(annotated).items():
         if name in values and not allows(hint, values[name]):
             raise UserError(refusal(name, hint, values[name]))
@@ -119,7 +119,7 @@ _hints = functools.cache(get_type_hints)
 
 
 def allows(hint: Any, value: Any) -> bool:
-    """Whether an annotation allows a value. Annotations that are not of the kinds below are not looked at."""
+    """Whether an annotation allows a value. Other kinds of annotations than those below are ignored."""
     kind, inside = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         return NoneType in inside if value is None else any(allows(one, value) for one in inside)
@@ -141,7 +141,7 @@ def allows(hint: Any, value: Any) -> bool:
 
 
 def refusal(name: str, hint: Any, value: Any) -> str:
-    """The line that refuses a value, such as `num_slots=six: expected a positive whole number`."""
+    """The error message for a value, such as `num_slots=six: expected a positive whole number`."""
     words = [word for one in (hint, *get_args(hint)) if get_origin(one) is Literal for word in get_args(one)]
     close = difflib.get_close_matches(str(value), map(str, words), n=1)
     hint_at = f"; did you mean {close[0]!r}?" if close else ""
@@ -149,7 +149,7 @@ def refusal(name: str, hint: Any, value: Any) -> str:
 
 
 def describe(hint: Any) -> str:
-    """What an annotation allows, in words."""
+    """A description of the values that an annotation allows."""
     kind, inside = get_origin(hint), get_args(hint)
     if kind in (Union, UnionType):
         *first, last = dict.fromkeys(map(describe, inside))

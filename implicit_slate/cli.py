@@ -42,9 +42,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": ("implicit_slate.doctor:main", "check what this machine has, what is missing, and how to fix it"),
 }
-"""Each command's function, as module:name, and what it does. The function takes the arguments after the command and
-returns the exit status. Beside it stands its parser: `parser` of a `main`, `fit_parser` of a `fit`. The module imports
-PyTorch only when the command runs, so that help and completion are quick."""
+"""Each command's function, as module:name, and its description. The function takes the arguments after the command, and
+returns the exit status. The same module has a function that makes its parser: `parser` for `main`, `fit_parser` for
+`fit`. It imports PyTorch only when the command runs, so that help and completion are fast."""
 
 MORE = """
 
@@ -64,13 +64,13 @@ def function(name: str) -> Callable[[list[str]], int]:
 
 
 def parser(name: str) -> ArgumentParser:
-    """The parser of a command; `fit`, `validate` and `test` have many more options, which begin with --model, --data
-    or --trainer."""
+    """The parser of a command. `fit`, `validate` and `test` also have many options that are not in it, which begin with
+    --model, --data or --trainer."""
     return pkgutil.resolve_name(f"{COMMANDS[name][0]}_parser".replace(":main_", ":"))()
 
 
 def version() -> str:
-    """The versions of the project and of what decides about results, and the commit of a source tree."""
+    """The versions of the project and of packages that affect results, and the commit in a source tree."""
     made_with = versions()
     commit = f" (commit {revision()})" if revision() else ""
     others = ", ".join(f"{name} {number}" for name, number in made_with.items() if name != "implicit-slate")
@@ -78,7 +78,7 @@ def version() -> str:
 
 
 def complete() -> None:
-    """Print what could follow on the line in COMP_LINE, as argcomplete's shell function asks for it, and exit."""
+    """Print the completions of the command line in COMP_LINE for argcomplete's shell function, and exit."""
     import argcomplete
 
     top = ArgumentParser("implicit-slate")
@@ -88,15 +88,16 @@ def complete() -> None:
     words = os.environ["COMP_LINE"].split()[1:]
     for name in COMMANDS:
         *group, last = name.split()
-        written = name.split() == words[: len(group) + 1]  # the modules of the others need not be imported
+        written = name.split() == words[: len(group) + 1]  # avoids importing the modules of other commands
         parents = [parser(name)] if written else []
         (data if group else commands).add_parser(last, parents=parents, add_help=not written)
     argcomplete.autocomplete(top, always_complete_options=False)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the work failed, 2 bad usage or input (one line on stderr), 130 stopped by Ctrl-C."""
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks what could be written next
+    """Exit status: 0 if done, 1 if the work failed, 2 for bad usage or input (one line on stderr), 130 if stopped by
+    Ctrl-C."""
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         complete()
     argv = sys.argv[1:] if argv is None else argv
     if argv == ["--version"]:
@@ -117,12 +118,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a full disk, a file that must not be read
+    except OSError as error:  # for example a full disk, or a file without read permission
         if error.errno is None:
             raise
         print(f"implicit-slate: {error.filename or name}: {error.strerror}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, SystemExit) as end:  # Lightning makes the latter of the former
+    except (KeyboardInterrupt, SystemExit) as end:  # Lightning turns a KeyboardInterrupt into a SystemExit
         if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
             raise
         print(f"stopped: {name}", file=sys.stderr)

@@ -18,12 +18,12 @@ from implicit_slate.errors import ArgumentParser, UserError
 
 NAME = "implicit-slate"
 FEW_GIGABYTES = 5
-"""Checkpoints and the caches of decoded images take more than what is free below this."""
+"""Warn if less disk space is free: checkpoints and caches of decoded images need more."""
 
 
 class Finding(NamedTuple):
     state: str
-    """`ok`; `-` for what is optional and missing; `BAD` for what every training needs."""
+    """`ok`; `-` if something optional is missing; `BAD` if something is missing that all training needs."""
     what: str
     remedy: str = ""
 
@@ -39,13 +39,13 @@ def main(argv: Sequence[str]) -> int:
         for state, what, remedy in check():
             print(f"{state:<4}{what}" + (f" -> {remedy}" if remedy else ""), flush=True)
             broken |= state == "BAD"
-        if broken:  # the rest needs what is missing
+        if broken:  # the remaining checks would fail because of it
             return 1
     return 0
 
 
 def python() -> Iterator[Finding]:
-    """The interpreter, and the environment it is of."""
+    """The Python version and its environment."""
     required = Requirement(f"python{metadata.metadata(NAME)['Requires-Python']}").specifier
     found = sys.version.split()[0]
     bad = not required.contains(found, prereleases=True)
@@ -53,7 +53,7 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """What `pyproject.toml` requires, first of all, then of each extra."""
+    """The packages that `pyproject.toml` requires: first the general ones, then those of each extra."""
     needed = [Requirement(line) for line in metadata.requires(NAME) or []]
     for extra in ("", *(metadata.metadata(NAME).get_all("Provides-Extra") or [])):
         of_it = [line for line in needed if (line.marker.evaluate({"extra": extra}) if line.marker else not extra)]
@@ -69,7 +69,7 @@ def packages() -> Iterator[Finding]:
 
 
 def lacking(requirement: Requirement) -> str | None:
-    """What is wrong with the package that is installed for a requirement, if anything."""
+    """The problem with the installed package of a requirement; None if there is none."""
     try:
         found = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
@@ -78,7 +78,7 @@ def lacking(requirement: Requirement) -> str | None:
 
 
 def devices() -> Iterator[Finding]:
-    """Cores, memory and GPUs that this process may use."""
+    """The cores, memory and GPUs that this process can use."""
     import torch
 
     from data_modules.processes import num_cores
@@ -98,7 +98,7 @@ def devices() -> Iterator[Finding]:
 
 
 def precision() -> Iterator[Finding]:
-    """The floating-point numbers that a training takes where nothing else is said."""
+    """The default floating-point precision of training."""
     from implicit_slate.training.precision import fastest_precision
 
     if (chosen := fastest_precision()) == "bf16-mixed":
@@ -120,7 +120,7 @@ def fid_weights() -> Iterator[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    """Free space where runs are written, and where the caches of PyTorch lie."""
+    """Free disk space for runs and for PyTorch's caches."""
     import torch
 
     for what, path in (("runs", Path("runs")), ("caches", Path(torch.hub.get_dir()))):

@@ -1,4 +1,4 @@
-"""Mistakes in the user's input, and trainings that fail, as distinct from faults of the program."""
+"""Errors in the user's input, and failed training, as opposed to bugs; and the parser of commands."""
 
 import argparse
 import difflib
@@ -8,7 +8,7 @@ from textwrap import indent
 from typing import NoReturn
 
 LARGEST_SEED = 2**32 - 1
-"""NumPy takes no larger one."""
+"""The largest seed that NumPy accepts."""
 
 
 class UserError(ValueError):
@@ -16,11 +16,11 @@ class UserError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """A training that came to nothing, with sound input. The message is one line; the command exits with 1."""
+    """Training failed although the input is valid. The message is one line; the command exits with 1."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean X?"` for the known name closest to `name`, else the list of all known names; "" without any."""
+    """`"; did you mean X?"` for the known name closest to `name`, otherwise all known names; "" if there are none."""
     known = [str(k) for k in known]
     if not known:
         return ""
@@ -29,11 +29,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser whose complaint is a `UserError`, where argparse prints its usage and exits.
+    """An argument parser that raises `UserError` where argparse prints its usage and exits.
 
     Args:
-        prog, description, options: as argparse has them.
-        examples: lines at the end of the help, printed as they are.
+        prog, description, options: as for argparse.
+        examples: lines printed unchanged at the end of the help.
     """
 
     def __init__(self, prog: str, description: str | None = None, examples: str = "", **options):
@@ -47,16 +47,16 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{self.prog.partition(' ')[2]}: {message.removeprefix('argument ')} (see --help)")
 
     def add_data_option(self) -> None:
-        """`--data`, which goes with `parse_with_data_options`."""
+        """Add `--data`; use it with `parse_with_data_options`."""
         self.add_argument("--data", metavar="CLASS|FILE", help="a data module, or an experiment file whose data to "
                           "use; --data.KEY VALUE changes one setting; default: the training data's")  # fmt: skip
 
     def parse_with_data_options(self, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The arguments that are known, and the options `--data.KEY VALUE` as they are. `UserError` for others."""
+        """The parsed arguments, and the options `--data.KEY VALUE` unparsed. Raises `UserError` for unknown options."""
         others: list[str] = []
         options: list[str] = []
         has_value = False
-        for word in argv:  # argparse does not know these options, so it would take their values for its own arguments
+        for word in argv:  # argparse would take the values of these options, which it does not know, for arguments
             of_data = word.startswith("--data.") or (has_value and not word.startswith("--"))
             (options if of_data else others).append(word)
             has_value = word.startswith("--data.") and "=" not in word
@@ -67,7 +67,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def _whole(needed: str, least: int, most: float) -> Callable[[str], int]:
-    """The type of an argument that is a whole number in a range."""
+    """An argparse type for whole numbers in a range."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= most:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, also after a power cut."""
+"""Files that are either complete or do not exist, even after a power cut."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from implicit_slate.errors import UserError
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool = True) -> None:
-    """Write `data` to `path` so that a reader, or a kill at any moment, never meets half a file.
+    """Write `data` to `path` such that readers never see half a file, even if this process is killed at any moment.
 
-    With `durable` the file is on the disk when this returns, so that a power cut loses nothing of it. Without, a power
-    cut may leave the file before; that is for files that are written every second and decide nothing.
+    With `durable` the file is on the disk when this returns, so a power cut cannot lose it. Without it, a power cut may
+    leave the previous file; this is for progress files that are written every second.
 
     Raises:
-        UserError: nothing can be written there (a full disk, a folder without permission); nothing is left behind.
+        UserError: the file cannot be written (a full disk, no permission); nothing is left behind.
     """
     path = Path(path)
     try:
@@ -25,9 +25,9 @@ def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool =
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
-                # file names in a text need not be UTF-8
+                # text may contain file names, which need not be UTF-8
                 file.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
-            os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
+            os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
             if durable:
                 replace_durably(Path(temporary), path)
             else:
@@ -40,21 +40,21 @@ def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool =
 
 
 def check_writable(folder: Path) -> None:
-    """`UserError` if nothing can be written in `folder`, which is made: its complaint is due before long work."""
+    """Make `folder`, and raise `UserError` if it is not writable; to be called before long work."""
     probe = folder / ".writable"
     write_atomically(probe, "")
     probe.unlink(missing_ok=True)
 
 
 def replace_durably(unfinished: Path, path: Path) -> None:
-    """Give a finished file its name, in this order on the disk: its content, then the name."""
+    """Rename a finished file to `path`, such that its content is on the disk before its new name is."""
     flush(unfinished)
     os.replace(unfinished, path)
     flush(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON file; None if the file is not there, or is empty or torn as a power cut leaves it."""
+    """The mapping in a JSON file; None if the file is missing, or empty or truncated by a power cut."""
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -65,19 +65,20 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def sqlite_url(path: Path) -> str:
-    """Of the SQLite database in a file, whatever characters its path has, as SQLAlchemy and Optuna read it."""
+    """The URL of an SQLite file for SQLAlchemy and Optuna, whatever characters its path has."""
     return f"sqlite:///{quote(str(path.absolute()))}"
 
 
 def sweep(folder: Path, below: bool = True) -> None:
-    """Remove unfinished files that a killed process left in `folder` and `below` it. Only its sole user may do this."""
-    # `.name.ext.random` of write_atomically; `.lock` and `.claim` have one dot
+    """Remove unfinished files of killed processes in `folder` and, if `below`, in its subfolders. No other process may
+    be writing there."""
+    # files of write_atomically are called `.name.ext.random`; `.lock` and `.claim` have only one dot
     for file in folder.glob("**/.*.*" if below else ".*.*"):
         file.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
-    """Come back when the content of a file, or the names in a folder, are on the disk."""
+    """Wait until the content of a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Packages that import what they offer when it is first asked for: PyTorch and Lightning take seconds."""
+"""Packages whose names are imported on first use, because importing PyTorch and Lightning takes seconds."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package that offers the names in `homes`, each from the module that stands beside it."""
+    """The `__getattr__` of a package with lazily imported names; `homes` maps each name to its module."""
 
     def __getattr__(name: str) -> Any:
         if name not in homes:

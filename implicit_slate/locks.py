@@ -1,8 +1,8 @@
-"""Locks of folders: at most one process works in a folder, on all hosts together.
+"""Locks of folders: at most one process on all hosts works in a folder.
 
-On one host the kernel's lock decides: it is let go when the process that holds it is dead, so a free lock proves that
-nobody works there any more. Not every shared file system passes such locks on to other hosts, so the holder also leaves
-a claim with its host's name, and touches it every `HEARTBEAT_SECONDS`. Between hosts the claim decides.
+On one host the kernel's lock decides. It is released when its process dies, so a free lock proves that no process works
+there. Not every shared file system propagates such locks to other hosts, so the holder also writes a claim with its
+host's name, and touches it every `HEARTBEAT_SECONDS`. Between hosts the claim decides.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from implicit_slate.files import read_json, write_atomically
 
 HEARTBEAT_SECONDS = 20.0
 LOOKS = 5
-"""`is_locked` holds the lock for an instant, and must not make another process believe that somebody works there."""
+"""Attempts to get the lock: `is_locked` holds it for an instant, which must not look like a working process."""
 STALE_SECONDS = 120.0
-"""A claim of another host that was not touched for so long is that of a dead process."""
+"""A claim of another host that was not touched for this long belongs to a dead process."""
 
 
 class FolderLock:
-    """Held while this process works in a folder; a context manager, let go at the end of the process at the latest."""
+    """Held while this process works in a folder. A context manager; released at the latest when the process ends."""
 
     def __init__(self, folder: Path, descriptor: int):
         self._claim, self._descriptor = folder / ".claim", descriptor
@@ -45,14 +45,14 @@ class FolderLock:
 
     def _beat(self) -> None:
         while not self._over.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError, UserError):  # STALE_SECONDS allows for lost beats
+            with contextlib.suppress(OSError, UserError):  # STALE_SECONDS allows for missed heartbeats
                 if read_json(self._claim) not in (self._mine, None):
-                    os._exit(1)  # two hosts took over a stale claim at once, and the other was the later one
+                    os._exit(1)  # two hosts took over a stale claim at the same time; the one that wrote last keeps it
                 os.utime(self._claim)
 
 
 def try_lock(folder: Path) -> FolderLock | None:
-    """The lock of a folder, or None if somebody holds it; `UserError` where the folder cannot be written."""
+    """Lock a folder; None if another process holds its lock. Raises `UserError` if the folder is not writable."""
     try:
         descriptor = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
@@ -60,7 +60,7 @@ def try_lock(folder: Path) -> FolderLock | None:
     if not _lock_kernel(descriptor):
         os.close(descriptor)
         return None
-    os.utime(descriptor)  # now, by the clock of the file system: those of two hosts may differ
+    os.utime(descriptor)  # to get the time of the file system, because the clocks of hosts may differ
     if _claimed_elsewhere(folder, now=os.fstat(descriptor).st_mtime):
         os.close(descriptor)
         return None
@@ -68,7 +68,7 @@ def try_lock(folder: Path) -> FolderLock | None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether somebody works in the folder now; makes no file."""
+    """Whether a process works in the folder now. Writes no files."""
     try:
         descriptor = os.open(folder / ".lock", os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
@@ -83,7 +83,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def holder(folder: Path) -> str:
-    """Who works in the folder, for a message: `process 4711 on host`."""
+    """The process that works in the folder, for messages: `process 4711 on host`."""
     claim = read_json(folder / ".claim") or {}
     return f"process {claim.get('process', '?')} on {claim.get('host', '?')}"
 
@@ -99,7 +99,7 @@ def _lock_kernel(descriptor: int) -> bool:
 
 
 def _claimed_elsewhere(folder: Path, now: float) -> bool:
-    """Whether another host's claim is alive."""
+    """Whether there is a claim of another host that is not stale."""
     claim = read_json(folder / ".claim")
     if claim is None or claim.get("host") == socket.gethostname():
         return False

@@ -1,7 +1,7 @@
-"""Every quantity that is logged during training or evaluated afterwards: its tag, its name, and how to read it.
+"""All quantities that are logged during training or evaluated afterwards: their tags, names, and how to read them.
 
-To add a logged quantity, log it where it is computed and give it an entry in `LOGGED`: result files, HPARAMS, tables,
-figures and the table in the docs follow. Nothing heavy is imported here.
+To add a logged quantity, log it where it is computed and add an entry to `LOGGED`. Result files, HPARAMS, tables,
+figures and the table in the docs are made from it. This module imports only the standard library.
 """
 
 import math
@@ -21,32 +21,32 @@ class Measure:
     tag: str
     """Its TensorBoard tag, or its key in the JSON of an evaluation."""
     name: str
-    """What people call it, as in `validation cross-entropy`."""
+    """Its name in text, such as `validation cross-entropy`."""
     about: str
-    """How it is measured, and how to read it: the sentence under its figure and in the docs."""
+    """How it is measured and how to read it; shown under its figure and in the docs."""
     source: str = "the modules"
-    """What logs it."""
+    """The callback or module that logs it."""
     unit: str = ""
     summaries: tuple[Summary, ...] = ()
-    """The values that sum up a run; each is a column of `results.csv`."""
+    """The values that summarise a run; each is a column of `results.csv`."""
     suffixed: bool = True
-    """Whether the name of such a column says which value it is (`residual_final`), or is the bare tag."""
+    """Whether such a column's name says which value it is (`residual_final`); otherwise it is the tag alone."""
     better: Literal["lower", "higher"] | None = None
     log_scale: bool = False
     """Whether it varies over orders of magnitude."""
     figure: bool = False
     """Whether the report draws it over training."""
     headline: bool = False
-    """Whether it tells gradient modes apart, so that tables with little room show it first."""
+    """Whether it distinguishes gradient modes, so that tables with little space show it first."""
 
     @property
     def columns(self) -> dict[str, Summary]:
-        """The columns of `results.csv` by which a run is summed up."""
+        """The columns of `results.csv` that summarise it for a run."""
         return {self.tag + _SUFFIXES[how] if self.suffixed else self.tag: how for how in self.summaries}
 
     @property
     def file_name(self) -> str:
-        """The stem of the files of its figure: `jacobian_spectral_norm`."""
+        """The names of its figure's files, without suffix: `jacobian_spectral_norm`."""
         return self.tag.replace("/", "_")
 
 
@@ -201,8 +201,8 @@ LOGGED: dict[str, Measure] = {
         ),
     )
 }  # fmt: skip
-"""By tag, in the order of the columns of `results.csv`. What a probe measures of each image is logged as the mean under
-its tag, and as the maximum under `<tag>_image_max`."""
+"""Logged measures by tag, in the order of the columns of `results.csv`. For values that a probe measures for each
+image, the mean is logged under the tag, and the maximum under `<tag>_image_max`."""
 
 EVALUATED: dict[str, Measure] = {
     measure.tag: measure
@@ -230,27 +230,27 @@ EVALUATED: dict[str, Measure] = {
                 "images.", "evaluate", better="higher"),
     )
 }  # fmt: skip
-"""By their key in the JSON of an evaluation."""
+"""Evaluated measures by their key in the JSON of an evaluation."""
 
 REFERENCES = {
     "ceiling": "dVAE alone (ceiling)",
     "bound": "masks of this resolution, at best",
     "random_weights": "random weights",
 }
-"""What the numbers of an evaluation are to be seen beside, by its key in the JSON; tables call it so."""
+"""Reference values for the numbers of an evaluation: their key in its JSON, and their name in tables."""
 
 LOSSES = ("val/cross_entropy", "val/mse", "val/loss")
-"""What slots can be trained for. The first that a run has is its loss: a model with tokens logs the MSE of its dVAE as
-well, and every model the sum of its losses."""
+"""The losses that slots can be trained for. A run's loss is the first of these that it has: models with tokens also log
+the MSE of their dVAE, and all models log the sum of their losses."""
 
 COLUMNS: dict[str, tuple[Measure, Summary]] = {
     column: (measure, how) for measure in LOGGED.values() for column, how in measure.columns.items()
 }
-"""The measures of a cell in `result.json` and `results.csv`: what each sums up, and how."""
+"""The columns of a cell in `result.json` and `results.csv`: which measure each one summarises, and how."""
 
 
 def column_name(column: str) -> str:
-    """What people call a column: `validation cross-entropy`, `largest spectral norm`."""
+    """A column's name in text: `validation cross-entropy`, `largest spectral norm`."""
     measure, how = COLUMNS[column]
     return f"{how} {measure.name}" if measure.suffixed else measure.name
 
@@ -261,9 +261,9 @@ def headline_columns() -> list[str]:
 
 
 def summarise(curves: Mapping[str, Mapping[int, float]]) -> dict[str, float | None]:
-    """`COLUMNS` of a run from its curves (tag to step to value, in the order of the steps).
+    """The values of `COLUMNS` for a run, from its curves (a mapping from tag to step to value, ordered by step).
 
-    A value that is not finite or not there is None.
+    Values that are missing or not finite are None.
     """
     return {
         column: finite(_last_or_largest(list(curves.get(measure.tag, {}).values()), how))
@@ -272,23 +272,23 @@ def summarise(curves: Mapping[str, Mapping[int, float]]) -> dict[str, float | No
 
 
 def final_loss(measures: Mapping[str, Any]) -> float | None:
-    """The loss of a run (see `LOSSES`) among its measures; None where it has none."""
+    """A run's loss (see `LOSSES`) among its measures; None if it has none."""
     return next((measures[tag] for tag in LOSSES if measures.get(tag) is not None), None)
 
 
 def _last_or_largest(values: list[float], how: Summary) -> float:
-    if not values or (how == "largest" and any(map(math.isnan, values))):  # Python's max would skip over a NaN
+    if not values or (how == "largest" and any(map(math.isnan, values))):  # Python's max may ignore a NaN
         return math.nan
     return values[-1] if how == "last" else max(values)
 
 
 def finite(value: float) -> float | None:
-    """The value as JSON can hold it: None for what is not finite."""
+    """The value; None if it is not finite, which JSON does not allow."""
     return value if math.isfinite(value) else None
 
 
 def docs_table() -> str:
-    """`LOGGED` as the Markdown table in docs/measures.md, which a test holds to it."""
+    """`LOGGED` as the Markdown table in docs/measures.md; a test checks that they agree."""
     rows = [f"| `{m.tag}` | {m.name} | {m.source} | {m.about} |" for m in LOGGED.values()]
     return "\n".join(["| tag | name | logged by | how it is measured |", "|---|---|---|---|", *rows]) + "\n"
 

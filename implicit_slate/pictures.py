@@ -1,4 +1,4 @@
-"""Pictures of images in rows and columns, also for notebooks. Images are tensors or arrays; nothing here needs PyTorch.
+"""Pictures of images in rows and columns, also for notebooks. Images are tensors or arrays; PyTorch is not needed.
 
 views = model.views(image)
 draw(image, views.reconstruction, views.masks).save("slots.png")
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
     Images = Tensor | np.ndarray
 
 TILE = 96
-"""Images are enlarged by a whole factor to sides of at least this many pixels, so that titles fit above them."""
+"""Images are enlarged by an integer factor to sides of at least this many pixels, so that titles fit above them."""
 GAP, TITLE_HEIGHT = 4, 22
 
 LARGE_TILE, GROUP_GAP = 160, 28
-"""`compare`: the least side of an image, so that titles fit above it, and the space between groups, in pixels."""
+"""For `compare`, in pixels: the smallest side of an image, so that titles fit above it; the space between groups."""
 
 SEGMENT_COLORS = (
     "#8C99AD", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2",
     "#DDDDDD", "#6A3D9A", "#882255", "#999933",
 )  # fmt: skip
-"""One colour for each slot of an image: a quiet one for the slot with the largest mask, mostly the ground, then Okabe
-and Ito's palette, which colour-blind readers can tell apart, then four more. They begin again after twelve slots."""
+"""One colour per slot of an image: a muted one for the slot with the largest mask, usually the background, then Okabe
+and Ito's palette, which colour-blind readers can tell apart, then four more. They repeat after twelve slots."""
 
 
 class Group(NamedTuple):
-    """What one model makes of some images, for `compare`."""
+    """A model's output for some images, for `compare`."""
 
     title: str
     lines: Sequence[str]
     """Smaller lines under the title."""
     color: str
-    """Of the title."""
+    """Colour of the title."""
     reconstruction: "Images"
     """(B, 3, H, W) in [0, 1]."""
     masks: "Images"
@@ -49,8 +49,8 @@ class Group(NamedTuple):
 def panel_columns(
     truth: "Images", reconstruction: "Images", masks: "Images", ceiling: "Images | None"
 ) -> "dict[str, Images]":
-    """The columns of a panel by their titles, each (B, 3, H, W): truth, dVAE (if there is one), through the slots, and
-    for each slot the image where the slot looks, fading to white where others do.
+    """The columns of a panel by title, each (B, 3, H, W): truth, dVAE (if there is one), reconstruction through the
+    slots, and for each slot the image where the slot attends, fading to white elsewhere.
 
     Args:
         truth, reconstruction, ceiling: (B, 3, H, W) in [0, 1]; see `models.SlotModel`.
@@ -70,7 +70,7 @@ def panel_picture(truth: "Images", reconstruction: "Images", masks: "Images", ce
 
 
 def tile(images: "Images", titles: Sequence[str]) -> Image.Image:
-    """(rows, columns, 3, H, W) in [0, 1] as one picture, with a title above each column."""
+    """Images (rows, columns, 3, H, W) in [0, 1] as one picture, with a title above each column."""
     pixels = enlarged(images, -(-TILE // min(images.shape[-2:])))
     rows, columns, height, width, _ = pixels.shape
     canvas = Image.new("RGB", (columns * (width + GAP) + GAP, TITLE_HEIGHT + rows * (height + GAP)), "white")
@@ -84,14 +84,15 @@ def tile(images: "Images", titles: Sequence[str]) -> Image.Image:
 
 
 def segments(image: "Images", masks: "Images") -> np.ndarray:
-    """The slots' masks as one picture: each pixel has the colour of the slot with the largest share of it, as strong as
-    that share exceeds the second one (dark where slots share the pixel), over the dimmed image in grey.
+    """The slots' masks as one picture, over the dimmed greyscale image. Each pixel has the colour of the slot with its
+    largest share, the stronger the more this share exceeds the second largest; it is dark where slots share a pixel.
 
-    In each image the slots get their colours by the size of their masks, the largest first.
+    In each image colours are assigned to slots by the size of their masks, the largest first.
 
     Args:
         image: (B, 3, H, W) in [0, 1].
         masks: (B, K, H, W), which sum to 1 over slots.
+
     Returns:
         float32 (B, 3, H, W) in [0, 1].
     """
@@ -100,14 +101,14 @@ def segments(image: "Images", masks: "Images") -> np.ndarray:
     ranks = (-masks.sum((2, 3))).argsort(1, kind="stable").argsort(1)
     owners = masks.argmax(1)  # (B, H, W)
     colors = palette[ranks % len(palette)][np.arange(len(masks))[:, None, None], owners]  # (B, H, W, 3)
-    shares = np.sort(np.pad(masks, ((0, 0), (1, 0), (0, 0), (0, 0))), 1)  # a slot more, for K = 1
+    shares = np.sort(np.pad(masks, ((0, 0), (1, 0), (0, 0), (0, 0))), 1)  # one more slot, in case K = 1
     lead = shares[:, -1:] - shares[:, -2:-1]
     colored = lead * _channels_first(colors) + (1 - lead) * 0.15
     return 0.75 * colored + 0.25 * to_array(image).mean(1, keepdims=True)
 
 
 def draw(truth: "Images", reconstruction: "Images", masks: "Images") -> Image.Image:
-    """One row per image: the truth, the image through the slots, and the slots' masks as coloured `segments`.
+    """One row per image: the truth, the reconstruction through the slots, and the slots' masks as coloured `segments`.
 
     Args:
         truth, reconstruction: (B, 3, H, W) in [0, 1].
@@ -117,8 +118,8 @@ def draw(truth: "Images", reconstruction: "Images", masks: "Images") -> Image.Im
 
 
 def strip(truth: "Images", reconstruction: "Images", masks: "Images") -> bytes:
-    """What `draw` shows, small: a WebP file of the truths, the images through the slots, and the `segments`, one row
-    each, in the images' own size."""
+    """A small version of `draw`: the content of a WebP file with one row each of truths, reconstructions and
+    `segments`, in the images' own size."""
     rows = [to_bytes(images) for images in (truth, reconstruction, segments(truth, masks))]
     pixels = np.concatenate([np.concatenate([*_channels_last(images)], 1) for images in rows])
     file = io.BytesIO()
@@ -127,8 +128,8 @@ def strip(truth: "Images", reconstruction: "Images", masks: "Images") -> bytes:
 
 
 def compare(truth: "Images", groups: Sequence[Group]) -> Image.Image:
-    """The same images (B, 3, H, W) through several models: one row per image with the truth, and for each model the
-    image through its slots and its `segments`, under the model's title and lines."""
+    """The same images (B, 3, H, W) by several models: one row per image, with the truth, and for each model the
+    reconstruction and the `segments`, under the model's title and lines."""
     factor = -(-LARGE_TILE // min(truth.shape[-2:]))
     columns = [("truth", truth)]
     for group in groups:
@@ -143,7 +144,7 @@ def compare(truth: "Images", groups: Sequence[Group]) -> Image.Image:
 
     def write(text: str, left: int, y: int, wide: int, size: int, color: str = "#333333") -> None:
         length = pen.textlength(text, ImageFont.load_default(size=size))
-        font = ImageFont.load_default(size=size * min(1, wide / max(length, 1)))  # what is too long is written smaller
+        font = ImageFont.load_default(size=size * min(1, wide / max(length, 1)))  # smaller if the text is too long
         pen.text((left + wide / 2, y), text, fill=color, font=font, anchor="mm")
 
     for group, left in zip(groups, lefts[1::2]):
@@ -164,10 +165,8 @@ def to_png(image: Image.Image) -> bytes:
 
 
 def panels_npz(truth: "Images", reconstruction: "Images", masks: "Images", ceiling: "Images | None") -> bytes:
-    """`truth`, `reconstruction` and, if there is one, `dvae`: uint8 (B, H, W, 3); `masks`: uint8 (B, K, H, W).
-
-    Arguments as of `panel_picture`.
-    """
+    """The content of an NPZ file with `truth`, `reconstruction` and, if there is one, `dvae`: uint8 (B, H, W, 3); and
+    `masks`: uint8 (B, K, H, W). For the arguments see `panel_columns`."""
     images = {"truth": truth, "reconstruction": reconstruction, "dvae": ceiling}
     arrays = {name: _channels_last(to_bytes(of)) for name, of in images.items() if of is not None}
     file = io.BytesIO()
@@ -176,7 +175,7 @@ def panels_npz(truth: "Images", reconstruction: "Images", masks: "Images", ceili
 
 
 def read_panels(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`truth`, `reconstruction` and `masks` of a file that `panels_npz` made, as `draw` takes them."""
+    """`truth`, `reconstruction` and `masks` from a file of `panels_npz`, in the form of `draw`'s arguments."""
     with np.load(path) as file:
         images = (_channels_first(file[name]) for name in ("truth", "reconstruction"))
         truth, reconstruction, masks = (array.astype(np.float32) / 255 for array in (*images, file["masks"]))
@@ -184,12 +183,12 @@ def read_panels(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def to_array(images: "Images") -> np.ndarray:
-    """The same as float32, in the memory of the CPU."""
+    """The images as a float32 array."""
     return images if isinstance(images, np.ndarray) else images.detach().float().cpu().numpy()
 
 
 def to_bytes(images: "Images") -> np.ndarray:
-    """[0, 1] as 0 to 255, rounded, so that images made from bytes become the same bytes again."""
+    """Images in [0, 1] as bytes, rounded, so that images that came from bytes become the same bytes again."""
     return (to_array(images).clip(0, 1) * 255).round().astype(np.uint8)
 
 
@@ -202,5 +201,5 @@ def _channels_first(images: np.ndarray) -> np.ndarray:
 
 
 def enlarged(images: "Images", factor: int) -> np.ndarray:
-    """(…, 3, H, W) in [0, 1] as bytes (…, factor · H, factor · W, 3)."""
+    """Images (…, 3, H, W) in [0, 1] -> bytes (…, factor · H, factor · W, 3)."""
     return np.ascontiguousarray(_channels_last(to_bytes(images)).repeat(factor, -3).repeat(factor, -2))

@@ -1,4 +1,4 @@
-"""Processes that end with the process that started them, however that one ends."""
+"""Processes that end when the process that started them ends, however that happens."""
 
 import contextlib
 import ctypes
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 CHECK_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1
 PARENT = "IMPLICIT_SLATE_PARENT"
-"""The environment variable in which a process tells those that it starts its own id."""
+"""The environment variable in which a process passes its id to the processes that it starts."""
 
 
 @contextlib.contextmanager
 def expecting_children() -> Iterator[None]:
-    """A context in which every process that this one starts, as a program of its own, watches this one.
+    """A context in which programs that this process starts watch this process.
 
-    It is for these alone: what they start in turn inherits the variable, and has another parent.
+    This holds only for direct children: their own children inherit the variable, but have another parent.
     """
     outer = os.environ.get(PARENT)
     os.environ[PARENT] = str(os.getpid())
@@ -32,10 +32,10 @@ def expecting_children() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """End this process at once when the one that started it is gone. To be called first, before long imports.
+    """End this process as soon as the one that started it is gone. Call this first, before long imports.
 
-    A process of `multiprocessing` watches the one that asked for it, also where a fork server lies between them. Any
-    other watches the one that started it in `expecting_children`; a process that was started by hand watches nobody.
+    A `multiprocessing` process watches the one that requested it, even if a fork server is between them. Other
+    processes watch the one that started them in `expecting_children`; a process started by hand watches none.
     """
     asked_for_by = multiprocessing.parent_process()
     if asked_for_by is not None:
@@ -52,10 +52,10 @@ def end_with_parent() -> None:
 
 
 def be_killed_with_parent() -> None:
-    """Have the kernel, where that is Linux, kill this process when the thread that started it ends.
+    """On Linux, let the kernel kill this process when the thread that started it ends.
 
-    It does so at once, also while an import lets no thread of ours run; but it cannot tell of a parent that is gone. So
-    this ends the process where the one that expected it as a child is not, or no more, its parent.
+    The kernel does so at once, even while an import blocks our threads, but does not notice a parent that is already
+    gone. So this function ends the process if the one that expects it as a child is not, or no longer, its parent.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -64,7 +64,7 @@ def be_killed_with_parent() -> None:
 
 
 def stop_as_by_ctrl_c() -> None:
-    """Have SIGTERM and SIGHUP interrupt this process as Ctrl-C does; under `nohup` SIGHUP stays ignored."""
+    """Make SIGTERM and SIGHUP interrupt this process like Ctrl-C; under `nohup` SIGHUP stays ignored."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""The commit and the versions with which a result was made."""
 
 import subprocess
 from functools import cache
@@ -9,7 +9,7 @@ from platform import python_version
 
 @cache
 def revision() -> str | None:
-    """The commit of the source tree, with `-dirty` if files differ from it; None outside of a git checkout."""
+    """The commit of the source tree, with `-dirty` if files differ from it; None outside a git checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)

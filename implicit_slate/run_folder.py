@@ -1,7 +1,7 @@
-"""The folder of a grid's run: where things are in it, and what its files say of every cell.
+"""The folder of a grid's run: its files, and the state of every cell.
 
-Two things decide about a cell: `result.json` (it is done) and the lock of its folder (somebody works on it). All other
-files only inform.
+Two things decide the state of a cell: `result.json` (it is done) and the lock of its folder (a process is working on
+it). All other files are for information only.
 """
 
 import csv
@@ -20,35 +20,35 @@ from implicit_slate.locks import is_locked
 from implicit_slate.measures import COLUMNS, EVALUATED
 
 DONE = ("complete", "diverged")
-"""A cell with such a result is not run again; one that failed is, when the grid is started again."""
+"""Cells with these results are not run again; failed ones are when the grid is started again."""
 
 FINISHED = (*DONE, "failed")
-"""What `result.json` may say of a cell; without one it is `running` or `waiting`."""
+"""The states in `result.json`; a cell without this file is `running` or `waiting`."""
 
 ABOUT = ("seconds", "steps_per_second", "git", "versions")
-"""What a row of the results tells beside axes and measures."""
+"""The columns of the results besides axes and measures."""
 
 TAKEN = {
     *("cell", "status", "seed", "step", "error", "method", "setting", "images", "image_size"),
     *COLUMNS, *ABOUT, *EVALUATED,
 }  # fmt: skip
-"""Names of columns of the results and of the report's frames, which no axis but that of seeds may have."""
+"""Column names of the results and of the report's frames; no axis but `seed` may have one of these names."""
 
 LAST = Path("checkpoints", "last.ckpt")
-"""The checkpoint from which a cell resumes, and which is the trained model at its end, in the cell's folder."""
+"""In a cell's folder, the checkpoint from which it resumes; at the end, the trained model."""
 
 Axes = dict[str, Any]
 """The value of every axis of a cell, `seed` included."""
 
 
 class RunFolder:
-    """`runs/<grid>/`, the folder of one run; hosts that share the run share the folder."""
+    """`runs/<grid>/`, the folder of a run. Hosts that share the run share this folder."""
 
     def __init__(self, path: Path, cells: Mapping[str, Axes] | None = None):
-        """`cells` are the axes of each cell by its id, in the grid's order; by default those that `grid.json` names.
+        """`cells` are the axes of each cell by id, in the grid's order; by default those in `grid.json`.
 
         Raises:
-            UserError: no `cells` are given, and `path` is not the folder of a grid.
+            UserError: `cells` are not given, and `path` is not the folder of a grid.
         """
         self.path = Path(path)
         self.pretrain = self.path / "pretrain"
@@ -59,39 +59,39 @@ class RunFolder:
         return self.path / "cells" / cell
 
     def is_pretrained(self) -> bool:
-        """Whether the pretraining is complete, and its checkpoint, from which all cells begin, is there to its end."""
+        """Whether the pretraining is complete, and its checkpoint, from which all cells start, is not truncated."""
         return status_of(self.pretrain) == "complete" and is_zipfile(self._pretrained)
 
     def discard_torn_pretraining(self) -> None:
-        """A pretraining that is complete, but whose checkpoint is torn or gone, counts as not done from now on."""
+        """If a complete pretraining's checkpoint is truncated or missing, delete its result, so that it is repeated."""
         if status_of(self.pretrain) == "complete" and not is_zipfile(self._pretrained):
             (self.pretrain / "result.json").unlink()
             print(f"{self._pretrained}: torn or gone; the pretraining is done again", flush=True)
 
     def why_not_pretrained(self) -> str:
-        """A line for the user, where `is_pretrained` is false after the attempt."""
+        """A message for the user if `is_pretrained` is false after the pretraining was run."""
         result = read_json(self.pretrain / "result.json") or {}
         reason = result.get("error") or (f"at step {result['step']}" if "step" in result else "it has no result")
         return f"pretraining {result.get('status', 'stopped')}: {reason}; see {self.pretrain / 'log.txt'}"
 
     def facts(self) -> dict[str, Any]:
-        """What `grid.json` says of the grid; empty while there is none."""
+        """The content of `grid.json`; empty if there is none."""
         return read_json(self.path / "grid.json") or {}
 
     def result(self, cell: str) -> dict[str, Any] | None:
-        """The content of the cell's `result.json`, None while there is none."""
+        """The content of the cell's `result.json`; None if there is none."""
         return read_result(self.cell(cell))
 
     def status(self, cell: str) -> str:
-        """One of `FINISHED`, `running` or `waiting`; reads only."""
+        """One of `FINISHED`, `running` or `waiting`. Writes no files."""
         return status_of(self.cell(cell))
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row for each cell, in the grid's order: what `results.json` holds; of a running cell, so far."""
+        """The rows of `results.json`: one flat row per cell, in the grid's order; running cells have current values."""
         return [self._row(cell, axes) for cell, axes in self.cells.items()]
 
     def write_results(self) -> None:
-        """Write `results.json` and `results.csv` for people and pandas; nothing here reads them."""
+        """Write `results.json` and `results.csv` for people and pandas; the project does not read them."""
         with self.lock():
             rows = self.rows()
             write_atomically(self.path / "results.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
@@ -102,7 +102,7 @@ class RunFolder:
             write_atomically(self.path / "results.csv", table.getvalue())
 
     def lock(self) -> AcquireReturnProxy:
-        """A context of one process at a time, of those that write files of the whole run; waits for the others."""
+        """A context for writing files of the whole run; only one process at a time is in it, others wait."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             return FileLock(self.path / ".lock").acquire()
@@ -124,7 +124,7 @@ class RunFolder:
         if not self.path.is_dir():
             raise UserError(f"{self.path}: no such folder; expected the folder of a grid, such as runs/demo")
         entries = self.facts().get("cells")
-        if entries is None:  # torn, perhaps; the cells know themselves
+        if entries is None:  # perhaps truncated; the cells' own files have the same information
             entries = filter(None, (read_json(file) for file in sorted(self.path.glob("cells/*/cell.json"))))
         try:
             cells = {str(entry["cell"]): dict(entry["axes"]) for entry in entries}
@@ -136,7 +136,7 @@ class RunFolder:
 
 
 def tricks_of(cells: Iterable[Axes]) -> list[str]:
-    """The axes that take optimisation tricks away: `on` at first, and `off` in other cells."""
+    """The axes that remove optimisation tricks: those whose first value is `on` and whose only other value is `off`."""
     found: dict[str, dict[str, None]] = {}
     for axes in cells:
         for axis, value in axes.items():
@@ -145,13 +145,13 @@ def tricks_of(cells: Iterable[Axes]) -> list[str]:
 
 
 def run_of(checkpoint: Path) -> Path | None:
-    """The folder of the run that keeps a checkpoint in its `checkpoints`; None if it lies elsewhere."""
+    """The folder of the run to which a checkpoint belongs; None if it is not in a folder `checkpoints`."""
     folder = checkpoint.absolute().parent
     return folder.parent if folder.name == "checkpoints" else None
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """The content of `result.json` in a cell's folder; None if there is none, or only a part of one."""
+    """The content of `result.json` in a cell's folder; None if it is missing or incomplete."""
     result = read_json(folder / "result.json") or {}
     whole = result.get("status") in FINISHED and isinstance(result.get("measures"), dict)
     return result if whole else None

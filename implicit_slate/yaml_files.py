@@ -1,4 +1,4 @@
-"""YAML as people expect it, with errors that say where; experiments as nested mappings in LightningCLI's form."""
+"""YAML files, with errors that name file and line; and experiments as nested mappings in LightningCLI's form."""
 
 import copy
 import re
@@ -12,7 +12,7 @@ from implicit_slate.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which `on`, `off`, `yes` and `no` are strings and `5e-3` is a number, as YAML 1.2 has it."""
+    """A loader for which `on`, `off`, `yes` and `no` are strings and `5e-3` is a number, as in YAML 1.2."""
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
@@ -30,7 +30,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-for kind in ("binary", "set", "omap", "pairs"):  # no such things in experiments, nor in JSON
+for kind in ("binary", "set", "omap", "pairs"):  # types that experiments do not need and JSON does not have
     _Loader.add_constructor(f"tag:yaml.org,2002:{kind}", yaml.SafeLoader.construct_undefined)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false|True|False)$"), list("tTfF"))
 _Loader.add_implicit_resolver(
@@ -41,7 +41,7 @@ _Loader.add_implicit_resolver(
 
 
 def load_yaml(path: Path) -> dict:
-    """The mapping in a YAML file; `UserError` naming file and line where it is missing, malformed or no mapping."""
+    """The mapping in a YAML file. If it is missing, malformed or no mapping, `UserError` names file and line."""
     try:
         content = yaml.load(Path(path).read_text(), _Loader)
     except OSError as error:
@@ -80,7 +80,7 @@ def _misplaced(section: Any, prefix: str = "") -> Iterator[str]:
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of nested mappings; `init_args` is left out of keys, as on LightningCLI's command line."""
+    """(dotted key, value) for all values of nested mappings; keys omit `init_args`, as in LightningCLI's options."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, prefix if key == "init_args" else f"{prefix}{key}.")
@@ -89,16 +89,16 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def overlap(key: str, other: str) -> bool:
-    """Whether one of two dotted keys is the other, or holds it; `init_args` in them does not count."""
+    """Whether two dotted keys are equal, or one contains the other; `init_args` in them is ignored."""
     key, other = (f"{name}.".replace(".init_args.", ".") for name in (key, other))
     return key.startswith(other) or other.startswith(key)
 
 
 def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with the value at every dotted key replaced; `config` itself stays as it is.
+    """A copy of `config` with the values at all dotted keys of `overrides` replaced.
 
-    As on LightningCLI's command line, `model.gradient` reaches through `class_path`/`init_args`:
-    it means `model.init_args.gradient`. A mapping on the way that is not there is made.
+    As on LightningCLI's command line, `model.gradient` means `model.init_args.gradient` if `model` has a `class_path`.
+    Missing mappings are created.
     """
     result = copy.deepcopy(dict(config))
     for key, value in overrides.items():
@@ -114,7 +114,7 @@ def override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
 
 
 def with_callback(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """`config` with the callback of the class `kind` after those that it has: one, several, or that among them."""
+    """A copy of `config` with a callback of class `kind` appended, unless it already has one."""
     given = (config.get("trainer") or {}).get("callbacks") or []
     given = given if isinstance(given, list) else [given]
     kinds = [entry.get("class_path") if isinstance(entry, Mapping) else entry for entry in given]
@@ -122,7 +122,7 @@ def with_callback(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _arguments(section: dict[str, Any], key: str) -> dict[str, Any]:
-    """The mapping that holds `key`: the section itself, or the `init_args` of a section that names a class."""
+    """The mapping that contains `key`: the section itself, or its `init_args` if it has a `class_path`."""
     if "class_path" in section and key not in ("class_path", "init_args"):
         if not isinstance(section.get("init_args"), dict):
             section["init_args"] = {}
