@@ -75,7 +75,7 @@ def load_grid(path: Path, name: str) -> Grid:
     content = load_yaml(path)
     _check_keys(content, f"{path}", required=("axes", "grids"))
     axes = _checked_axes(content["axes"], path)
-    grids = {str(key): grid for key, grid in _mapping(content["grids"], f"{path}: 'grids'").items()}  # 3: is a name
+    grids = {str(key): grid for key, grid in _mapping(content["grids"], f"{path}: 'grids'").items()}  # a name may be 3
     if name not in grids:
         raise UserError(f"{path}: unknown grid {name!r}{nearest(name, grids)}")
     where = f"{path}: grid {name!r}"
@@ -209,7 +209,7 @@ def _checked_axes(axes: Any, path: Path) -> dict[str, dict]:
         if not _mapping(values, where):
             raise UserError(f"{where}: no values")
         for value, overrides in values.items():
-            is_number = isinstance(value, int | float) and math.isfinite(value)  # so is a bool
+            is_number = isinstance(value, int | float) and math.isfinite(value)  # true for bools, too
             if not (is_number or value is None or isinstance(value, str)):
                 raise UserError(f"{where}, value {value}: neither text nor a finite number; write it in quotes")
             _checked_overrides(overrides, f"{where}, value {value!r}")
