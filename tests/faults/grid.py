@@ -104,7 +104,8 @@ class Killer:
                 victim.kill()
         if victims and kind in ("launcher", "all"):
             launcher.wait()
-            assert psutil.wait_procs(family, timeout=GRACE)[1] == []
+            alive = psutil.wait_procs(family, timeout=GRACE)[1]
+            assert not alive, alive
             if self.disk is not None:
                 self.disk.lose_power()
         self.killed[kind] += bool(victims)
