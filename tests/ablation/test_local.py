@@ -128,6 +128,18 @@ def test_a_server_whose_launcher_was_killed_before_it_began_ends_at_once(parent,
     assert subprocess.run(command, env=os.environ | {"IMPLICIT_SLATE_PARENT": str(parent())}).returncode == status
 
 
+def test_a_server_that_replaces_a_killed_one_knows_its_launcher_too(tmp_path):
+    def start():
+        local.start(tmp_path, Resources(1, 1, (), 2), 0).join()
+        servers = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+        return next(child for child in servers if child.status() != psutil.STATUS_ZOMBIE)
+
+    server = start()
+    server.kill()
+    wait_until(lambda: server.status() == psutil.STATUS_ZOMBIE)  # multiprocessing itself waits for its exit status
+    assert start().environ()["IMPLICIT_SLATE_PARENT"] == str(os.getpid())
+
+
 def test_a_launcher_of_ones_own_may_start_cells_by_way_of_other_processes(tmp_path):
     """As with Ray, whose workers have the launcher's environment but are other processes."""
     cell = [sys.executable, "-m", "implicit_slate.cli", "cell", str(tmp_path / "none")]

@@ -117,7 +117,9 @@ def check(configs: Mapping[str, dict], to_parse: Mapping[str, dict]) -> int:
     for _ in range(MOST_TRIES):
         pool = ProcessPoolExecutor(1, mp_context=_context, initializer=_begin, initargs=(os.devnull,))
         try:
-            return pool.submit(_check, configs, to_parse).result()
+            with expecting_children():  # if the server was killed, this starts another
+                checked = pool.submit(_check, configs, to_parse)
+            return checked.result()
         except (BrokenProcessPool, EOFError, ConnectionError):  # it or the server was killed (out of memory?)
             time.sleep(POLL_SECONDS)
         finally:
@@ -216,7 +218,8 @@ def start(folder: Path, resources: Resources, worker: int) -> BaseProcess:
     for _ in range(MOST_TRIES):
         process = _context.Process(target=_run_cell, args=(folder, share, resources.threads, resources.devices))
         try:
-            process.start()
+            with expecting_children():  # if the server was killed, this starts another
+                process.start()
             return process
         except (EOFError, OSError):  # the server died meanwhile; multiprocessing starts another once it notices
             time.sleep(POLL_SECONDS)
