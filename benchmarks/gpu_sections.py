@@ -22,7 +22,8 @@ from benchmarks.plain_slate import PlainSLATE
 from benchmarks.training_step import GRADIENTS, loss_of, make_step
 from implicit_slate import SLATE
 from implicit_slate.models.generation import capture
-from implicit_slate.training.slate_module import inductor_options
+from implicit_slate.training.compiling import INDUCTOR_OPTIONS, compile_losses
+from implicit_slate.training.cuda_graphs import CUDAGraphs
 
 ROOT = Path(__file__).parents[1]
 TRAINING_STEPS = 250_000
@@ -96,7 +97,7 @@ class Variant:
     tf32: bool = False
     compiled: bool = False
     graphs: bool = True
-    """Whether compiled code launches its kernels as a CUDA graph."""
+    """Whether the kernels of compiled code are launched as CUDA graphs."""
 
     def make(self, scale: Scale, gradient: str, capturable: bool = False) -> Step:
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
@@ -107,12 +108,14 @@ class Variant:
         compute = loss_of
         if self.compiled:
             torch.compiler.reset()  # drops the code of earlier variants
-            how = {"options": inductor_options(self.graphs)} if DEVICE == "cuda" else {"backend": "aot_eager"}
-            # The same graph as in `SLATEModule`, which then need not compile it again.
-            losses, tau = torch.compile(model.losses, fullgraph=True, **how), torch.full((), 0.9, device=DEVICE)
+            how = {"options": INDUCTOR_OPTIONS} if DEVICE == "cuda" else {"backend": "aot_eager"}
+            # The same code as in `SLATEModule`, which then need not compile it again.
+            losses, tau = compile_losses(model.losses, **how), torch.full((), 0.9, device=DEVICE)
+            if self.graphs and DEVICE == "cuda":
+                losses = CUDAGraphs(model, losses)
 
             def compute(model: SLATE, image: Tensor) -> Tensor:
-                found = losses(image, tau, False)
+                found = losses(image, tau, hard=False)
                 return found.cross_entropy + found.mse
 
         if self.bfloat16:

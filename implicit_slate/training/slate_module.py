@@ -9,6 +9,8 @@ from implicit_slate.fixed_point.gradients import Exact
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models import SLATE
 from implicit_slate.models.dvae import squared_error
+from implicit_slate.training.compiling import INDUCTOR_OPTIONS, compile_losses
+from implicit_slate.training.cuda_graphs import CUDAGraphs
 from implicit_slate.training.dvae_module import load_dvae
 from implicit_slate.training.optimization import Optimization, cosine
 from implicit_slate.training.slot_module import SlotModule
@@ -17,12 +19,6 @@ TOKENIZED_AT_ONCE = 20_000
 """Largest number of training images whose tokens from a frozen dVAE are kept in memory; the same for validation."""
 CHUNK = 100
 """How many of them are tokenized at a time."""
-
-
-def inductor_options(graphs: bool) -> dict[str, bool]:
-    """Options of `torch.compile` for a GPU: small independent kernels are combined, which leaves 1,160 of 1,410 kernels
-    at the paper's size; with `graphs`, all kernels are launched together as a CUDA graph."""
-    return {"combo_kernels": True, "triton.cudagraphs": graphs}
 
 
 class SLATEModule(SlotModule):
@@ -85,12 +81,14 @@ class SLATEModule(SlotModule):
         on_gpu = self.device.type == "cuda"
         if not (on_gpu if self._compile is None else self._compile):
             return
-        # Launching kernels one by one takes longer than running them: 28 ms for a step at the paper's size instead of
-        # 18. A CUDA graph keeps gradients in its own memory, where nothing else may modify them.
-        graphs = on_gpu and self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
-        options = {"options": inductor_options(graphs)} if on_gpu else {}
-        self._losses = torch.compile(self.model.losses, fullgraph=True, **options)
-        self._predict = torch.compile(self.model.predict, fullgraph=True, **options)
+        options = {"options": INDUCTOR_OPTIONS} if on_gpu else {}
+        self._losses = compile_losses(self.model.losses, **options)
+        self._predict = compile_losses(self.model.predict, **options)
+        # The regulariser differentiates the update that the losses return, which a CUDA graph's results do not support.
+        is_single = self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
+        if on_gpu and is_single and not self.jacobian_weight:
+            self._losses = CUDAGraphs(self.model, self._losses)
+            self._predict = CUDAGraphs(self.model, self._predict)
 
     def training_step(self, batch, batch_idx) -> torch.Tensor:
         if self.dvae_is_frozen:
@@ -99,7 +97,7 @@ class SLATEModule(SlotModule):
         else:
             tau = cosine(self.global_step, self.tau_start, self.tau_final, self.tau_steps)
             # A tensor, because `torch.compile` would compile again for each new number.
-            losses = self._losses(batch["image"], torch.full((), tau, device=self.device), self.hard)
+            losses = self._losses(batch["image"], torch.full((), tau, device=self.device), hard=self.hard)
             prediction, loss = losses.prediction, losses.cross_entropy + losses.mse
             self.log_step({"train/mse": losses.mse, "train/tau": tau})
         self.log_step({"train/cross_entropy": prediction.cross_entropy})

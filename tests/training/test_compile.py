@@ -8,30 +8,33 @@ from callbacks import Diverged
 from implicit_slate.errors import UserError
 from implicit_slate.models import SLATE
 from implicit_slate.training import SLATEModule
-from implicit_slate.training.slate_module import inductor_options
+from implicit_slate.training.compiling import INDUCTOR_OPTIONS, compile_losses
 from tests.tiny import SLATE_SIZES, TinyImages
 from tests.training.setting import module, trainer
 
 
-def losses_and_gradients(model, losses, tau):
+def losses_and_gradients(model, losses, tau, bfloat16=False):
     model.zero_grad()
     torch.manual_seed(1)
-    found = losses(TinyImages().probe(4)["image"], tau)
+    with torch.autocast("cpu", torch.bfloat16, bfloat16):
+        found = losses(TinyImages().probe(4)["image"], tau)
     (found.cross_entropy + found.mse).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {"cross_entropy": found.cross_entropy.detach(), "mse": found.mse.detach(), **gradients}
 
 
-def test_in_16_bits_every_parameter_gets_its_gradient():
+@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
+def test_in_16_bits_gradients_are_right_and_those_of_the_refinement_are_computed_in_32(gradient):
     """With torch 2.11, gradients of norms in 16 bits can be zero."""
+    torch.manual_seed(0)
     torch._dynamo.reset()
-    model = SLATE(**SLATE_SIZES).eval()
-    found = []
-    for losses in (model.losses, torch.compile(model.losses, fullgraph=True, backend="aot_eager")):
-        with torch.autocast("cpu", torch.bfloat16):
-            found.append(losses_and_gradients(model, losses, 1.0))
-    for name, expected in found[0].items():
-        assert (found[1][name] - expected).norm() <= 0.05 * expected.norm() + 1e-3, name
+    model = SLATE(**SLATE_SIZES, gradient=gradient).eval()
+    plain = losses_and_gradients(model, model.losses, 1.0, bfloat16=True)
+    found = losses_and_gradients(model, compile_losses(model.losses, backend="aot_eager"), 1.0, bfloat16=True)
+    for name, expected in plain.items():
+        assert (found[name] - expected).norm() <= 0.05 * expected.norm() + 1e-4, name
+    # A softmax over slots is not changed by what is added for all slots, so this gradient is a sum that cancels.
+    assert found["slot_attention.norm_slots.bias"].norm() < 1e-6
 
 
 @pytest.mark.parametrize("settings", [{"gradient": "unrolled"}, {"gradient": "implicit"}])
@@ -67,38 +70,13 @@ def test_a_gpu_trains_every_parameter_with_its_own_kernels():
         return sums
 
     expected = gradients(model.losses)
-    found = gradients(torch.compile(model.losses, fullgraph=True, options=inductor_options(graphs=False)))
+    found = gradients(compile_losses(model.losses, options=INDUCTOR_OPTIONS))
     for name, norm in expected.items():
         assert norm / 3 <= found[name] <= 3 * norm + 1e-3, name
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
-def test_a_gpu_computes_the_same_in_one_graph(gradient):
-    """In evaluation mode with learned slots, so that no noise is drawn."""
-    torch.manual_seed(0)
-    torch._dynamo.reset()
-    model = SLATE(**SLATE_SIZES, gradient=gradient, slot_init="queries").cuda().eval()
-    image = TinyImages().probe(4)["image"].cuda()
-
-    def gradients(losses):
-        model.zero_grad()
-        found = losses(image)
-        (found.cross_entropy + found.mse).backward()
-        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-
-    expected = gradients(model.losses)
-    assert sum(float(gradient.abs().sum() > 0) for gradient in expected.values()) > 50
-    compiled = torch.compile(model.losses, fullgraph=True, options=inductor_options(graphs=True))
-    for _ in range(4):  # the first calls record the CUDA graph
-        found = gradients(compiled)
-    for name, gradient in expected.items():  # convolutions round to TF32 in different ways
-        assert (found[name] - gradient).norm() <= 0.02 * gradient.norm() + 1e-5, name
-
-
 def test_what_inductor_is_told_it_knows():
-    for graphs in (False, True):
-        torch.compile(torch.sin, options=inductor_options(graphs))  # an unknown option is an error
+    torch.compile(torch.sin, options=INDUCTOR_OPTIONS)  # an unknown option is an error
 
 
 def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(monkeypatch):
