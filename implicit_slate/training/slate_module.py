@@ -90,6 +90,9 @@ class SLATEModule(SlotModule):
             self._losses = CUDAGraphs(self.model, self._losses)
             self._predict = CUDAGraphs(self.model, self._predict)
 
+    def on_fit_end(self) -> None:
+        self._losses, self._predict = self.model.losses, self.model.predict  # frees the memory of CUDA graphs
+
     def training_step(self, batch, batch_idx) -> torch.Tensor:
         if self.dvae_is_frozen:
             prediction = self._predict(self._tokenize(batch))
