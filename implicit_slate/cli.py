@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from implicit_slate import __version__
 from implicit_slate.errors import ArgumentParser, UserError, nearest
+from implicit_slate.processes import stop_as_by_ctrl_c
 from implicit_slate.provenance import revision, versions
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -111,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
+        if name not in ("fit", "cell"):  # which have their own way to end at a signal
+            stop_as_by_ctrl_c()
         return function(name)(rest)
     except UserError as error:
         print(f"implicit-slate: {error}", file=sys.stderr)

@@ -16,7 +16,6 @@ from implicit_slate.ablation.matrix import Grid, load_grid
 from implicit_slate.ablation.tensorboard import link_cells
 from implicit_slate.errors import ArgumentParser, UserError, positive
 from implicit_slate.files import read_json, sweep, write_atomically
-from implicit_slate.processes import stop_as_by_ctrl_c
 from implicit_slate.run_folder import DONE, FINISHED, RunFolder
 from implicit_slate.yaml_files import load_yaml, override
 
@@ -37,7 +36,6 @@ def main(argv: Sequence[str]) -> int:
     if arguments.list:
         _print_states(folder, arguments.launcher)
         return 0
-    stop_as_by_ctrl_c()
     try:
         return _run(grid, folder, preparations, arguments)
     except KeyboardInterrupt:

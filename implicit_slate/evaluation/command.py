@@ -13,7 +13,7 @@ from data_modules.processes import num_cores
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive, seed
 from implicit_slate.evaluation import BY_DEFAULT, METRICS
 from implicit_slate.files import check_writable, read_json, write_atomically
-from implicit_slate.processes import end_with_parent, expecting_children, stop_as_by_ctrl_c
+from implicit_slate.processes import end_with_parent, expecting_children
 from implicit_slate.run_folder import LAST, RunFolder, run_of
 
 EPILOG = """Exit status: 0 done, 2 bad usage or input (nothing is written), 130 stopped.
@@ -64,7 +64,6 @@ def main(argv: Sequence[str]) -> int:
     warnings.filterwarnings("ignore", "The `srun` command is available")  # we start our processes ourselves
     warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
     warnings.filterwarnings("ignore", ".*all_gather is deprecated")  # the same
-    stop_as_by_ctrl_c()
     gpus = torch.cuda.device_count()
     room, what = (gpus, "GPUs") if gpus else (num_cores(), "cores")
     if arguments.devices and arguments.devices > room:

@@ -21,7 +21,6 @@ from implicit_slate.metrics.inception import to_uint8
 from implicit_slate.models import SlotModel
 from implicit_slate.models.generation import check_sampling
 from implicit_slate.pictures import panel_columns, tile, to_png
-from implicit_slate.processes import stop_as_by_ctrl_c
 
 PANEL_ROWS = 16
 OUTPUTS = ("reconstructions", "masks", "panels.png")
@@ -37,7 +36,6 @@ def generate(arguments: argparse.Namespace) -> int:
     model = load_image_model(arguments.checkpoint).model.to("cuda" if torch.cuda.is_available() else "cpu")
     sampling = _sampling(arguments, model)
     images = ArrayImages(np.stack([read_item(Item(file), model.image_size, PHOTOGRAPH).image for file in files]))
-    stop_as_by_ctrl_c()
     try:
         out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out, prefix=".") as folder:

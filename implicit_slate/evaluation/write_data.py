@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from implicit_slate.errors import ArgumentParser, UserError
-from implicit_slate.processes import stop_as_by_ctrl_c
 
 if TYPE_CHECKING:  # these import PyTorch, which `--help` does not need
     from data_modules.base import Images, Splits
@@ -32,7 +31,6 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{out}: exists already; it is not overwritten")
     if out.is_mount():
         raise UserError(f"{out}: a disk is mounted there, so no whole folder can be put in its place; name one in it")
-    stop_as_by_ctrl_c()
     from implicit_slate.evaluation.data import describe_data, load_splits
 
     data = describe_data(Path(experiment), experiment, options)

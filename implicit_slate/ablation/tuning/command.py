@@ -17,7 +17,6 @@ from implicit_slate.ablation.cell import max_steps, preparation, prepare
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.errors import ArgumentParser, UserError, nearest, positive
 from implicit_slate.files import check_writable, sqlite_url
-from implicit_slate.processes import stop_as_by_ctrl_c
 from implicit_slate.run_folder import RunFolder
 from implicit_slate.yaml_files import leaves, load_yaml, override
 
@@ -40,7 +39,6 @@ def main(argv: Sequence[str]) -> int:
     """Exit status: 0 if done, 1 if the pretraining or several cells failed, 130 if stopped."""
     arguments = parser().parse_args(argv)
     target = find_target(arguments.name, arguments.file, arguments.modes)
-    stop_as_by_ctrl_c()
     try:
         return _run(target, arguments.out or Path("runs") / f"tune-{target.name}", arguments)
     except KeyboardInterrupt:
