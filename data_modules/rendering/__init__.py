@@ -2,5 +2,5 @@
 
 `scenes` samples scene descriptions; `geometry` and `mitsuba_scene` turn them into Mitsuba scenes; `render` makes image
 and mask; `generate` writes whole folders and is the command `implicit-slate data render`; `tools` describes a folder,
-compares two, or packs one into a zip file.
+or packs one into a zip file.
 """

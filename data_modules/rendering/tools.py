@@ -1,8 +1,7 @@
 """Maintainers' tools for folders of rendered scenes: `python -m data_modules.rendering.tools TOOL …`.
 
-card     describe a folder or its zip file: a Markdown table, and a picture of the first scenes and masks
-compare  compare two folders of the same scenes: intersection over union of the masks, PSNR of the images
-pack     pack a folder into a zip file; the same folder gives the same bytes
+card  describe a folder or its zip file: a Markdown table, and a picture of the first scenes and masks
+pack  pack a folder into a zip file; the same folder gives the same bytes
 """
 
 import io
@@ -49,42 +48,6 @@ def _counts(values) -> str:
     return ", ".join(f"{value}: {count}" for value, count in sorted(Counter(values).items()))
 
 
-def compare(folder: Path, reference: Path, sheet: Path | None = None) -> None:
-    """Prints how similar the images and masks are that both folders have; they must have equal sizes.
-
-    `sheet` gets rows of `folder`, of `reference`, and of half the difference plus grey. UserError if the folders share
-    no scenes.
-    """
-    stems = sorted(path.stem for path in (folder / "images").glob("*.png"))
-    stems = [stem for stem in stems if (reference / "images" / f"{stem}.png").exists()]
-    if not stems:
-        raise UserError(f"{folder}: expected images/*.png with the same names as in {reference}, found none")
-    ious, ratios, pictures = [], [], []
-    for stem in stems:
-        (ours, our_mask), (theirs, their_mask) = read(folder, stem), read(reference, stem)
-        if ours.shape != theirs.shape:
-            raise UserError(f"{folder}: image {stem} is {len(ours)} pixels wide, but {len(theirs)} in {reference}")
-        ious += mask_ious(our_mask, their_mask)
-        ratios.append(psnr(ours, theirs))
-        pictures.append((ours, theirs, (128 + (ours.astype(int) - theirs) // 2).clip(0, 255).astype(np.uint8)))
-    print(f"{len(stems)} scenes: mask IoU {np.mean(ious):.4f} (worst object {min(ious):.3f}), "
-          f"PSNR {np.mean(ratios):.2f} dB (worst {min(ratios):.2f})")  # fmt: skip
-    if sheet:
-        write_sheet(sheet, pictures[: SHEET_COLUMNS * SHEET_ROWS])
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 images, in dB."""
-    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
-
-
-def mask_ious(a: np.ndarray, b: np.ndarray) -> list[float]:
-    """Intersection over union of each label in either mask, without the background 0."""
-    labels = sorted({*np.unique(a), *np.unique(b)} - {0})
-    return [float(((a == label) & (b == label)).sum() / ((a == label) | (b == label)).sum()) for label in labels]
-
-
 def pack(folder: Path, file: Path) -> None:
     """Writes images/, masks/, scenes/ and render.json of `folder` into the zip file `file`.
 
@@ -122,7 +85,7 @@ def write_sheet(file: Path, pictures: list[tuple[np.ndarray, ...]]) -> None:
 
 if __name__ == "__main__":
     try:
-        auto_cli([card, compare, pack], prog="python -m data_modules.rendering.tools", description=__doc__)
+        auto_cli([card, pack], prog="python -m data_modules.rendering.tools", description=__doc__)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

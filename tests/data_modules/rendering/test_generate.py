@@ -105,10 +105,7 @@ def test_maintainers_tools(rendered, tmp_path, capsys):
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     tools.card(tmp_path / "a.zip", tmp_path / "card.jpg")
     assert "| scenes | 4 |" in capsys.readouterr().out
-    tools.compare(rendered, rendered, tmp_path / "compared.png")
-    assert capsys.readouterr().out.startswith("4 scenes: mask IoU 1.0000 (worst object 1.000), PSNR inf dB")
-    sizes = [Image.open(tmp_path / name).size for name in ("card.jpg", "compared.png")]
-    assert sizes == [(12 * 128, 2 * 128), (12 * 128, 3 * 128)]  # one column per scene, the last 8 empty
+    assert Image.open(tmp_path / "card.jpg").size == (12 * 128, 2 * 128)  # one column per scene, the last 8 empty
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import pytest
 
 from data_modules.rendering import mitsuba_scene, render, scenes
 from data_modules.rendering.generate import DEFAULT_SAMPLES
-from data_modules.rendering.tools import mask_ious, psnr
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +86,3 @@ def test_srgb_curve():
     assert render.to_srgb(np.array([-1.0, 0.0, 0.0031308, 0.5, 1.0, 7.0])) == pytest.approx(
         [0, 0, 0.04045, 0.735357, 1, 1], abs=1e-5
     )
-
-
-def test_measures_of_comparison():
-    a = np.array([[0, 1], [1, 2]])
-    assert mask_ious(a, np.array([[0, 1], [2, 2]])) == [0.5, 0.5]
-    assert psnr(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 51, np.uint8)) == pytest.approx(20 * np.log10(5))
