@@ -79,7 +79,7 @@ class CachedImages(ArrayImages):
         return CachedImages, (self.entry, self.rows, self.arrays.get("properties"))
 
 
-def open_cache(source: Source, split: str, root: Path, folder: Path, selection: object = None) -> CachedImages:
+def open_cache(source: Source, split: str, root: Path, folder: Path, selection: object) -> CachedImages:
     """The source's decoded images: from the cache in `folder`, or else decoded now, with a progress bar.
 
     If several processes need them at the same time, one decodes and the others wait.

@@ -74,10 +74,9 @@ class Browser:
             codes = {"ArrowLeft": 37, "ArrowRight": 39, "Enter": 13, "Tab": 9, "Home": 36}
             self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key])
 
-    def photograph(self, path: Path, whole: bool = False) -> None:
-        """Saves a PNG of the visible part, or of the whole page."""
-        shot = self.command("Page.captureScreenshot", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+    def photograph(self, path: Path) -> None:
+        """Saves a PNG of the visible part."""
+        path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot")["data"]))
 
 
 @contextmanager

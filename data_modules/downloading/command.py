@@ -7,6 +7,7 @@ for a data set without a public address is also bad usage; the message says wher
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_modules.downloading.catalog import FID_WEIGHTS, KINDS, NO_ADDRESS, select
@@ -16,7 +17,7 @@ EXAMPLES = """implicit-slate data download fid-weights
 implicit-slate data download shapestacks --out data/shapestacks"""
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     args = parser().parse_args(argv)
     remotes = select(args.kind, args.base_address, args.only)
     if args.out is None and args.kind != FID_WEIGHTS:

@@ -15,7 +15,7 @@ import json
 import multiprocessing
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -40,7 +40,7 @@ implicit-slate data render --scenes 10000 --size 96 --out data/clevr_mirror
 implicit-slate data render --from-scenes scenes/scenes --out again --no-mirror"""
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """`implicit-slate data render`: exit status 0, 1 if a worker was killed, or UserError on bad input."""
     args = parser().parse_args(argv)
     if args.size < MIN_SIZE:

@@ -9,17 +9,18 @@ import numpy as np
 Mesh = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 CUBE_BEVEL, CYLINDER_BEVEL = 0.14, 0.035  # edge radii, fitted to silhouettes in Cycles renderings
+ARC_STEPS, SEGMENTS = 4, 64  # pieces of a rounded edge, and around a cylinder
 GROUND_WIDTH = 200.0
 
 
-def rounded_cube(bevel: float = CUBE_BEVEL, arc_steps: int = 4) -> Mesh:
+def rounded_cube(bevel: float = CUBE_BEVEL) -> Mesh:
     """The cube [-1, 1]³ with edges and corners rounded with radius `bevel`.
 
     Every point of a plain cube's surface is moved onto the sphere of that radius around the nearest point of the
     inner cube [-(1 - bevel), 1 - bevel]³.
     """
     inner = 1.0 - bevel
-    arc = inner + bevel * np.tan(np.linspace(0.0, np.pi / 4, arc_steps + 1))
+    arc = inner + bevel * np.tan(np.linspace(0.0, np.pi / 4, ARC_STEPS + 1))
     line = np.concatenate([-arc[::-1], arc])
     n = len(line)
     u, v = (axis.ravel() for axis in np.meshgrid(line, line, indexing="ij"))
@@ -41,17 +42,17 @@ def rounded_cube(bevel: float = CUBE_BEVEL, arc_steps: int = 4) -> Mesh:
     return np.concatenate(vertices), np.concatenate(normals), np.concatenate(faces)
 
 
-def rounded_cylinder(bevel: float = CYLINDER_BEVEL, arc_steps: int = 4, segments: int = 64) -> Mesh:
+def rounded_cylinder(bevel: float = CYLINDER_BEVEL) -> Mesh:
     """The upright cylinder of radius 1, z in [-1, 1], with both caps, and its two rims rounded with radius `bevel`."""
     inner = 1.0 - bevel
-    angle = np.linspace(0.0, np.pi / 2, arc_steps + 1)
+    angle = np.linspace(0.0, np.pi / 2, ARC_STEPS + 1)
     arc = np.stack([inner + bevel * np.cos(angle), inner + bevel * np.sin(angle)], axis=1)  # (radius, z)
     arc_normal = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     flip = np.array([1.0, -1.0])
     profile = np.concatenate([[[0.0, -1.0]], (arc * flip)[::-1], arc, [[0.0, 1.0]]])
     profile_normal = np.concatenate([[[0.0, -1.0]], (arc_normal * flip)[::-1], arc_normal, [[0.0, 1.0]]])
 
-    turn = np.linspace(0.0, 2 * np.pi, segments, endpoint=False)
+    turn = np.linspace(0.0, 2 * np.pi, SEGMENTS, endpoint=False)
     around = np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
     def revolve(radius_and_z: np.ndarray) -> np.ndarray:
@@ -61,11 +62,11 @@ def rounded_cylinder(bevel: float = CYLINDER_BEVEL, arc_steps: int = 4, segments
 
     faces = []
     for ring in range(len(profile) - 1):
-        here, there = ring * segments + np.arange(segments), ring * segments + (np.arange(segments) + 1) % segments
+        here, there = ring * SEGMENTS + np.arange(SEGMENTS), ring * SEGMENTS + (np.arange(SEGMENTS) + 1) % SEGMENTS
         if profile[ring, 0] > 0:
-            faces.append(np.stack([here, there, there + segments], axis=1))
+            faces.append(np.stack([here, there, there + SEGMENTS], axis=1))
         if profile[ring + 1, 0] > 0:
-            faces.append(np.stack([here, there + segments, here + segments], axis=1))
+            faces.append(np.stack([here, there + SEGMENTS, here + SEGMENTS], axis=1))
     return revolve(profile), revolve(profile_normal), np.concatenate(faces)
 
 

@@ -27,9 +27,8 @@ class ProgressDisplay:
     `max_steps` has each cell's number of steps; it is below 1 if another setting ends training.
     """
 
-    def __init__(self, folder: RunFolder, max_steps: Mapping[str, int], console: Console | None = None):
-        self.folder, self.max_steps = folder, max_steps
-        self.console = console or Console()
+    def __init__(self, folder: RunFolder, max_steps: Mapping[str, int]):
+        self.folder, self.max_steps, self.console = folder, max_steps, Console()
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -5,9 +5,8 @@ one line per error: path, what was expected, what was found. Exit status: 0 no e
 usage, such as a missing folder.
 """
 
-import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -99,8 +98,8 @@ def _counts(samples: list[Sample], unit: str) -> Iterator[str]:
         yield f"objects in a mask: {min(numbers)} to {max(numbers)}, {sum(numbers) / len(numbers):.2f} in the mean"
 
 
-def main(argv: list[str] | None = None) -> int:
-    args, options = parser().parse_with_data_options(sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str]) -> int:
+    args, options = parser().parse_with_data_options(argv)
     if args.kind not in data_modules.KINDS:
         raise UserError(f"data check: unknown kind {args.kind!r}{nearest(args.kind, data_modules.KINDS)}")
     name = data_modules.KINDS[args.kind]

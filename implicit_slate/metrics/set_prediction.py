@@ -32,11 +32,10 @@ class PropertyAveragePrecision(Metric):
     is_differentiable = False
     full_state_update = False
 
-    def __init__(self, thresholds: tuple[float, ...] = THRESHOLDS):
+    def __init__(self):
         super().__init__()
-        self.thresholds = thresholds
         self.add_state("confidence", [], dist_reduce_fx="cat")  # (n,), one value per detection
-        self.add_state("right", [], dist_reduce_fx="cat")  # (n, thresholds), bool
+        self.add_state("right", [], dist_reduce_fx="cat")  # (n, len(THRESHOLDS)), bool
         self.add_state("num_objects", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, properties: Tensor) -> None:
@@ -51,7 +50,7 @@ class PropertyAveragePrecision(Metric):
         distance = distance.masked_fill(~agree | ~real.unsqueeze(1), math.inf)
         nearest = F.one_hot(distance.argmin(2), distance.shape[2]).bool()  # (B, K, M)
         right = []
-        for threshold in self.thresholds:
+        for threshold in THRESHOLDS:
             found = nearest & (distance < threshold)
             right.append((found & (found.cumsum(1) == 1)).any(2))
         self.confidence.append(predictions[..., -1].detach().flatten())
@@ -66,7 +65,7 @@ class PropertyAveragePrecision(Metric):
         precision = (true_positives / ranks.unsqueeze(1)).flip(0).cummax(0).values.flip(0)
         # At every correct detection recall rises by 1 / num_objects.
         area = (precision * right).sum(0) / self.num_objects
-        return {f"ap_{threshold:g}": value for threshold, value in zip(self.thresholds, area)}
+        return {f"ap_{threshold:g}": value for threshold, value in zip(THRESHOLDS, area)}
 
 
 def _categories(properties: Tensor) -> Tensor:

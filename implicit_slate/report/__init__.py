@@ -23,7 +23,7 @@ def write_report(run_dir: Path) -> Path:
     return page.write(load_run(run_dir))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command `implicit-slate report RUN_DIR`; returns its exit status."""
     run_dir = parser().parse_args(argv).run_dir
     RunFolder(run_dir).write_results()
