@@ -1,8 +1,6 @@
 """The network of FID: its features, and that wrong files are reported in one line and never executed."""
 
-import os
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ from implicit_slate.metrics.inception import (
     find_weights,
     to_uint8,
 )
+from tests.tiny import Command
 
 # fmt: off
 STORED = torch.tensor([  # every 128th feature of each image, computed by torch-fidelity's own class
@@ -110,16 +109,6 @@ def test_weights_are_found_in_a_file_a_folder_or_the_cache(tmp_path, monkeypatch
         find_weights(tmp_path / "here")
 
 
-class Runs:
-    """Creates a folder when unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -128,8 +117,8 @@ class Runs:
         lambda path: torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(3)}, path),
         lambda path: torch.save({"state": {"a": 1}}, path),
         lambda path: torch.save(torch.zeros(3), path),
-        lambda path: torch.save(Runs(path.parent / "run"), path),
-        lambda path: path.write_bytes(pickle.dumps(Runs(path.parent / "run"))),
+        lambda path: torch.save(Command(path.parent / "run"), path),
+        lambda path: path.write_bytes(pickle.dumps(Command(path.parent / "run"))),
         lambda path: torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path),
     ],
 )

@@ -79,10 +79,15 @@ def test_what_inductor_is_told_it_knows():
     torch.compile(torch.sin, options=INDUCTOR_OPTIONS)  # an unknown option is an error
 
 
-def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(monkeypatch):
-    """In compiled losses, the solver cannot raise an error."""
+@pytest.fixture
+def without_inductor(monkeypatch):
+    """Its code would take a minute to compile."""
     compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend="aot_eager", **options))
+
+
+def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(without_inductor):
+    """In compiled losses, the solver cannot raise an error."""
     made = module(SLATEModule, compile=True)
     trainer(1).fit(made, TinyImages())
     with torch.no_grad():
@@ -91,10 +96,8 @@ def test_a_first_evaluation_that_is_not_finite_is_seen_outside_of_the_graph(monk
         trainer(1).fit(made, TinyImages())
 
 
-def test_training_compiles_once(monkeypatch):
+def test_training_compiles_once(without_inductor):
     """Although the temperature changes with every step."""
-    compile = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compile(function, backend="aot_eager", **options))
     made = module(SLATEModule, compile=True, tau_steps=4)
     trainer(1).fit(made, TinyImages())
     with torch.compiler.set_stance("fail_on_recompile"):
