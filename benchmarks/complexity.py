@@ -1,7 +1,6 @@
 """`python -m benchmarks.complexity`: time and memory of the refinement as functions of n, in every gradient mode."""
 
 import argparse
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -219,6 +218,8 @@ def _draw(rows: list[Row], title: str, folder: Path) -> None:
     """Draws times and peak memory against n on log-log axes, so that O(1) is flat and O(n) rises."""
     from matplotlib.figure import Figure  # takes a second to import
 
+    from implicit_slate.report.figures import save
+
     families = list(dict.fromkeys(row.gradient.partition("(")[0] for row in rows))  # one colour for all `exact` modes
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     for ax, quantity in zip(figure.subplots(1, 3), (FORWARD, BACKWARD, PEAK)):
@@ -231,10 +232,7 @@ def _draw(rows: list[Row], title: str, folder: Path) -> None:
         ax.set(xlabel="iterations n", title=f"{quantity.title}, {quantity.unit}")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-    for suffix in ("png", "svg"):
-        image = io.BytesIO()
-        figure.savefig(image, format=suffix, dpi=150)
-        write_atomically(folder / f"complexity.{suffix}", image.getvalue())
+    save(figure, folder, "complexity")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -246,9 +246,8 @@ def generation(scale: Scale) -> Parts:
         model().generate(slots)  # warm-up
         return row(seconds_of(lambda: model().generate(slots), scale, repeats=1), batch_size)
 
-    def recompute(batch_size: int) -> Row:
-        return row(time_generation(model(), batch_size, parts=4)[1], batch_size)
+    def recompute() -> Row:
+        return row(time_generation(model(), scale.batch_size, parts=4)[1], scale.batch_size)
 
-    return {f"batch {size}": partial(generate, size) for size in (scale.batch_size, 1)} | {
-        f"recomputing every prefix, batch {size}": partial(recompute, size) for size in (scale.batch_size,)
-    }
+    batches = {f"batch {size}": partial(generate, size) for size in (scale.batch_size, 1)}
+    return batches | {f"recomputing every prefix, batch {scale.batch_size}": recompute}
