@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from data_modules.base import Splits
 from data_modules.cached import CachedDataModule, to_path
 from data_modules.image_files import PHOTOGRAPH, Item
 from data_modules.lists import compare_lists, read_list
@@ -12,7 +13,6 @@ from implicit_slate.allowed import MultipleOf4
 from implicit_slate.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-SPLITS = ("train", "val", "test")
 
 
 class ImageFolder(CachedDataModule):
@@ -48,7 +48,7 @@ class ImageFolder(CachedDataModule):
         if self.lists is None:
             splits = self.split_by_order(sorted(names), self.root)
         elif self.lists.is_dir():
-            files = {split: self.lists / f"{split}.txt" for split in SPLITS}
+            files = {split: self.lists / f"{split}.txt" for split in Splits._fields}
             splits = {split: read_list(file, names, self.wrong, self.suspect) for split, file in files.items()}
             compare_lists({files[split]: listed for split, listed in splits.items()}, self.suspect)
         else:
@@ -59,7 +59,7 @@ class ImageFolder(CachedDataModule):
     def sources_to_check(self) -> dict[str, Source]:
         """As for training. Lists in `root` that are not in use are only checked for names that are listed twice."""
         if self.lists is None:
-            files = [file for split in SPLITS if (file := self.root / f"{split}.txt").is_file()]
+            files = [file for split in Splits._fields if (file := self.root / f"{split}.txt").is_file()]
             compare_lists({file: read_list(file, None, lambda _: None, self.suspect) for file in files}, self.suspect)
         return self.sources()
 

@@ -59,9 +59,10 @@ def parser() -> ArgumentParser:
 
 def check(data: dict[str, Any]) -> None:
     """Raise `UserError` if `ImageFolder` could not read the folder: a split is empty, or only some have masks."""
+    from data_modules.base import Splits
     from implicit_slate.evaluation.data import describe_split, load_images
 
-    has_masks = {split: "mask" in load_images(data, split)[[0]] for split in ("train", "val", "test")}
+    has_masks = {split: "mask" in load_images(data, split)[[0]] for split in Splits._fields}
     without = [split for split in has_masks if not has_masks[split]]
     if any(has_masks.values()) and without:
         raise UserError(f"{describe_split(data, without[0])} has no masks, but others do; a folder needs them for all")

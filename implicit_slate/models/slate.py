@@ -119,10 +119,6 @@ class SLATE(SlotModel):
         solution, update = self._refine(self._embed(tokens), slots_init)
         return solution.z, update.attention
 
-    def solve(self, tokens: Tensor, slots_init: Tensor | None = None) -> Solution:
-        """As `encode`, but returns the whole solution, with residuals and number of evaluations."""
-        return self._refine(self._embed(tokens), slots_init)[0]
-
     def decode(self, tokens: Tensor, slots: Tensor) -> Tensor:
         """Teacher-forced logits (B, N, V): those at position i depend on the tokens before i."""
         return self.to_logits(self._read(self._embed(tokens), slots))
@@ -193,10 +189,6 @@ class SLATE(SlotModel):
         weight, targets = self.to_logits.weight, tokens.flatten()
         loss = LinearCrossEntropy.apply(features, weight, targets, torch.is_grad_enabled()) / len(tokens)
         return Prediction(loss, solution, update)
-
-    def cross_entropy(self, tokens: Tensor, slots_init: Tensor | None = None) -> Tensor:
-        """() the `cross_entropy` of `predict`."""
-        return self.predict(tokens, slots_init).cross_entropy
 
     def slot_update(self, tokens: Tensor) -> SlotUpdate:
         """The refinement step f: slots -> slots, with the keys and values of `tokens` fixed."""

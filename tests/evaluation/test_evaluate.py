@@ -243,7 +243,7 @@ def test_slots_can_be_refined_more_often_than_in_training(checkpoint, root, eval
     slots = model.slot_attention
     for found, number in ((as_trained, slots.solver.max_iterations), (result, 9)):
         slots.solver = replace(slots.solver, max_iterations=number)
-        expected = float(model.cross_entropy(tokens, start))
+        expected = float(model.predict(tokens, start).cross_entropy)
         assert found["metrics"]["cross_entropy"]["draws"][0] == pytest.approx(expected, rel=1e-5)
 
 

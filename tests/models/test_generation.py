@@ -59,7 +59,7 @@ def test_generation_through_the_cache_is_generation_from_scratch_of_every_image_
 
 
 def test_generated_tokens_can_be_trained_on(model):
-    model.cross_entropy(model.generate(model.sample_slots(2))).backward()
+    model.predict(model.generate(model.sample_slots(2))).cross_entropy.backward()
     assert model.dictionary.weight.grad.any()
 
 

@@ -42,7 +42,7 @@ def test_sizes_are_read_from_the_state(state):
     model = load(state, num_slots=5, num_iterations=2, num_heads=4, gradient="unrolled")
     assert (model.vocab_size, model.num_tokens) == (48, (model.image_size // 4) ** 2)
     assert model.sample_slots(2).shape[1] == 5
-    assert model.solve(torch.zeros(1, model.num_tokens, dtype=torch.long)).evaluations == 2
+    assert model.predict(torch.zeros(1, model.num_tokens, dtype=torch.long)).solution.evaluations == 2
 
 
 def half_of_a_file(path, state):

@@ -71,7 +71,7 @@ def test_shapes(sizes, mode):
     assert rendered.shape == image.shape and rendered.min() >= 0 and rendered.max() <= 1
     for losses in (model.losses(image), model.train().losses(image)):
         assert losses.cross_entropy.shape == losses.mse.shape == () and losses.tokens.shape == tokens.shape
-    assert model.solve(tokens).evaluations == sizes["num_iterations"] + (mode == "implicit")
+    assert model.predict(tokens).solution.evaluations == sizes["num_iterations"] + (mode == "implicit")
 
 
 @pytest.mark.parametrize("hard", [False, True])
@@ -136,7 +136,8 @@ def test_evaluation_has_no_noise_and_training_has():
     first, second = model.losses(image), model.losses(image, tau=0.1, hard=True)
     assert first.mse == second.mse and first.cross_entropy == second.cross_entropy
     assert torch.equal(first.tokens, model.tokenize(image))
-    assert first.cross_entropy.item() == pytest.approx(model.cross_entropy(first.tokens, slots_init).item(), rel=1e-6)
+    predicted = model.predict(first.tokens, slots_init).cross_entropy
+    assert first.cross_entropy.item() == pytest.approx(predicted.item(), rel=1e-6)
     reconstruction = model.dvae.decode(F.one_hot(first.tokens, 12).float())
     assert first.mse.item() == pytest.approx(((reconstruction - image) ** 2).sum().item() / 2, rel=1e-5)
 
@@ -145,11 +146,12 @@ def test_losses_are_means_over_images_and_sums_over_the_rest():
     model, image = SLATE(**TINY).eval(), random_images(TINY, batch=4)
     slots_init = model.sample_slots(4)
     tokens = model.tokenize(image)
-    apart = [model.cross_entropy(tokens[i : i + 1], slots_init[i : i + 1]) for i in range(4)]
-    assert model.cross_entropy(tokens, slots_init).item() == pytest.approx(sum(apart).item() / 4, rel=1e-5)
+    together = model.predict(tokens, slots_init).cross_entropy.item()
+    apart = [model.predict(tokens[i : i + 1], slots_init[i : i + 1]).cross_entropy for i in range(4)]
+    assert together == pytest.approx(sum(apart).item() / 4, rel=1e-5)
     logits = model.decode(tokens, model.encode(tokens, slots_init)[0])
     by_hand = -logits.log_softmax(-1).gather(-1, tokens[..., None]).sum() / 4
-    assert model.cross_entropy(tokens, slots_init).item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert together == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("num_slot_heads", [1, 4])
