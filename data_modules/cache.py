@@ -35,7 +35,7 @@ from data_modules.sources import Source
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
 
-VERSION = 2  # of decoding and of the format; changing it makes every entry again
+VERSION = 3  # of decoding and of the format; changing it makes every entry again
 CONTENTS = "entry.json"
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -33,8 +34,8 @@ class COCO(CachedDataModule):
     and `coco-2017/<train|validation|test>/data/*.jpg`, or a plain COCO folder, with `annotations/instances_*.json`,
     `train2017/`, `val2017/` and `test2017/`. The test images are needed only for testing.
 
-    A mask numbers the instances of an image; where two overlap, the smaller one is on top. Crowd annotations are left
-    out, so their pixels are background; `num_crowds` counts them per split.
+    A mask numbers the instances of an image; where two overlap, the smaller one is on top. Boxes are not used. Crowd
+    annotations are left out, so their pixels are background; `num_crowds` counts them per split.
 
     Args:
         root: the folder of the data.
@@ -214,19 +215,23 @@ class AnnotatedImages(Source):
         )
 
     def label_map(self, piece: Annotated) -> np.ndarray:
-        """uint8 (height, width): 0 = background, i = the i-th instance; see `overlay`."""
-        masks, corners = [], []
+        """uint8 (height, width): 0 = background, i = the i-th instance; see `overlay`. An instance without a
+        segmentation has no pixels."""
+        height, width = piece.size[::-1]
+        masks = []
         for thing in piece.instances:
+            thing = copy(thing)
+            thing.bbox = [0, 0, width, height]  # FiftyOne crops to the box, which may be empty, wrong or missing
+            what = f"{self.annotations}: annotation {thing.id} of {piece.image.name}"
             try:
-                detection = thing.to_detection(piece.size, load_segmentation=True)
+                mask = thing.to_detection(piece.size, load_segmentation=True).mask
             except Exception as error:  # pycocotools has no error types of its own
-                what = f"annotation {thing.id} of {piece.image.name}"
-                raise UserError(f"{self.annotations}: {what}: FiftyOne cannot read it ({error!r})") from None
-            if detection is not None and detection.mask is not None:
-                masks.append(detection.mask)
-                left, top, *_ = thing.bbox
-                corners.append((round(top), round(left)))  # the corner of FiftyOne's cropped mask
-        return overlay(masks, corners, *piece.size[::-1])
+                raise UserError(f"{what}: FiftyOne cannot read it ({error!r})") from None
+            masks.append(np.zeros((height, width), bool) if mask is None else mask)
+            if masks[-1].shape != (height, width):
+                found = f"{masks[-1].shape[1]} × {masks[-1].shape[0]}"
+                raise UserError(f"{what}: expected a mask of {width} × {height} pixels, found {found}")
+        return overlay(masks, height, width)
 
     def faults(self, piece: Annotated, found: Size | None) -> Iterator[str]:
         """Why the annotations do not fit the image, whose size is `found` (None: unknown)."""
@@ -235,10 +240,6 @@ class AnnotatedImages(Source):
             yield f"{piece.image}: expected {wanted} pixels by {self.annotations}, found {found}"
         if (count := len(piece.instances)) > MAX_INSTANCES:
             yield f"{piece.image}: expected at most {MAX_INSTANCES} instances, found {count}"
-        for thing in piece.instances:
-            if thing.bbox and min(thing.bbox[:2]) < -0.5:  # FiftyOne would crop the mask to nothing
-                what = f"annotation {thing.id} of {piece.image.name}"
-                yield f"{self.annotations}: {what}: expected a box that begins in the image, found {thing.bbox}"
 
 
 def list_images(folder: Path) -> list[str]:
@@ -257,12 +258,8 @@ def import_coco_utils() -> ModuleType:
     return fiftyone.utils.coco
 
 
-def overlay(masks: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], height: int, width: int) -> np.ndarray:
-    """One label map of an image's instances.
-
-    Args:
-        masks: bool (h, w), each cropped to its box.
-        corners: (top, left) of each box.
+def overlay(masks: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """One label map of an image's instances, given as masks, bool (height, width).
 
     Returns:
         uint8 (height, width): 0 = background, i = the i-th instance. Where instances overlap, the one with the smaller
@@ -270,9 +267,7 @@ def overlay(masks: Sequence[np.ndarray], corners: Sequence[tuple[int, int]], hei
     """
     labels = np.zeros((height, width), np.uint8)
     for i in sorted(range(len(masks)), key=lambda i: -int(masks[i].sum())):
-        (top, left), (h, w) = corners[i], masks[i].shape
-        window = labels[top : top + h, left : left + w]
-        window[masks[i][: window.shape[0], : window.shape[1]]] = i + 1
+        labels[masks[i]] = i + 1
     return labels
 
 
@@ -281,8 +276,10 @@ def check_mask(segmentation: Any, width: int, height: int) -> None:
     from pycocotools import mask
 
     try:
+        if not segmentation:
+            raise ValueError("no segmentation")
         if isinstance(segmentation, list):
-            if not segmentation or any(len(part) < 6 for part in segmentation):  # pycocotools reads four as a box
+            if any(len(part) < 6 for part in segmentation):  # pycocotools reads four as a box
                 raise ValueError("a polygon has at least three corners")
             segmentation = mask.frPyObjects(segmentation, height, width)
         elif isinstance(segmentation["counts"], list):

@@ -36,6 +36,10 @@ module, fails = (
 @pytest.fixture(scope="module")
 def masks(root) -> dict[int, np.ndarray]:
     """The label maps of the training images before cropping."""
+    return label_maps(root)
+
+
+def label_maps(root) -> dict[int, np.ndarray]:
     source = COCO(root, max_samples=100).sources()["train"]
     return {int(piece.image.stem): source.label_map(piece) for piece in source.stored()}
 
@@ -124,8 +128,9 @@ def test_the_test_split_has_images_only(tmp_path):
 
 
 def test_of_two_instances_of_one_area_the_later_is_on_top():
-    square = np.ones((4, 4), bool)
-    labels = overlay([square, square, square[:2]], [(0, 0), (2, 2), (5, 5)], 8, 8)
+    masks = np.zeros((3, 8, 8), bool)
+    masks[0, :4, :4] = masks[1, 2:6, 2:6] = masks[2, 5:7, 5:] = True
+    labels = overlay(masks, 8, 8)
     assert labels[3, 3] == labels[2, 2] == 2 and labels[0, 0] == 1 and labels[5, 5] == 3 and labels[7, 7] == 0
 
 
@@ -258,9 +263,20 @@ def test_a_missing_extra_is_named(tmp_path, check, monkeypatch, missing):
     assert status == 2 and message in line
 
 
-def test_a_box_that_begins_outside_of_the_image_is_named(tmp_path, blames):
-    made.coco_plain(tmp_path)
-    edit(tmp_path, lambda content: content["annotations"][1].update(bbox=[-2.0, 10.0, 32.0, 10.0]))
-    message = f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: expected a box that begins in the image, found [-2.0, "
+@pytest.mark.parametrize("box", [[20.0, 10.0, 0.0, 10.0], [-2.0, 10.0, 32.0, 10.0], [21.0, 11.0, 3.0, 3.0], None])
+def test_a_mask_does_not_depend_on_the_box(tmp_path, box):
+    edit(made.coco_plain(tmp_path), lambda content: content["annotations"][1].update(bbox=box))
+    np.testing.assert_array_equal(label_maps(tmp_path)[1], drawn((2, 15, 5, 45, 40), (1, 20, 10, 30, 20)))
+
+
+@pytest.mark.parametrize("empty", [[], None])
+def test_an_instance_without_a_segmentation_keeps_its_number(tmp_path, blames, empty):
+    edit(made.coco_plain(tmp_path), segmentation(empty))
+    np.testing.assert_array_equal(label_maps(tmp_path)[1], drawn((2, 15, 5, 45, 40)))
+    blames("coco", tmp_path, f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: expected a mask of 64 × 48 pixels (no se")
+
+
+def test_a_code_of_another_size_is_not_drawn(tmp_path):
+    edit(made.coco_plain(tmp_path), segmentation({"size": [30, 32], "counts": [0, 960]}))
+    message = f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: expected a mask of 64 × 48 pixels, found 32 × 30"
     fails(tmp_path, message)
-    blames("coco", tmp_path, message)
