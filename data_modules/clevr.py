@@ -106,7 +106,7 @@ class CLEVR(CachedDataModule):
         if not self.root.is_dir():
             other = "another file" if self.root.exists() else "nothing"
             raise UserError(f"{self.root}: expected CLEVR with masks, a file ({kinds}) or its folder; found {other}")
-        found = sorted(path for path in self.root.iterdir() if path.suffix in SUFFIXES)
+        found = sorted(path for path in self.root.glob("[!.]*") if path.suffix in SUFFIXES)
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
             raise UserError(f"{self.root}: expected one file ({kinds}), found {names}; root can name the file")

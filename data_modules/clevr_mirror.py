@@ -52,7 +52,7 @@ class CLEVRMirror(CachedDataModule):
         folder, masks = self.root / "images", self.root / "masks"
         if not folder.is_dir():
             raise UserError(f"{folder}: expected the folder of CLEVR-Mirror's images (CLEVR_new_*.png), found none")
-        images = sorted(folder.glob("*.png"))
+        images = sorted(folder.glob("[!.]*.png"))
         if not images:
             raise UserError(f"{folder}: expected images (CLEVR_new_*.png), found no PNG file")
         self._suspect_strays({path.stem for path in images})
@@ -62,12 +62,12 @@ class CLEVRMirror(CachedDataModule):
     def _suspect_strays(self, stems: set[str]) -> None:
         for kind, suffix in SUFFIXES.items() if self.problems is not None else ():
             folder = self.root / kind
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if path.suffix != suffix and not path.name.startswith("."):
+            for path in sorted(folder.glob("[!.]*")):
+                if path.suffix != suffix:
                     self.suspect(f"{path}: expected only {suffix[1:].upper()} files in {folder}")
-                elif path.suffix == suffix and path.stem not in stems:
+                elif path.stem not in stems:
                     self.suspect(f"{path}: expected an image of the same name, images/{path.stem}.png, found none")
-                elif kind == "images" and path.suffix == suffix and not NAME.fullmatch(path.stem):
+                elif kind == "images" and not NAME.fullmatch(path.stem):
                     self.suspect(f"{path}: expected a name like CLEVR_new_0000000000.png")
 
     def examine(self, source: FileSource, piece: Item) -> Examined:

@@ -243,7 +243,7 @@ class AnnotatedImages(Source):
 
 
 def list_images(folder: Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.endswith(".jpg"))
+    return sorted(name for name in os.listdir(folder) if name.endswith(".jpg") and name[0] != ".")
 
 
 def import_coco_utils() -> ModuleType:

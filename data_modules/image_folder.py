@@ -70,7 +70,7 @@ class ImageFolder(CachedDataModule):
     def _names(self) -> set[str]:
         if not self.root.is_dir():
             raise UserError(f"{self.root}: expected a folder of images, found none")
-        names = {name for name in os.listdir(self.root) if name.lower().endswith(SUFFIXES)}
+        names = {name for name in os.listdir(self.root) if name.lower().endswith(SUFFIXES) and name[0] != "."}
         if not names:
             raise UserError(f"{self.root}: expected images ({', '.join(SUFFIXES)}), found none")
         return names

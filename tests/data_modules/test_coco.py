@@ -235,6 +235,11 @@ def test_a_segmentation_that_pycocotools_refuses_is_named(tmp_path):
     fails(tmp_path, f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: FiftyOne cannot read it (Exception(")
 
 
+def test_hidden_files_are_left_out(tmp_path, check):
+    (made.coco_plain(tmp_path) / "train2017" / f"._{FIRST}").write_text("attributes")
+    assert check("coco", tmp_path)[1][-1] == "nothing is wrong with 9 images"
+
+
 def test_a_check_of_a_plain_copy(tmp_path, check):
     status, lines = check("coco", made.coco_plain(tmp_path), "--fix-list", tmp_path / "good.txt")
     assert status == 0 and lines[:-1] == [

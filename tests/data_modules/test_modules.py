@@ -174,6 +174,18 @@ def test_a_check_of_what_is_right(file_case, tmp_path, check, workers):
     assert lines[-1] == f"{len(good.read_text().splitlines())} good names listed in {good}"
 
 
+def test_hidden_files_are_left_out(case, tmp_path, check):
+    """macOS leaves a file `._name` beside every file that it copies to another file system."""
+    case.make(tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_text("attributes")
+    data = module(case, tmp_path)
+    data.setup()
+    assert tuple(map(len, data.splits)) == case.sizes
+    if case.kind in {case.kind for case in BY_FILE}:
+        assert check(case.kind, tmp_path)[1][-1] == f"nothing is wrong with {sum(case.sizes)} images"
+
+
 def test_a_list_is_not_written_over(tmp_path, check):
     made.clevr_mirror(tmp_path)
     (good := tmp_path / "good.txt").write_text("mine")
