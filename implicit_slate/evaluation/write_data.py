@@ -91,9 +91,12 @@ def _write_split(images: "Images", names: Sequence[str], folder: Path, advance: 
         batch = images[numbers]
         pixels = {folder: np.moveaxis(to_bytes(batch["image"]), 1, -1)}
         if "mask" in batch:
-            pixels[folder / "masks"] = batch["mask"].byte().cpu().numpy()
+            pixels[folder / "masks"] = batch["mask"].cpu().numpy()
         for place, arrays in pixels.items():
             place.mkdir(exist_ok=True)
             for number, array in zip(numbers, arrays):
-                Image.fromarray(array).save(place / names[number])
+                least, most = array.min(), array.max()
+                if least < 0 or most > 255:
+                    raise UserError(f"the mask of {names[number]}: expected labels 0 to 255, found {least} to {most}")
+                Image.fromarray(array.astype(np.uint8)).save(place / names[number])
         advance(len(numbers))

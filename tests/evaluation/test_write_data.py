@@ -1,5 +1,6 @@
 """`implicit-slate data write`: it writes a folder with the same images, masks and splits."""
 
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import yaml
 from PIL import Image
 
 from data_modules import CLEVRMirror, ImageFolder, Sprites
-from data_modules.base import ArrayImages
+from data_modules.base import ArrayImages, Splits
 from implicit_slate.cli import main
 from tests.data_modules import made
 
@@ -69,6 +70,18 @@ def test_splits_that_make_no_folder_are_named_before_anything_is_written(tmp_pat
     assert write(tmp_path / "x.yaml", "Sprites", image_size=16, num_images=[5, 4, 3 + len(test)]) == 2
     error = capsys.readouterr().err
     assert f"the test split of data_modules.Sprites (embedded) {message}" in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
+
+
+@pytest.mark.parametrize("least, most", [(0, 256), (-1, 3)])
+def test_labels_that_no_byte_can_have_are_refused(tmp_path, monkeypatch, capsys, least, most):
+    masks = np.full((2, 16, 16), least)
+    masks[1, 0, 0] = most
+    images = ArrayImages(np.zeros((2, 16, 16, 3), np.uint8), masks)
+    monkeypatch.setattr(Sprites, "load", lambda module: Splits(images, images, images))  # as in a module of one's own
+    assert write(tmp_path / "x.yaml", "Sprites", image_size=16, data_seed=most) == 2  # loaded data are cached
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(rf"the mask of train_00000\d.png: expected labels 0 to 255, found {least} to ", error)
     assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
 
 
