@@ -23,6 +23,7 @@ SIZE = (320, 240)
 CROP = Crop(SIZE, (64, 29, 256, 221))
 """Columns 64:256 and rows 29:221, as in Locatello et al. 2020."""
 NUM_OBJECTS = range(3, 11)
+MAX_MASKS = 256  # that a byte can number
 Scene = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 SUFFIXES = (".tfrecords", ".tfrecord", ".h5", ".hdf5")
 
@@ -142,6 +143,8 @@ class Scenes(Source):
         scene = f"{self.path}: scene {number}"
         if not num_masks:
             raise UserError(f"{scene}: expected a mask of the background at least, found none")
+        if num_masks > MAX_MASKS:
+            raise UserError(f"{scene}: expected at most {MAX_MASKS} masks, found {num_masks}")
         if visibility is None:
             return
         if len(visibility) != num_masks or not ((visibility >= 0) & (visibility <= 1)).all():

@@ -151,6 +151,14 @@ def test_hdf5_of_another_layout(made_once, tmp_path, name, shape, message):
     fails(path, f"{path}: {message}")
 
 
+def test_more_masks_than_a_byte_can_number(tmp_path, blames):
+    with h5py.File(path := tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", (12, 240, 320, 3), np.uint8, chunks=True)
+        file.create_dataset("mask", (12, 257, 240, 320, 1), np.uint8, chunks=(1, 1, 240, 320, 1))
+    fails(path, message := f"{path}: scene 0: expected at most 256 masks, found 257")
+    blames("clevr", path, message)
+
+
 def test_hdf5_whose_list_of_contents_is_damaged(made_once, tmp_path, blames):
     path = Path(shutil.copy(made_once["h5"], tmp_path))
     path.write_bytes(path.read_bytes().replace(b"SNOD", b"\0\0\0\0"))
