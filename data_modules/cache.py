@@ -227,6 +227,8 @@ def _listing(source: Source, root: Path) -> Iterator[str]:
             status = os.stat(path)
         except FileNotFoundError:
             raise UserError(f"{path}: expected a file there, found nothing") from None
+        except OSError as error:  # such as a link to itself
+            raise UserError(f"{path}: expected a file that can be read ({error.strerror})") from None
         yield f"{str(path).removeprefix(prefix)} {status.st_size} {status.st_mtime_ns}"
 
 

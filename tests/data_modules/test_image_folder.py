@@ -81,6 +81,12 @@ def test_pillow_does_not_warn_of_files_that_it_does_not_name(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr == b""
 
 
+def test_a_link_to_itself_is_named(folder):
+    (path := folder / "00.png").unlink()
+    path.symlink_to(path)
+    fails(folder, f"{path}: expected a file that can be read (Too many ")
+
+
 def test_masks_elsewhere(folder, tmp_path):
     (folder / "masks").rename(tmp_path / "labels")
     assert set(module(folder).splits.val[[0]]) == {"image", "index"}
