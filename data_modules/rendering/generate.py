@@ -114,7 +114,7 @@ def to_png(pixels: np.ndarray) -> bytes:
 
 def read_scenes(folder: Path) -> dict[str, Scene]:
     """The scenes of the files in `folder`, by stem. UserError names the file and what is wrong with it."""
-    found = {path.stem: read_scene(path) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: read_scene(path) for path in sorted(folder.glob("[!.]*.json"))}
     if not found:
         raise UserError(f"{folder}: expected scene files (*.json), found none")
     for stem, scene in found.items():

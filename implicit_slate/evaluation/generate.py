@@ -73,7 +73,8 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
     images, or two files with the same stem."""
     files = []
     for path in given:
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        pictures = (file for file in path.glob("[!.]*") if file.suffix.lower() in SUFFIXES)
+        inside = sorted(pictures) if path.is_dir() else [path]
         if not inside:
             raise UserError(f"{path}: expected images ({', '.join(SUFFIXES)}), found none")
         files += inside

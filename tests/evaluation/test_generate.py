@@ -22,6 +22,7 @@ def photos(tmp_path):
     rng = np.random.default_rng(0)
     for name, shape in (("a.png", (40, 64, 3)), ("b.jpg", (33, 20, 3)), ("c.png", (16, 16))):
         Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(folder / name)
+    (folder / "._a.png").write_text("attributes")  # as macOS leaves
     return folder
 
 

@@ -109,4 +109,5 @@ def test_a_scene_without_a_split_is_new(tmp_path):
     named = scenes.name_scene(scene, 7, 64)
     del scene["split"]
     (tmp_path / "some.json").write_text(json.dumps(scene))
+    (tmp_path / "._some.json").write_text("attributes")  # as macOS leaves
     assert scenes.name_scene(read_scenes(tmp_path)["some"], 7, 64) == named
