@@ -13,7 +13,7 @@ from torch import Tensor
 
 from implicit_slate.fixed_point.jacobian import Linearization, Product, arnoldi, dense_matrix, unit_rows
 from implicit_slate.fixed_point.solvers import Adjoint, Solution, anderson, broyden
-from implicit_slate.fixed_point.state import relative_residual
+from implicit_slate.fixed_point.state import relative_residual, without_autocast
 
 
 class ReplaceCotangent(torch.autograd.Function):
@@ -41,7 +41,7 @@ class ReplaceCotangent(torch.autograd.Function):
         f, *settings = ctx.settings
         with torch.enable_grad(), torch.autocast(**ctx.autocast):
             linear = Linearization(f, z_star + (z - z.detach()))  # torch.func tracks z, but forbids requires_grad_()
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast(g):
             u = solve_adjoint(linear.vjp, g, *settings)
         return _NotTwice.apply(u, z) if torch.is_grad_enabled() else u, None, None, None, None, None
 

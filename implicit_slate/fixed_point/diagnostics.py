@@ -9,7 +9,7 @@ from torch import Tensor
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point.gradients import Gradient, parse_gradient
 from implicit_slate.fixed_point.solvers import Adjoint, Solver
-from implicit_slate.fixed_point.state import State, Step, relative_residual
+from implicit_slate.fixed_point.state import State, Step, relative_residual, without_autocast
 
 
 class Agreement(NamedTuple):
@@ -53,7 +53,9 @@ def gradient_cosines(
 
     def vector(mode: str | Gradient) -> tuple[Tensor, Adjoint | None]:
         solution = parse_gradient(mode)(f, z0, solver)
-        found = torch.autograd.grad(loss(solution.z), parameters, retain_graph=True, materialize_grads=True)
+        value = loss(solution.z)
+        with without_autocast(value):
+            found = torch.autograd.grad(value, parameters, retain_graph=True, materialize_grads=True)
         return torch.cat([gradient.flatten() for gradient in found]), solution.adjoint
 
     other, adjoint = vector(reference)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from implicit_slate.errors import UserError, nearest
-from implicit_slate.fixed_point.state import State, Step, flatten, unflatten
+from implicit_slate.fixed_point.state import State, Step, flatten, unflatten, without_autocast
 
 Product = Callable[[Tensor], Tensor]
 """The product of each image's matrix with that image's row (D,): (B, D) -> (B, D)."""
@@ -40,20 +40,25 @@ class Linearization:
 
     def vjp(self, u: Tensor, create_graph: bool = False) -> Tensor:
         """uJ, which is Jᵀu."""
-        return torch.autograd.grad(
-            self._fz, self._z, u, retain_graph=True, create_graph=create_graph, materialize_grads=True
-        )[0]
+        return self._differentiate(self._fz, self._z, u, create_graph)
 
     def jvp(self, v: Tensor) -> Tensor:
         """Jv."""
         u, transposed_product = self._transposed_product
-        return torch.autograd.grad(transposed_product, u, v, retain_graph=True, materialize_grads=True)[0]
+        return self._differentiate(transposed_product, u, v)
 
     @cached_property
     def _transposed_product(self) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             u = torch.zeros_like(self._fz, requires_grad=True)
             return u, self.vjp(u, create_graph=True)
+
+    @staticmethod
+    def _differentiate(y: Tensor, x: Tensor, arriving: Tensor, create_graph: bool = False) -> Tensor:
+        with without_autocast(x):
+            return torch.autograd.grad(
+                y, x, arriving, retain_graph=True, create_graph=create_graph, materialize_grads=True
+            )[0]
 
     def random_start(self) -> Tensor:
         """(B, D) Gaussian numbers, always the same; the global random state is not changed."""
@@ -120,7 +125,8 @@ def largest_singular_value(
     start = unit_rows(linear.random_start() if v0 is None else v0)[0]
     finite = _all_images(start)
     jvp, vjp = _where_finite(linear.jvp, finite), _where_finite(linear.vjp, finite)
-    found = METHODS[method](jvp, vjp, start, max_iterations, tol)
+    with without_autocast(start):
+        found = METHODS[method](jvp, vjp, start, max_iterations, tol)
     value, residual = (x.masked_fill(~finite, torch.nan) for x in (found.value, found.residual))
     return found._replace(value=value, residual=residual)
 
@@ -191,13 +197,14 @@ def spectral_radius(f: Step, z: State, max_iterations: int = 300, tol: float = 1
     linear = Linearization(f, z)
     start = unit_rows(linear.random_start())[0]
     finite = _all_images(start)
-    for _, hessenberg in arnoldi(_where_finite(linear.jvp, finite), start, max_iterations):
-        values, vectors = torch.linalg.eig(hessenberg[:, :-1])
-        radius, dominant = values.abs().max(dim=1)
-        last = vectors[torch.arange(len(start)), -1, dominant].abs()
-        residual = hessenberg[:, -1, -1] * last / radius.clamp_min(torch.finfo(start.dtype).tiny)
-        if (residual <= tol).all():
-            break
+    with without_autocast(start):
+        for _, hessenberg in arnoldi(_where_finite(linear.jvp, finite), start, max_iterations):
+            values, vectors = torch.linalg.eig(hessenberg[:, :-1])
+            radius, dominant = values.abs().max(dim=1)
+            last = vectors[torch.arange(len(start)), -1, dominant].abs()
+            residual = hessenberg[:, -1, -1] * last / radius.clamp_min(torch.finfo(start.dtype).tiny)
+            if (residual <= tol).all():
+                break
     return radius.to(start).masked_fill(~finite, torch.nan)
 
 

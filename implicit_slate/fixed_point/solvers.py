@@ -28,6 +28,7 @@ from implicit_slate.fixed_point.state import (
     relative_residual,
     select,
     unflatten,
+    without_autocast,
 )
 
 
@@ -155,7 +156,8 @@ def _flat(propose: Callable[[Tensor, Tensor], Tensor]) -> Propose:
     def propose_state(z: State, fz: State) -> State:
         x, fx = flatten(z), flatten(fz)
         fx = torch.where(_finite_rows(fx), fx, x)
-        proposal = propose(x, fx)
+        with without_autocast(x):
+            proposal = propose(x, fx)
         return unflatten(torch.where(_finite_rows(proposal), proposal, fx), z)
 
     return propose_state

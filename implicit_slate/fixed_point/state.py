@@ -41,6 +41,12 @@ def unflatten(flat: Tensor, like: State) -> State:
     return _in_form(tuple(shaped), like)
 
 
+def without_autocast(x: Tensor) -> torch.autocast:
+    """A context without autocast on x's device. Steps and losses run in the caller's autocast, but it would round our
+    own products of float32 numbers, and those of their backward passes, to 16 bits."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def detach(z: State) -> State:
     return each(Tensor.detach, z)
 

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from implicit_slate.errors import UserError
-from implicit_slate.fixed_point import dense_jacobian, largest_singular_value, spectral_norm, spectral_radius
+from implicit_slate.fixed_point import (
+    dense_jacobian,
+    gradient_cosine,
+    jacobian_regularizer,
+    largest_singular_value,
+    spectral_norm,
+    spectral_radius,
+)
+from implicit_slate.models.slot_attention import SlotAttention, SlotUpdate
 
 
 def linear_map(*matrices):
@@ -123,3 +131,25 @@ def test_a_map_that_ignores_its_state_has_norm_zero_and_a_jacobian_that_is_not_f
     z = torch.zeros(2, 3)
     assert torch.equal(measure(lambda z: torch.ones(2, 3), z), torch.zeros(2))
     assert measure(lambda z: torch.sqrt(z) + z.roll(1, 1), z).isnan().all()  # the root has infinite slope at 0
+
+
+def test_autocast_does_not_change_what_is_measured_of_a_step_in_float32():
+    """As in a training step, which computes the regulariser under autocast."""
+    torch.manual_seed(0)
+    module = SlotAttention(input_size=8, num_slots=3, slot_size=8, mlp_size=8, num_heads=2)
+    f, z = SlotUpdate(module, torch.randn(2, 5, 8)), module.sample_slots(2).detach()
+    parameters = [module.gru.weight_hh, module.project_q.weight]
+
+    def measured():
+        found = largest_singular_value(f, z)
+        regularizer = jacobian_regularizer(f, z, torch.Generator().manual_seed(0))
+        cosine = gradient_cosine(lambda z: z.square().sum(), f, z, parameters, "implicit").cosine
+        values = [found.value, found.vector, spectral_radius(f, z), dense_jacobian(f, z), regularizer, cosine]
+        return values, regularizer
+
+    expected, regularizer = measured()
+    gradients = torch.autograd.grad(regularizer.sum(), parameters)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, regularizer = measured()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(regularizer.sum(), parameters), gradients, rtol=0, atol=0)

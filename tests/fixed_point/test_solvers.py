@@ -124,3 +124,20 @@ def test_a_tuple_of_tensors_is_a_state(solve):
     solution = solve(f, (torch.ones(2, 3), torch.zeros(2, 4, 2)), max_iterations=80, tol=1e-6)
     assert torch.allclose(solution.z[1], torch.full((2, 4, 2), 1 / 0.7), rtol=1e-5)
     assert solution.z[0].shape == (2, 3) and solution.residual.shape == (2,)
+
+
+@pytest.mark.parametrize("solve", [anderson, broyden])
+def test_autocast_does_not_change_the_iterates_of_a_step_in_float32(solve):
+    """In float16, Broyden's updates would overflow near the solution."""
+    linear = linear_map(1.2)
+    matrix, offset = linear.matrix.detach().float(), linear.offset.detach().float()
+
+    def f(z):
+        return (matrix * z[:, None]).sum(2) + offset  # no product that autocast would round
+
+    expected = solve(f, torch.zeros(4, 8), max_iterations=60, tol=1e-5)
+    assert expected.converged.all()
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            found = solve(f, torch.zeros(4, 8), max_iterations=60, tol=1e-5)
+        assert torch.equal(found.trace, expected.trace) and torch.equal(found.z, expected.z)
