@@ -187,8 +187,8 @@ class _AndersonMixing:
         difference = gx - self.gx
         # Scaled to unit length: differences shrink by orders of magnitude, and the ridge below must suit all of them.
         scale = 1 / difference.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-        torch.mul(difference, scale, out=self.differences_g[:, slot])
-        torch.mul(fx - self.fx, scale, out=self.differences_f[:, slot])
+        self.differences_g[:, slot] = difference * scale
+        self.differences_f[:, slot] = (fx - self.fx) * scale
         self.fx, self.gx, self.count = fx, gx, self.count + 1
 
         g, f = self.differences_g[:, :used], self.differences_f[:, :used]

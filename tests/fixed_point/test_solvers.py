@@ -126,7 +126,7 @@ def test_a_tuple_of_tensors_is_a_state(solve):
     assert solution.z[0].shape == (2, 3) and solution.residual.shape == (2,)
 
 
-@pytest.mark.parametrize("solve", [anderson, broyden])
+@quasi_newton
 def test_autocast_does_not_change_the_iterates_of_a_step_in_float32(solve):
     """In float16, Broyden's updates would overflow near the solution."""
     linear = linear_map(1.2)
@@ -141,3 +141,15 @@ def test_autocast_does_not_change_the_iterates_of_a_step_in_float32(solve):
         with torch.autocast("cpu", dtype):
             found = solve(f, torch.zeros(4, 8), max_iterations=60, tol=1e-5)
         assert torch.equal(found.trace, expected.trace) and torch.equal(found.z, expected.z)
+
+
+@every_solver
+def test_a_fixed_count_compiles_to_one_graph(solve):
+    """As training does by default on a GPU."""
+    torch._dynamo.reset()
+    weight, inputs = (leaf.detach() for leaf in tanh_leaves())
+
+    def solved(inputs):
+        return solve(tanh_map(weight, inputs), torch.zeros_like(inputs), max_iterations=5).z
+
+    assert torch.allclose(torch.compile(solved, backend="aot_eager", fullgraph=True)(inputs), solved(inputs))
