@@ -115,11 +115,13 @@ def _gmres(product: Product, g: Tensor, max_iterations: int, tol: float) -> tupl
 def _dense(product: Product, g: Tensor, max_iterations: int, tol: float) -> tuple[Tensor, Tensor]:
     """Gaussian elimination on I - J, built from D products; the least-norm solution if I - J is singular."""
     matrix = dense_matrix(product, g).nan_to_num(0, 0, 0)  # values that are not finite show in the residual
-    system = (torch.eye(g.shape[1], dtype=g.dtype, device=g.device) - matrix).mT
-    u, singular = torch.linalg.solve_ex(system, g[:, :, None])
+    precise = torch.promote_types(g.dtype, torch.float32)  # torch has no elimination in 16 bits
+    matrix, target = matrix.to(precise), g[:, :, None].to(precise)
+    system = (torch.eye(g.shape[1], dtype=precise, device=g.device) - matrix).mT
+    u, singular = torch.linalg.solve_ex(system, target)
     if singular.any() or not u.isfinite().all():
-        u = torch.linalg.pinv(system) @ g[:, :, None]
-    u = u.squeeze(2)
+        u = torch.linalg.pinv(system) @ target
+    u = u.squeeze(2).to(g)
     return u, relative_residual(product(u) + g, u)
 
 

@@ -79,6 +79,17 @@ def test_autocast(gradient):
 
 
 @pytest.mark.parametrize("gradient", ALL_MODES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_16_bits(gradient, dtype):
+    """As with Lightning's `bf16-true` and `16-true`."""
+    weight, inputs = tanh_leaves()
+    expected = torch.autograd.grad(loss(weight, inputs, gradient), weight)[0]
+    rounded = [leaf.detach().to(dtype).requires_grad_() for leaf in (weight, inputs)]
+    found = torch.autograd.grad(loss(*rounded, gradient), rounded[0])[0].double()
+    assert (found - expected).norm() <= 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("gradient", ALL_MODES)
 @pytest.mark.parametrize("backward", [True, False])
 def test_nothing_is_kept_alive(gradient, backward):
     """The step's tensors are freed with the solution, even without the cyclic garbage collector."""
