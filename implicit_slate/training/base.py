@@ -60,6 +60,8 @@ class TrainingModule(Checked, L.LightningModule):
         super().log(name, value, *args, **options)
 
     def setup(self, stage: str) -> None:
+        # Lightning does this after loading a checkpoint, whose float64 weights would be rounded to float32.
+        self.trainer.precision_plugin.convert_module(self)
         keep_freed_memory()
         self._threads = torch.get_num_threads()
         host.leave_threads(self.trainer.strategy.root_device)

@@ -76,6 +76,14 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path, kind, options
     assert_same_weights(whole, resumed)
 
 
+def test_resuming_in_float64_does_not_round_the_weights(tmp_path):
+    half, rest = (trainer(1, precision="64-true") for _ in range(2))
+    half.fit(module(SpatialBroadcastModule), TinyImages())
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    rest.fit(module(SpatialBroadcastModule), TinyImages(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    assert_same_weights(half.lightning_module, rest.lightning_module)
+
+
 class Count(Callback):
     """Logs the step number, as a user's callback might."""
 
