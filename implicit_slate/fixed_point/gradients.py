@@ -22,6 +22,9 @@ from implicit_slate.fixed_point.state import State, Step, detach, each, flatten,
 class Gradient:
     """Base of the gradient modes; each is a frozen dataclass of its settings."""
 
+    compiles = True
+    """Whether the mode makes the same steps at every call; `torch.compile` and CUDA graphs repeat those of one call."""
+
     def __call__(self, f: Step, z0: State, solver: Solver) -> Solution:
         raise NotImplementedError
 
@@ -127,6 +130,8 @@ class Implicit(Neumann):
 class Exact(Gradient):
     """The implicit function theorem: solve without recording, then record one application. The backward pass solves
     u = uJ + ∂ℓ/∂z* to a relative residual of 1e-6 (float64: 1e-10) or for `max_iterations`; see `Solution.adjoint`."""
+
+    compiles = False
 
     method: str = "gmres"
     max_iterations: int = 100

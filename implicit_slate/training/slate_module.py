@@ -5,7 +5,6 @@ import torch
 from data_modules.base import ImageDataModule
 from implicit_slate.allowed import NonNegativeFloat, PositiveFloat, PositiveInt
 from implicit_slate.errors import UserError
-from implicit_slate.fixed_point.gradients import Exact
 from implicit_slate.metrics import CodeUsage
 from implicit_slate.models import SLATE
 from implicit_slate.models.dvae import squared_error
@@ -67,9 +66,10 @@ class SLATEModule(SlotModule):
         self._kept: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
         self._losses, self._predict = self.model.losses, self.model.predict
         solver, gradient = self.model.slot_attention.solver, self.model.slot_attention.gradient
-        fixed = solver.tol is None and not isinstance(gradient, Exact)
+        fixed = solver.tol is None and gradient.compiles
         if compile and not fixed:
-            raise UserError("compile: needs a fixed number of iterations, without tol or exact gradients")
+            given = f"gradient {str(gradient)!r}" if solver.tol is None else f"tol={solver.tol}"
+            raise UserError(f"compile=True: expected a fixed number of iterations, which {given} does not have")
         self._compile = compile if compile is not None or fixed else False
 
     def setup(self, stage: str) -> None:

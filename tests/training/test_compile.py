@@ -1,11 +1,14 @@
 """The losses as one graph of `torch.compile`, compared with eager mode."""
 
+import re
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from callbacks import Diverged
 from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import Gradient
 from implicit_slate.models import SLATE
 from implicit_slate.training import SLATEModule
 from implicit_slate.training.compiling import INDUCTOR_OPTIONS, compile_losses
@@ -104,7 +107,22 @@ def test_training_compiles_once(without_inductor):
         trainer(3).fit(made, TinyImages())
 
 
-@pytest.mark.parametrize("settings", [{"tol": 1e-3}, {"gradient": "exact(gmres)"}])
-def test_what_stops_by_what_it_finds_is_not_compiled(settings):
-    with pytest.raises(UserError, match="compile: needs a fixed number of iterations"):
+class OfItsOwn(Gradient):
+    """Somebody's mode whose steps differ between calls."""
+
+    compiles = False
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"tol": 1e-3}, "tol=0.001"),
+        ({"gradient": "exact(gmres, 7)"}, "gradient 'exact(gmres, 7)'"),
+        ({"gradient": OfItsOwn()}, "gradient 'OfItsOwn'"),
+    ],
+)
+def test_what_stops_by_what_it_finds_is_not_compiled(settings, named):
+    message = f"compile=True: expected a fixed number of iterations, which {named} does not have"
+    with pytest.raises(UserError, match=re.escape(message)):
         module(SLATEModule, compile=True, **settings)
+    assert module(SLATEModule, **settings)._compile is False
