@@ -49,7 +49,8 @@ class _Recorded:
         self.inputs, self.forward, self.backward = inputs, torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
 
         def differentiate() -> tuple[Tensor | None, ...]:
-            return torch.autograd.grad([*self.scalars.values()], parameters, self.arriving, allow_unused=True)
+            with torch.autocast("cuda", enabled=False):  # as in a backward pass that is not recorded
+                return torch.autograd.grad([*self.scalars.values()], parameters, self.arriving, allow_unused=True)
 
         def compute() -> None:
             self.found = losses()
