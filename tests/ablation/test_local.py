@@ -140,6 +140,15 @@ def test_a_server_that_replaces_a_killed_one_knows_its_launcher_too(tmp_path):
     assert start().environ()["IMPLICIT_SLATE_PARENT"] == str(os.getpid())
 
 
+def test_threads_may_start_cells_at_the_same_time(tmp_path):
+    """As `tune` does, with one thread for each worker."""
+    with fork_server(), ThreadPoolExecutor(8) as threads:
+        starts = [threads.submit(local.start, tmp_path, Resources(1, 1, (), 2), 0) for _ in range(60)]
+        for start in starts:
+            start.result().kill()
+    assert "IMPLICIT_SLATE_PARENT" not in os.environ
+
+
 def test_a_launcher_of_ones_own_may_start_cells_by_way_of_other_processes(tmp_path):
     """As with Ray, whose workers have the launcher's environment but are other processes."""
     cell = [sys.executable, "-m", "implicit_slate.cli", "cell", str(tmp_path / "none")]
