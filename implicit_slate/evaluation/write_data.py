@@ -91,12 +91,14 @@ def _write_split(images: "Images", names: Sequence[str], folder: Path, advance: 
         batch = images[numbers]
         pixels = {folder: np.moveaxis(to_bytes(batch["image"]), 1, -1)}
         if "mask" in batch:
-            pixels[folder / "masks"] = batch["mask"].cpu().numpy()
+            masks = batch["mask"].cpu().numpy()
+            for number, mask in zip(numbers, masks):
+                least, most = mask.min(), mask.max()
+                if least < 0 or most > 255:
+                    raise UserError(f"the mask of {names[number]}: expected labels 0 to 255, found {least} to {most}")
+            pixels[folder / "masks"] = masks.astype(np.uint8)
         for place, arrays in pixels.items():
             place.mkdir(exist_ok=True)
             for number, array in zip(numbers, arrays):
-                least, most = array.min(), array.max()
-                if least < 0 or most > 255:
-                    raise UserError(f"the mask of {names[number]}: expected labels 0 to 255, found {least} to {most}")
-                Image.fromarray(array.astype(np.uint8)).save(place / names[number])
+                Image.fromarray(array).save(place / names[number])
         advance(len(numbers))
