@@ -14,21 +14,24 @@ CHECK_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1
 PARENT = "IMPLICIT_SLATE_PARENT"
 """The environment variable in which a process passes its id to the processes that it starts."""
+_expecting = threading.RLock()
 
 
 @contextlib.contextmanager
 def expecting_children() -> Iterator[None]:
     """A context in which programs that this process starts watch this process.
 
-    This holds only for direct children: their own children inherit the variable, but have another parent.
+    This holds only for direct children: their own children inherit the variable, but have another parent. The
+    environment is that of all threads, so one thread at a time is in this context.
     """
-    outer = os.environ.get(PARENT)
-    os.environ[PARENT] = str(os.getpid())
-    try:
-        yield
-    finally:
-        del os.environ[PARENT]
-        os.environ.update({PARENT: outer} if outer else {})
+    with _expecting:
+        outer = os.environ.get(PARENT)
+        os.environ[PARENT] = str(os.getpid())
+        try:
+            yield
+        finally:
+            del os.environ[PARENT]
+            os.environ.update({PARENT: outer} if outer else {})
 
 
 def end_with_parent() -> None:

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -38,8 +37,6 @@ MOST_TRIES = 3
 """A cell counts as failed when its process has died this many times without a result, for example out of memory."""
 
 _context = multiprocessing.get_context("forkserver")
-_starting = threading.Lock()
-"""Threads of `tune` start cells, but `expecting_children` changes the environment of the process."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +218,7 @@ def start(folder: Path, resources: Resources, worker: int) -> BaseProcess:
     for _ in range(MOST_TRIES):
         process = _context.Process(target=_run_cell, args=(folder, share, resources.threads, resources.devices))
         try:
-            with _starting, expecting_children():  # if the server was killed, this starts another
+            with expecting_children():  # if the server was killed, this starts another
                 process.start()
             return process
         except (EOFError, OSError):  # the server died meanwhile; multiprocessing starts another once it notices
