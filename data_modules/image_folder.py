@@ -88,11 +88,11 @@ class ImageFolder(CachedDataModule):
                 self.suspect(
                     f"{self.root / name}: expected a stem of its own, as the mask {folder / stem}.png is shared"
                 )
-        for name in sorted(os.listdir(folder)):
+        for name in sorted(name for name in os.listdir(folder) if name[0] != "."):
             stem, suffix = os.path.splitext(name)
-            if suffix != ".png" and name[0] != ".":
+            if suffix != ".png":
                 self.suspect(f"{folder / name}: expected only PNG files in {folder}")
-            elif stem not in stems and name[0] != ".":
+            elif stem not in stems:
                 self.suspect(f"{folder / name}: expected an image of the same stem in {self.root}, found none")
         return folder
 
