@@ -82,17 +82,19 @@ class Decoding:
         self._graph = capture(run)
 
 
-def capture(run: Callable[[], None], warm_up: int = 1) -> torch.cuda.CUDAGraph:
-    """Capture `run` as a CUDA graph; replaying it repeats `run` on the same tensors.
-
-    Before the capture, `run` is called `warm_up` times on a separate stream, for what libraries set up at first use.
-    """
+def run_apart(run: Callable[[], None], times: int) -> None:
+    """Call `run` some times on a separate stream: before a capture, for what libraries set up at first use."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(warm_up):
+        for _ in range(times):
             run()
     torch.cuda.current_stream().wait_stream(stream)
+
+
+def capture(run: Callable[[], None], warm_up: int = 1) -> torch.cuda.CUDAGraph:
+    """Capture `run` as a CUDA graph, after `run_apart`; replaying it repeats `run` on the same tensors."""
+    run_apart(run, warm_up)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()

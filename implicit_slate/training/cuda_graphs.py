@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from implicit_slate.models.generation import run_apart
+
 WARM_UP = 2
 """How often the losses are computed before they are recorded, to compile them and for what libraries set up at first
 use."""
@@ -60,17 +62,15 @@ class _Recorded:
                 if isinstance(x, Tensor) and x.requires_grad and not x.ndim
             }
 
+        def compute_and_differentiate() -> None:
+            compute()
+            self.arriving = [torch.ones_like(scalar) for scalar in self.scalars.values()]
+            differentiate()
+
         # Recording draws random numbers. Afterwards the generators are as before, so that training does not depend on
         # when it happens.
         with torch.random.fork_rng(devices=[inputs[0].device]):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    compute()
-                    self.arriving = [torch.ones_like(scalar) for scalar in self.scalars.values()]
-                    differentiate()
-            torch.cuda.current_stream().wait_stream(stream)
+            run_apart(compute_and_differentiate, WARM_UP)
             # `thread_local`: the thread of a data loader may use the GPU meanwhile.
             with torch.cuda.graph(self.forward, capture_error_mode="thread_local"):
                 compute()
