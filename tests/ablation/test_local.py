@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from implicit_slate.ablation.launchers import local
-from implicit_slate.ablation.launchers.local import LocalPool, Resources, fork_server
+from implicit_slate.ablation.launchers.local import MOST_TRIES, LocalPool, Resources, fork_server, start
 from implicit_slate.errors import UserError
 from tests.ablation.conftest import prepared, wait_until
 
@@ -104,6 +104,33 @@ def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_pa
     result = json.loads((cell / "result.json").read_text())
     assert (result["status"], result["step"]) == ("complete", 60)
     assert "MEMBER: 2/2" in (cell / "log.txt").read_text()
+
+
+def test_a_cell_that_gets_further_each_time_may_die_any_number_of_times(tmp_path, monkeypatch):
+    cell = prepared(tmp_path / "run" / "cells" / "a", **{"model.pause": 0.02})
+    last, started, events = cell / "checkpoints" / "last.ckpt", [], []
+    monkeypatch.setattr(local, "start", lambda *arguments: started.append(start(*arguments)) or started[-1])
+    pool = LocalPool(lambda name, event: events.append(event))
+    with fork_server(), ThreadPoolExecutor(1) as thread:
+        running, before = thread.submit(pool.run, {"a": cell}, Resources(1, 1, (), 2)), None
+        for deaths in range(1, MOST_TRIES + 2):
+            wait_until(lambda before=before: last.exists() and last.stat().st_mtime_ns != before)
+            started[-1].kill()
+            started[-1].join()
+            before = last.stat().st_mtime_ns
+            wait_until(lambda deaths=deaths: len(started) > deaths)
+        running.result()
+    assert events.count("resumed") == MOST_TRIES + 1 and events[-1] == "complete"
+
+
+def test_a_cell_that_dies_again_and_again_has_failed(tmp_path, monkeypatch):
+    cell, events = prepared(tmp_path / "run" / "cells" / "a"), []
+    monkeypatch.setattr(local, "_run_cell", die)
+    with fork_server():
+        LocalPool(lambda name, event: events.append(event)).run({"a": cell}, Resources(1, 1, (), 2))
+    error = json.loads((cell / "result.json").read_text())["error"]
+    assert error == "its process ended 3 times without getting further, at last with status -9"
+    assert events[-1] == "failed" and events.count("started") == MOST_TRIES
 
 
 @pytest.mark.slow

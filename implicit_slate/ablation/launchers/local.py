@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -34,7 +34,8 @@ from implicit_slate.run_folder import DONE, LAST, read_result
 
 POLL_SECONDS = 1.0
 MOST_TRIES = 3
-"""A cell counts as failed when its process has died this many times without a result, for example out of memory."""
+"""A cell counts as failed when its process has died this many times without a new checkpoint, for example out of memory.
+"""
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -152,6 +153,21 @@ def launch(work: Work) -> None:
         pool.run(work.cells, resources)
 
 
+class Tries:
+    """Counts how often a cell's process has ended since the cell last got further."""
+
+    def __init__(self) -> None:
+        self._count, self._checkpoint = 0, 0
+
+    def add(self, folder: Path) -> int:
+        """Count the end of a process of the cell in `folder`; the new count is 1 if there is a new checkpoint."""
+        last = folder / LAST
+        found = last.stat().st_mtime_ns if last.exists() else 0
+        self._count = self._count + 1 if found == self._checkpoint else 1
+        self._checkpoint = found
+        return self._count
+
+
 class LocalPool:
     """Runs prepared cells, several at a time."""
 
@@ -159,13 +175,14 @@ class LocalPool:
         """`report(name, event)` is called with each cell's events: `started`, `resumed`, `interrupted`, `taken by
         another process`, or its final status."""
         self.report = report
-        self._tries: Counter[str] = Counter()
+        self._tries: defaultdict[str, Tries] = defaultdict(Tries)
         self._again: set[str] = set()
 
     def run(self, folders: Mapping[str, Path], resources: Resources) -> None:
         """Run the prepared cells in `folders`, by name; returns when all have results, from this or another process.
 
-        A failed cell is tried once; cells on several devices, and cells that die without a result, `MOST_TRIES` times.
+        A failed cell is tried once; cells on several devices, and cells that die without a result, until they have
+        ended `MOST_TRIES` times without getting further.
         Raises `UserError` if a cell's folder is gone.
         """
         # Cells that failed in an earlier start are run once more: the user may have fixed the cause.
@@ -199,14 +216,13 @@ class LocalPool:
         if exitcode == cell.BUSY:  # another process of this grid took the lock first
             self.report(name, "taken by another process")
             return
-        self._tries[name] += 1
         self._again.discard(name)
         result = read_result(folder)
-        if self._tries[name] < MOST_TRIES:
+        if self._tries[name].add(folder) < MOST_TRIES:
             if devices > 1:  # if one of several processes dies, the others often end with an error
                 self._again.add(name)
         elif result is None:
-            error = f"its process ended {MOST_TRIES} times without a result, at last with status {exitcode}"
+            error = f"its process ended {MOST_TRIES} times without getting further, at last with status {exitcode}"
             result = cell.make_result(folder, {}, "failed", error=error)
             cell.write_result(folder, result)
         self.report(name, result["status"] if result else "interrupted")

@@ -17,7 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from implicit_slate.ablation.cell import preparation, prepare
-from implicit_slate.ablation.launchers.local import MOST_TRIES, Resources, start
+from implicit_slate.ablation.launchers.local import MOST_TRIES, Resources, Tries, start
 from implicit_slate.ablation.matrix import cell_id
 from implicit_slate.ablation.tuning.storage import begin_again, patiently
 from implicit_slate.errors import UserError
@@ -199,14 +199,14 @@ class Search:
         prepare(folder, preparation(folder.name, axes | settings, config, self.devices, self.checkpoint))
         about = f"{folder.name} ({', '.join(f'{name} {value:g}' for name, value in settings.items())})"
         self.say(f"started: {about}")
-        for _ in range(MOST_TRIES):
+        tries = Tries()
+        self._run_cell(folder, trial, about, resources, worker)
+        while (result := read_result(folder)) is None:
+            if tries.add(folder) == MOST_TRIES:
+                raise CellFailed(
+                    f"failed: {folder.name}: its process was killed {MOST_TRIES} times, see {folder / 'log.txt'}"
+                )
             self._run_cell(folder, trial, about, resources, worker)
-            if (result := read_result(folder)) is not None:
-                break
-        else:
-            raise CellFailed(
-                f"failed: {folder.name}: its process was killed {MOST_TRIES} times, see {folder / 'log.txt'}"
-            )
         loss = final_loss(result["measures"])
         if result["status"] == "diverged":
             self.say(f"diverged: {about}, at step {result['step']}")
