@@ -89,7 +89,7 @@ def serve(connection: Connection, name: str, sizes: dict, batch_size: int, devic
     if name != "plain":
         keep_freed_memory()
     step = prepare(name, sizes, batch_size, device, NAMES[name])
-    for _ in range(2):  # warm-up, so that the memory has been allocated
+    for _ in range(6):  # until hardly any new memory is needed
         step()
     while connection.recv():
         connection.send(timed(step, device)[0])

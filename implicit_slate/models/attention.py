@@ -45,7 +45,7 @@ class _DroppedAttention(torch.autograd.Function):
     """Attention with dropout, O = WV, where W = P∘mask/(1 - rate) and P = softmax(QKᵀ/√d).
 
     Its gradients are dV = WᵀdO and, for the logits, W∘(dO Vᵀ) - P∘(dO∘O)1 (Dao et al. 2022, appendix B). For the
-    backward pass it keeps W without its scale, the indices of dropped weights, and the values of P there.
+    backward pass it keeps P, with a negative sign where a weight was dropped.
     """
 
     @staticmethod
@@ -57,36 +57,32 @@ class _DroppedAttention(torch.autograd.Function):
         queries, keys, values = (x.reshape(-1, *x.shape[2:]) for x in (queries, keys, values))
         mixed = torch.empty_like(queries)
         future = torch.ones(ROWS, ROWS, dtype=torch.bool).triu(1)
-        kept = []
+        signed = []
         for heads, rows, seen in _pieces(queries):
             logits = queries[heads, rows] @ keys[heads, seen].mT
             size = rows.stop - rows.start
             logits[..., rows].masked_fill_(future[:size, :size], -torch.inf)
             weights = logits.softmax(-1)
-            dropped = draw_dropped(weights.numel(), rate)
-            lost = weights.view(-1).index_select(0, dropped)
-            weights.view(-1).index_fill_(0, dropped, 0.0)
-            mixed[heads, rows] = weights @ values[heads, seen]
-            kept += [weights, dropped, lost]
-        ctx.save_for_backward(queries, keys, values, mixed, *kept)
+            flat, dropped = weights.view(-1), draw_dropped(weights.numel(), rate)
+            flat.index_copy_(0, dropped, flat.index_select(0, dropped).neg_())
+            mixed[heads, rows] = weights.clamp_min(0) @ values[heads, seen]
+            signed.append(weights)
+        ctx.save_for_backward(queries, keys, values, mixed, *signed)
         return mixed.unflatten(0, ctx.heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
-        queries, keys, values, mixed, *kept = ctx.saved_tensors
+        queries, keys, values, mixed, *signed = ctx.saved_tensors
         gradient = gradient.reshape(mixed.shape)
         # (B·heads, N, 1). In bfloat16 they are rounded like the products: float32 would not reduce the error of the
         # gradients (0.55%), and would make the subtraction slower.
         shares = (gradient * mixed).sum(-1, keepdim=True)
         to_queries, to_keys, to_values = torch.empty_like(queries), torch.zeros_like(keys), torch.zeros_like(values)
-        pieces = zip(_pieces(queries), kept[::3], kept[1::3], kept[2::3], strict=True)
-        for (heads, rows, seen), weights, dropped, lost in pieces:
-            arriving, share = gradient[heads, rows], shares[heads, rows]
-            to_values[heads, seen].baddbmm_(weights.mT, arriving)
-            to_logits = (arriving @ values[heads, seen].mT).sub_(share).mul_(weights)  # 0 where dropped
-            lost_share = share.flatten().index_select(0, dropped // weights.shape[-1])
-            to_logits.view(-1).index_copy_(0, dropped, lost * -lost_share)
+        for (heads, rows, seen), weights in zip(_pieces(queries), signed, strict=True):
+            arriving, kept = gradient[heads, rows], weights.clamp_min(0)
+            to_values[heads, seen].baddbmm_(kept.mT, arriving)
+            to_logits = (arriving @ values[heads, seen].mT).mul_(kept).sub_(weights.abs().mul_(shares[heads, rows]))
             to_queries[heads, rows] = to_logits @ keys[heads, seen]
             to_keys[heads, seen].baddbmm_(to_logits.mT, queries[heads, rows])
         to_queries.mul_(queries.shape[-1] ** -0.5)
