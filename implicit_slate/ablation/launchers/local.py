@@ -34,8 +34,7 @@ from implicit_slate.run_folder import DONE, LAST, read_result
 
 POLL_SECONDS = 1.0
 MOST_TRIES = 3
-"""A cell counts as failed when its process has died this many times without a new checkpoint, for example out of memory.
-"""
+"""A cell counts as failed when its process has died this often without a new checkpoint, for example out of memory."""
 
 _context = multiprocessing.get_context("forkserver")
 
