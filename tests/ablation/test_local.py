@@ -123,14 +123,27 @@ def test_a_cell_that_gets_further_each_time_may_die_any_number_of_times(tmp_path
     assert events.count("resumed") == MOST_TRIES + 1 and events[-1] == "complete"
 
 
-def test_a_cell_that_dies_again_and_again_has_failed(tmp_path, monkeypatch):
+def die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at_the_end(folder, *arguments):
+    """After the last step, at which every process saves a checkpoint again."""
+    (folder / "progress.json").write_text('{"step": 60}')
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "last.ckpt").write_bytes(os.urandom(8))
+    die()
+
+
+@pytest.mark.parametrize("death", [die, die_at_the_end])
+def test_a_cell_that_dies_again_and_again_has_failed(tmp_path, monkeypatch, death):
     cell, events = prepared(tmp_path / "run" / "cells" / "a"), []
-    monkeypatch.setattr(local, "_run_cell", die)
+    monkeypatch.setattr(local, "_run_cell", death)
     with fork_server():
         LocalPool(lambda name, event: events.append(event)).run({"a": cell}, Resources(1, 1, (), 2))
     error = json.loads((cell / "result.json").read_text())["error"]
     assert error == "its process ended 3 times without getting further, at last with status -9"
-    assert events[-1] == "failed" and events.count("started") == MOST_TRIES
+    assert events[-1] == "failed" and events.count("started") + events.count("resumed") == MOST_TRIES
 
 
 @pytest.mark.slow
@@ -185,10 +198,6 @@ def test_a_launcher_of_ones_own_may_start_cells_by_way_of_other_processes(tmp_pa
             capture_output=True, text=True, cwd=ROOT,
         )  # fmt: skip
     assert worker.returncode == 2 and "none" in worker.stderr
-
-
-def die(*arguments):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_check_whose_process_is_killed_is_tried_again_and_then_said_in_a_line(monkeypatch):

@@ -48,8 +48,8 @@ def trained(gradient, regularizer, steps=60):
 
 @pytest.mark.parametrize("gradient", ["implicit", "phantom(5, 0.5)", "exact(gmres)"])
 def test_training_tells_the_spirals_apart(gradient):
-    """With other seeds, or another processor's rounding, accuracies are 0.34 to 0.72 before and 0.89 to 1 after."""
-    assert trained(gradient, 0, steps=0).accuracy < 0.75 < 0.8 < trained(gradient, 0, steps=90).accuracy
+    """With other seeds, or another processor's rounding, accuracies are 0.34 to 0.72 before and 0.93 to 1 after."""
+    assert trained(gradient, 0, steps=0).accuracy < 0.75 and trained(gradient, 0, steps=150).accuracy > 0.9
 
 
 def test_the_regulariser_lowers_radius_and_evaluations():

@@ -87,7 +87,7 @@ def test_the_tokens_of_a_frozen_dvae_are_computed_once_and_training_is_the_same(
 
 
 def test_what_a_frozen_dvae_makes_of_validation_images_is_computed_once_and_losses_are_the_same(tmp_path, monkeypatch):
-    dvae_checkpoint(tmp_path)
+    dvae_checkpoint(tmp_path, warm_start_steps=50, tau_start=0.3)  # many codes, so batches have different tokens
     queries = dict(gradient="bilevel", slot_init="queries")  # without noise
     made, losses, seen = module(SLATEModule, dvae_checkpoint=str(tmp_path / "dvae.ckpt"), **queries), [], []
     tokenize, evaluate = made.model.tokenize, made.evaluate
@@ -100,8 +100,7 @@ def test_what_a_frozen_dvae_makes_of_validation_images_is_computed_once_and_loss
     monkeypatch.setattr(made.model, "tokenize", lambda image: (seen.append(len(image)), tokenize(image))[1])
     trainer(3, val_check_interval=1).fit(made, Squares(properties=False))
     assert seen == [12, 6, 6]  # the training images, at the start, and two validation batches
-    # With another processor's rounding both batches may have the same tokens, but not the same errors.
-    assert len(losses) == 6 and len({(float(ours["cross_entropy"]), float(ours["mse"])) for ours, _ in losses}) == 6
+    assert len(losses) == 6 and len({float(ours["cross_entropy"]) for ours, _ in losses}) == 6
     for ours, whole in losses:
         assert torch.equal(ours["cross_entropy"], whole.cross_entropy) and torch.equal(ours["mse"], whole.mse)
 

@@ -28,13 +28,14 @@ from data_modules.processes import num_cores
 from implicit_slate.ablation import cell
 from implicit_slate.ablation.launchers import Work
 from implicit_slate.errors import UserError
+from implicit_slate.files import read_json
 from implicit_slate.locks import is_locked
 from implicit_slate.processes import end_with_parent, expecting_children
 from implicit_slate.run_folder import DONE, LAST, read_result
 
 POLL_SECONDS = 1.0
 MOST_TRIES = 3
-"""A cell counts as failed when its process has died this often without a new checkpoint, for example out of memory."""
+"""A cell counts as failed when its process has died this often without getting further, for example out of memory."""
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -156,14 +157,13 @@ class Tries:
     """Counts how often a cell's process has ended since the cell last got further."""
 
     def __init__(self) -> None:
-        self._count, self._checkpoint = 0, 0
+        self._count = self._furthest = 0
 
     def add(self, folder: Path) -> int:
-        """Count the end of a process of the cell in `folder`; the new count is 1 if there is a new checkpoint."""
-        last = folder / LAST
-        found = last.stat().st_mtime_ns if last.exists() else 0
-        self._count = self._count + 1 if found == self._checkpoint else 1
-        self._checkpoint = found
+        """Count the end of a process of the cell in `folder`; 1 if it reached a new step."""
+        step = (read_json(folder / "progress.json") or {}).get("step", 0)
+        self._count = 1 if step > self._furthest else self._count + 1
+        self._furthest = max(step, self._furthest)
         return self._count
 
 

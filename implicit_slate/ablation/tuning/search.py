@@ -199,14 +199,13 @@ class Search:
         prepare(folder, preparation(folder.name, axes | settings, config, self.devices, self.checkpoint))
         about = f"{folder.name} ({', '.join(f'{name} {value:g}' for name, value in settings.items())})"
         self.say(f"started: {about}")
-        tries = Tries()
-        self._run_cell(folder, trial, about, resources, worker)
-        while (result := read_result(folder)) is None:
-            if tries.add(folder) == MOST_TRIES:
-                raise CellFailed(
-                    f"failed: {folder.name}: its process was killed {MOST_TRIES} times, see {folder / 'log.txt'}"
-                )
+        tries, result = Tries(), None
+        while result is None:
             self._run_cell(folder, trial, about, resources, worker)
+            result = read_result(folder)
+            if result is None and tries.add(folder) == MOST_TRIES:
+                often = f"its process was killed {MOST_TRIES} times without getting further"
+                raise CellFailed(f"failed: {folder.name}: {often}, see {folder / 'log.txt'}")
         loss = final_loss(result["measures"])
         if result["status"] == "diverged":
             self.say(f"diverged: {about}, at step {result['step']}")
