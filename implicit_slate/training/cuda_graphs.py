@@ -51,7 +51,7 @@ class _Recorded:
         self.inputs, self.forward, self.backward = inputs, torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
 
         def differentiate() -> tuple[Tensor | None, ...]:
-            with torch.autocast("cuda", enabled=False):  # as in a backward pass that is not recorded
+            with torch.autocast(inputs[0].device.type, enabled=False):  # as in a backward pass that is not recorded
                 return torch.autograd.grad([*self.scalars.values()], parameters, self.arriving, allow_unused=True)
 
         def compute() -> None:
