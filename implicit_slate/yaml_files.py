@@ -44,6 +44,7 @@ def load_yaml(path: Path) -> dict:
     """The mapping in a YAML file. If it is missing, malformed or no mapping, `UserError` names file and line."""
     try:
         content = yaml.load(Path(path).read_text(), _Loader)
+        problem = next(_misplaced(content), None)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -54,9 +55,11 @@ def load_yaml(path: Path) -> dict:
         raise UserError(f"{path}{where}: malformed YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path}: malformed YAML: a section contains itself, or too many others") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping of keys to values")
-    for problem in _misplaced(content):
+    if problem is not None:
         raise UserError(f"{path}: {problem}")
     return content
 

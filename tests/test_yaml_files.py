@@ -29,6 +29,8 @@ def test_anchors_are_merged_with_what_a_mapping_has_itself_and_dates_are_texts(t
         ("", "expected a mapping"),
         ("a: !!python/object:os.system x\n", "line 1: malformed YAML"),
         ("a: 1\nb: !!binary aGVsbG8=\n", "line 2: malformed YAML"),
+        ("a: &a {b: *a}\n", "malformed YAML: a section contains itself"),
+        (f"a: {2000 * '['}\n", "malformed YAML: a section contains itself, or too many others"),
     ],
 )
 def test_malformed_yaml_is_one_line_with_file_and_line(tmp_path, text, message):

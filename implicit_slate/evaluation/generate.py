@@ -44,7 +44,7 @@ def generate(arguments: argparse.Namespace) -> int:
                 (Path(folder) / name).rename(out / name)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from error
-    print(f"{out}: {len(files)} reconstructions, the masks of {model.slot_attention.num_slots} slots, panels.png")
+    print(f"{out}: reconstructions/ ({len(files)}), masks/ ({model.slot_attention.num_slots} slots), panels.png")
     return 0
 
 

@@ -34,7 +34,7 @@ def test_reconstructions_masks_and_panels_which_are_not_overwritten(checkpoint, 
     out = tmp_path / "out"
     command = ["generate", str(checkpoint), str(photos), "--out", str(out), "--batch-size", "2"]
     assert main(command) == 0
-    assert "3 reconstructions, the masks of 3 slots" in capsys.readouterr().out
+    assert "reconstructions/ (3), masks/ (3 slots)" in capsys.readouterr().out
     for stem in "abc":
         assert pixels(out / "reconstructions" / f"{stem}.png").shape == (16, 16, 3)
         masks = [pixels(out / "masks" / f"{stem}_slot{k:02d}.png") for k in (1, 2, 3)]
