@@ -115,7 +115,7 @@ LOGGED: dict[str, Measure] = {
         ),
         Measure(
             "gradient/adjoint_residual", "residual of the reference's backward solve",
-            "Residual for the exact gradient with which the mode's is compared.",
+            "Residual ‖uJ + g − u‖ / ‖g‖ for the exact gradient with which the mode's is compared.",
             source="FixedPointDiagnostics", summaries=_LAST, suffixed=False, log_scale=True,
         ),
         Measure(
@@ -130,7 +130,7 @@ LOGGED: dict[str, Measure] = {
         ),
         Measure(
             "adjoint/residual", "residual of the backward solve",
-            "Residual of an `exact` mode in the logged step.",
+            "Residual ‖uJ + g − u‖ / ‖g‖ of an `exact` mode in the logged step.",
             summaries=_LAST, suffixed=False, log_scale=True,
         ),
         Measure(

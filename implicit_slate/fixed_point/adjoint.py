@@ -64,7 +64,8 @@ class _NotTwice(torch.autograd.Function):
 
 
 def solve_adjoint(product: Product, g: Tensor, method: str, max_iterations: int, record: Adjoint) -> Tensor:
-    """Solve u = uJ + g for u (B, D) by one of `METHODS`; writes the residual and the number of products to `record`.
+    """Solve u = uJ + g for u (B, D) by one of `METHODS`, until ‖uJ + g - u‖ ≤ tol ‖uJ + g‖ or for `max_iterations`;
+    writes the residual and the number of products to `record`.
 
     An image whose J is not finite gets NaN, as in the other modes, so that checks of the gradient find the divergence.
     """
@@ -82,17 +83,19 @@ def solve_adjoint(product: Product, g: Tensor, method: str, max_iterations: int,
     if not g.isfinite().all():  # the loss has diverged; checks of the gradient will find it
         record.residual = g.new_full((len(g),), torch.nan)
         return g
-    u, residual = METHODS[method](counted, g, max_iterations, tol)
-    finite &= residual.isfinite()
+    u, error = METHODS[method](counted, g, max_iterations, tol)
+    finite &= error.isfinite()
+    # Relative to g, not to u as the tolerance: without a solution, u may grow until any error is small beside it.
+    residual = error / g.norm(dim=1).clamp_min(torch.finfo(g.dtype).tiny)
     record.residual = residual.masked_fill(~finite, torch.nan)
     return u.masked_fill(~finite[:, None], torch.nan)
 
 
 def _by_solver(solver: Callable[..., Solution]):
     def solve(product: Product, g: Tensor, max_iterations: int, tol: float) -> tuple[Tensor, Tensor]:
-        # With unlimited memory both end after at most 2 D steps, whether J contracts or not (Gay 1979).
+        # With unlimited memory Broyden's method ends after at most 2 D steps, whether J contracts or not (Gay 1979).
         solution = solver(lambda u: product(u) + g, g, max_iterations=max_iterations, tol=tol, memory=max_iterations)
-        return solution.z, solution.residual
+        return solution.z, solution.residual * solution.z.norm(dim=1)
 
     return solve
 
@@ -106,10 +109,10 @@ def _gmres(product: Product, g: Tensor, max_iterations: int, tol: float) -> tupl
         target[:, 0, 0] = length
         y = torch.linalg.lstsq(system, target, driver="gelsd").solution  # the least-norm one if the system is singular
         u = torch.cat([y, torch.zeros_like(y[:, :1])], dim=1)  # as coefficients of the basis
-        residual = relative_residual(u + target - system @ y, u)
-        if (residual <= tol).all():
+        error = target - system @ y
+        if (relative_residual(u + error, u) <= tol).all():
             break
-    return (basis[:, :, :-1] @ y.to(g)).squeeze(2), residual.to(g)
+    return (basis[:, :, :-1] @ y.to(g)).squeeze(2), error.norm(dim=(1, 2)).to(g)
 
 
 def _dense(product: Product, g: Tensor, max_iterations: int, tol: float) -> tuple[Tensor, Tensor]:
@@ -122,7 +125,8 @@ def _dense(product: Product, g: Tensor, max_iterations: int, tol: float) -> tupl
     if singular.any() or not u.isfinite().all():
         u = torch.linalg.pinv(system) @ target
     u = u.squeeze(2).to(g)
-    return u, relative_residual(product(u) + g, u)
+    return u, (product(u) + g - u).norm(dim=1)
 
 
 METHODS = {"broyden": _by_solver(broyden), "anderson": _by_solver(anderson), "gmres": _gmres, "dense": _dense}
+"""Each returns u (B, D) and ‖uJ + g - u‖ (B,), for `broyden` and `anderson` that of the iterate before u."""

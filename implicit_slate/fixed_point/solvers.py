@@ -37,7 +37,7 @@ class Adjoint:
     """The outcome of the backward solve of an `exact` gradient; empty until the backward pass has run."""
 
     residual: Tensor | None = None
-    """(B,) ‖uJ + g - u‖ / ‖uJ + g‖ of the solution u."""
+    """(B,) ‖uJ + g - u‖ / ‖g‖ of the solution u; for `broyden` and `anderson`, of the iterate before it."""
     products: int = 0
     """Number of vector-Jacobian products."""
 
@@ -54,7 +54,8 @@ class Solution(NamedTuple):
     trace: Tensor
     """(steps, B) the residual of every step."""
     converged: Tensor | None = None
-    """(B,) whether the residual is within the tolerance; None without one."""
+    """(B,) whether the residual is within the tolerance; None without one. As the residual is relative to f(z), this can
+    also be true far from any fixed point, if z has grown very large: Anderson's method does so if there is none."""
     adjoint: Adjoint | None = None
     """The backward solve, for `exact` gradients."""
     finite: Tensor | None = None

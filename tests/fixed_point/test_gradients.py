@@ -103,6 +103,16 @@ def test_a_singular_adjoint_equation_leaves_gradients_finite_and_a_loss_that_is_
 
 
 @pytest.mark.parametrize("gradient", EXACT)
+def test_a_singular_adjoint_equation_never_seems_solved(gradient):
+    """u = -uP + g with a cyclic permutation P. Anderson's u grows until its error is small beside it, but not beside g."""
+    cyclic, g = torch.roll(torch.eye(6), 1, 0), torch.eye(6)[:1]
+    weight = torch.ones((), requires_grad=True)
+    solution = fixed_point(lambda z: -weight * z @ cyclic + g, torch.zeros(1, 6), gradient=gradient)
+    (solution.z @ g.T).sum().backward()
+    assert solution.adjoint.residual > 0.1
+
+
+@pytest.mark.parametrize("gradient", EXACT)
 def test_an_image_whose_jacobian_is_not_finite_has_such_a_gradient_and_leaves_the_others_alone(gradient):
     weight = torch.full((2, 3), 0.5, requires_grad=True)
     is_flat = torch.tensor([[0.0], [1.0]])
