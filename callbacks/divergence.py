@@ -33,10 +33,11 @@ class Watch(Callback):
         """The first bad step, (), or -1 if there was none yet; on the device on which it is computed."""
 
     def note(self, trainer: Trainer, sound: Tensor) -> None:
-        """To be called in every step, before its update. `sound`: bool (), whether the quantity is finite."""
+        """To be called in every step, before its update. `sound`: bool (), whether the quantity is finite. If it is not
+        in one process, all raise `Diverged`; if one did so alone, the others would wait for it."""
         step = trainer.global_step
         if host.is_free_to_read(sound):
-            if not sound:
+            if not trainer.strategy.reduce_boolean_decision(bool(sound)):
                 raise Diverged(step, self.watched)
             return
         if self._first is None:
@@ -51,9 +52,15 @@ class Watch(Callback):
     def _read(self, trainer: Trainer, *_) -> None:
         # The earliest bad step of all watches: a first evaluation may be non-finite because of the previous gradient.
         watches = [watch for watch in trainer.callbacks if isinstance(watch, Watch) and watch._first is not None]
-        found = [(step, watch.watched) for watch in watches if (step := int(watch._first)) >= 0]
+        found = [(step, watch.watched) for watch in watches if (step := watch._first_of_all(trainer)) >= 0]
         if found:
             raise Diverged(*min(found))
+
+    def _first_of_all(self, trainer: Trainer) -> int:
+        """The first bad step of any process, or -1."""
+        never = torch.iinfo(self._first.dtype).max
+        first = int(trainer.strategy.reduce(self._first.masked_fill(self._first < 0, never), reduce_op="min"))
+        return -1 if first == never else first
 
     on_validation_start = on_save_checkpoint = on_train_end = _read
 
@@ -81,7 +88,7 @@ class Divergence(Watch):
 class FirstEvaluation(Watch):
     """Raises `Diverged` at the first step whose first evaluation of the refinement is not finite.
 
-    Every training of slots includes this callback. On a CPU the solver itself raises `NotFinite` before it.
+    Every training of slots includes this callback. An image can have such a step in one process only; all stop then.
     """
 
     watched = "the first evaluation of the refinement"

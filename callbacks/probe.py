@@ -85,7 +85,7 @@ class Probe(Checked, OfProbe):
         with evaluating(model), torch.autocast(like.device.type, enabled=False):
             try:
                 values = self.measure(model, batch, self._slots_init.to(like), is_last)
-            except NotFinite:  # nothing to measure; the next training step ends the run in all processes
+            except NotFinite:  # nothing to measure; if training has diverged, its next step says so
                 return
         means = {name: float(value.float().mean()) for name, value in values.items()}
         largest = {f"{name}_image_max": float(value.max()) for name, value in values.items() if value.ndim}

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from implicit_slate import host
 from implicit_slate.allowed import NonNegativeFloat, PositiveInt, check, is_known, restricted
 from implicit_slate.fixed_point.state import (
     NotFinite,
@@ -54,13 +53,12 @@ class Solution(NamedTuple):
     trace: Tensor
     """(steps, B) the residual of every step."""
     converged: Tensor | None = None
-    """(B,) whether the residual is within the tolerance; None without one. As the residual is relative to f(z), this can
-    also be true far from any fixed point, if z has grown very large: Anderson's method does so if there is none."""
+    """(B,) whether the residual is within the tolerance; None without one. As the residual is relative to f(z), this is
+    also true if z has grown very large, as in Anderson's method if there is no fixed point."""
     adjoint: Adjoint | None = None
     """The backward solve, for `exact` gradients."""
     finite: Tensor | None = None
-    """() whether the first evaluation of f was finite. If not, a solver raises `NotFinite` on a CPU; on a GPU, or under
-    `torch.compile`, it continues with a result that is not finite either; see `checked`."""
+    """() whether the first evaluation of f was finite. If not, the result is not finite either; see `checked`."""
 
     def changed(self, **fields: Any) -> "Solution":
         """A copy with new values of some fields, as `_replace`, which torch 2.11 cannot compile."""
@@ -132,8 +130,6 @@ def _iterate(f: Step, z0: State, propose: Propose, max_iterations: int, tol: flo
         if step == 0:
             check_step(z, fz)
             finite = all_finite(fz)
-            if host.is_free_to_read(finite) and not finite:
-                raise NotFinite()
         residual = relative_residual(fz, z)
         trace.append(residual)
         if tol is not None:

@@ -48,7 +48,7 @@ def test_a_measured_step_that_changes_its_state(measure, columns, rows):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_first_evaluation_that_is_not_finite(solve, value):
     with pytest.raises(NotFinite, match="first evaluation"):
-        solve(lambda z: z + value, Z0, max_iterations=3, tol=1e-3)
+        solve(lambda z: z + value, Z0, max_iterations=3, tol=1e-3).checked()
 
 
 @pytest.mark.parametrize(

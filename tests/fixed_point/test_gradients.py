@@ -104,7 +104,7 @@ def test_a_singular_adjoint_equation_leaves_gradients_finite_and_a_loss_that_is_
 
 @pytest.mark.parametrize("gradient", EXACT)
 def test_a_singular_adjoint_equation_never_seems_solved(gradient):
-    """u = -uP + g with a cyclic permutation P. Anderson's u grows until its error is small beside it, but not beside g."""
+    """u = -uP + g with a cyclic permutation P. Anderson's u grows until its error is small beside it, not beside g."""
     cyclic, g = torch.roll(torch.eye(6), 1, 0), torch.eye(6)[:1]
     weight = torch.ones((), requires_grad=True)
     solution = fixed_point(lambda z: -weight * z @ cyclic + g, torch.zeros(1, 6), gradient=gradient)

@@ -1,4 +1,5 @@
-"""Run by `test_ddp.py` in two processes: trains a few steps in every gradient mode, and saves each rank's weights."""
+"""Run by `test_ddp.py` in two processes: trains a few steps in every gradient mode, and saves each rank's weights; then
+trains with images that one rank cannot use, and saves each rank's error."""
 
 import sys
 from pathlib import Path
@@ -7,11 +8,12 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacks import Divergence, GradientNorm, SlotJacobian
-from implicit_slate.training import Optimization, SLATEModule
+from callbacks import Diverged, Divergence, GradientNorm, SlotJacobian
+from implicit_slate import host
+from implicit_slate.training import Optimization, SLATEModule, SpatialBroadcastModule
 from tests.fixed_point.maps import ALL_MODES
 from tests.tiny import SLATE_SIZES, TinyImages
-from tests.training.setting import trainer
+from tests.training.setting import module, trainer
 
 RUNS = {mode: {"gradient": mode} for mode in ALL_MODES} | {
     "queries": {"gradient": "bilevel", "slot_init": "queries"},
@@ -19,8 +21,30 @@ RUNS = {mode: {"gradient": mode} for mode in ALL_MODES} | {
 }
 
 
+class SpoilImages(L.Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_rank == 1 and trainer.global_step == 2:
+            batch["image"].fill_(torch.inf)
+
+
 def main(out: Path) -> None:
     torch.set_num_threads(1)
+    train_every_mode(out)
+    diverge(out / "read-at-once")
+    host.is_free_to_read = lambda value: False  # as on a GPU
+    diverge(out / "read-late")
+
+
+def diverge(out: Path) -> None:
+    run = trainer(5, [SpoilImages()], strategy="ddp", devices=2, log_every_n_steps=2)
+    try:
+        run.fit(module(SpatialBroadcastModule), TinyImages())
+    except Diverged as error:
+        out.mkdir(exist_ok=True)
+        (out / f"{run.global_rank}.txt").write_text(str(error))
+
+
+def train_every_mode(out: Path) -> None:
     for gradient, settings in RUNS.items():
         L.seed_everything(0)
         tricks = Optimization(warmup_steps=2, decay="plateau")

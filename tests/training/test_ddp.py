@@ -50,3 +50,9 @@ def test_metrics_are_logged_once_a_step_and_validation_averages_over_the_images_
     model.load_state_dict(torch.load(out / f"{gradient}-0.pt"))
     mse = model.eval().model.losses(TinyImages().probe(6)["image"]).mse.item()
     assert events.Scalars("val/mse")[-1].value == pytest.approx(mse, rel=1e-4)
+
+
+@pytest.mark.parametrize("read", ["read-at-once", "read-late"])
+def test_what_is_not_finite_in_one_rank_ends_training_in_both(out, read):
+    expected = "training diverged at step 2: the first evaluation of the refinement is not finite"
+    assert [(out / read / f"{rank}.txt").read_text() for rank in (0, 1)] == [expected] * 2
