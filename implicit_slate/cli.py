@@ -97,7 +97,7 @@ def complete() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 if done, 1 if the work failed, 2 for bad usage or input (one line on stderr), 130 if stopped by
-    Ctrl-C."""
+    Ctrl-C or SIGTERM."""
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
         complete()
     argv = sys.argv[1:] if argv is None else argv
@@ -126,8 +126,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"implicit-slate: {error.filename or name}: {error.strerror}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, SystemExit) as end:  # Lightning turns a KeyboardInterrupt into a SystemExit
-        if isinstance(end, SystemExit) and not isinstance(end.__context__, KeyboardInterrupt):
+    except (KeyboardInterrupt, SystemExit) as end:
+        # Lightning turns a KeyboardInterrupt into a SystemExit, and SIGTERM into one without a status.
+        if isinstance(end, SystemExit) and end.code is not None and not isinstance(end.__context__, KeyboardInterrupt):
             raise
         print(f"stopped: {name}", file=sys.stderr)
         return 130

@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,24 +21,49 @@ def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool =
     Raises:
         UserError: the file cannot be written (a full disk, no permission); nothing is left behind.
     """
-    path = Path(path)
+    with _unfinished(Path(path), data, durable) as temporary:
+        os.replace(temporary, path)
+        if durable:
+            flush(Path(path).parent)
+
+
+def write_together(contents: Mapping[Path, bytes | str]) -> None:
+    """As `write_atomically` for several files, of which the last one describes the others.
+
+    All are written before any is replaced, so on a full disk the earlier ones stay. The last one does not exist while
+    the others are replaced.
+    """
+    with ExitStack() as stack:
+        written = {path: stack.enter_context(_unfinished(path, data)) for path, data in contents.items()}
+        *_, last = written
+        last.unlink(missing_ok=True)
+        for path, temporary in written.items():
+            os.replace(temporary, path)
+        flush(last.parent)
+
+
+@contextmanager
+def _unfinished(path: Path, data: bytes | str, durable: bool = True) -> Iterator[Path]:
+    """A temporary file beside `path` with the content `data`, which is on the disk if `durable`. On an error it is
+    removed; one of the system becomes a `UserError`."""
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                # text may contain file names, which need not be UTF-8
-                file.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
-            os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-            if durable:
-                replace_durably(Path(temporary), path)
-            else:
-                os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            # text may contain file names, which need not be UTF-8
+            file.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        if durable:
+            flush(temporary)
+        yield temporary
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+        raise
 
 
 def check_writable(folder: Path) -> None:

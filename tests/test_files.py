@@ -5,7 +5,7 @@ import os
 import pytest
 
 from implicit_slate.errors import UserError
-from implicit_slate.files import read_json, sweep, write_atomically
+from implicit_slate.files import read_json, sweep, write_atomically, write_together
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
@@ -28,6 +28,25 @@ def test_a_write_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path, mo
     with pytest.raises(UserError, match=r"a\.json: cannot be written \(No space left on device\)"):
         write_atomically(tmp_path / "a.json", "new")
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "old"
+
+
+def test_of_files_that_belong_together_either_all_are_replaced_or_none(tmp_path, monkeypatch):
+    files = [tmp_path / name for name in ("numbers.csv", "picture.png", "result.json")]
+    write_together(dict.fromkeys(files, "old"))
+    fsync, left = os.fsync, iter((True, False))
+
+    def fills_up(descriptor):
+        if not next(left):
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fills_up)
+        with pytest.raises(UserError, match=r"picture\.png: cannot be written"):
+            write_together(dict.fromkeys(files, "new"))
+    assert {file: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(files, "old")
+    write_together(dict.fromkeys(files, "new"))
+    assert {file: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(files, "new")
 
 
 @pytest.mark.parametrize("content, expected", [('{"a": 1}', {"a": 1}), ("", None), ('{"a": ', None), ("[1]", None)])

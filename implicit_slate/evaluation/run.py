@@ -20,7 +20,7 @@ from implicit_slate.evaluation import BY_DEFAULT
 from implicit_slate.evaluation.data import DataConfig, check_size, describe_split, load_images
 from implicit_slate.evaluation.module import TRUTH, Evaluation, draw_slots, load_image_model
 from implicit_slate.evaluation.outputs import markdown, summarise, title
-from implicit_slate.files import check_writable, read_json, write_atomically
+from implicit_slate.files import check_writable, read_json, write_together
 from implicit_slate.fixed_point.gradients import Truncated, Unrolled
 from implicit_slate.metrics.inception import Inception, WeightsMissing, find_weights
 from implicit_slate.pictures import panel_picture, panels_npz, to_png
@@ -145,10 +145,7 @@ class Evaluator:
             markdown([result]),
             json.dumps(result, indent=1, allow_nan=False) + "\n",
         )
-        *others, last = self._files(out)
-        last.unlink(missing_ok=True)  # the JSON file describes the others, so none exists while they are replaced
-        for file, content in zip((*others, last), contents, strict=True):
-            write_atomically(file, content)
+        write_together(dict(zip(self._files(out), contents, strict=True)))  # the JSON file describes the others
 
     def _files(self, out: Path) -> list[Path]:
         return [out / f"{self.split}{name}" for name in (".csv", ".png", "_panels.npz", ".md", ".json")]

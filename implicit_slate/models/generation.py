@@ -183,11 +183,12 @@ def choose(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    values, tokens = (logits.float() / temperature).sort(descending=True, stable=True)
+    # The limits keep quotients finite, and the first token even if `top_p` is below the smallest float32.
+    values, tokens = (logits.float() / max(temperature, 1e-30)).sort(descending=True, stable=True)
     if top_k is not None:
         values, tokens = values[:, :top_k], tokens[:, :top_k]
     probabilities = values.softmax(-1)
     if top_p is not None:  # keep a token if the sum of those before it is below p; so the first is always kept
         before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= top_p, 0.0)
+        probabilities = probabilities.masked_fill(before >= max(top_p, 1e-30), 0.0)
     return tokens.gather(-1, torch.multinomial(probabilities, 1, generator=generator))[:, 0]

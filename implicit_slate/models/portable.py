@@ -90,14 +90,21 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | o
     """Load `weights`, which come from the file at `path`, into `module`.
 
     Raises:
-        UserError: a weight is missing, unexpected or of another shape; names file and weight.
+        UserError: a weight is missing, unexpected, of another shape or not finite; names file and weight.
     """
     own = module.state_dict()
     for name in [*own, *(name for name in weights if name not in own)]:
-        here, there = (str(tuple(state[name].shape)) if name in state else "none" for state in (own, weights))
+        here, there = (_shape(state.get(name)) for state in (own, weights))
         if here != there:
             raise UserError(f"{path}: weights of another model: {name} has shape {there}, {here} expected")
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise UserError(f"{path}: a diverged training: {name} is not finite")
     module.load_state_dict(weights)
+
+
+def _shape(weight: Any) -> str:
+    return str(tuple(weight.shape)) if isinstance(weight, Tensor) else "none"
 
 
 def _find(name: str | os.PathLike) -> Path:

@@ -8,6 +8,7 @@ running any code from the file.
 import pkgutil
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile, is_zipfile
 
 import torch
 
@@ -42,6 +43,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     try:
+        damaged = _damaged_part(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
@@ -49,9 +51,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if foreign := _foreign(path):
             raise Foreign(f"{path}: not loaded, because it holds {', '.join(foreign)}, which may run code") from None
         raise UserError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None
+    if damaged is not None:
+        raise UserError(f"{path}: a damaged checkpoint (the checksum of {damaged} is wrong)")
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path}: not a checkpoint of ours: it holds no state_dict")
     return checkpoint
+
+
+def _damaged_part(path: str | Path) -> str | None:
+    """The name of the first part of a checkpoint whose checksum is wrong, which torch does not notice."""
+    if not is_zipfile(path):
+        return None
+    with ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def _foreign(path: str | Path) -> list[str]:
@@ -104,7 +116,9 @@ def _initialised(checkpoint: dict[str, Any], path: str | Path) -> SlotModule:
         raise UserError(f"{path}: a checkpoint of {name}, which cannot be imported here; {remedy}") from None
     if not (isinstance(kind, type) and issubclass(kind, SlotModule)):
         raise UserError(f"{path}: a checkpoint of {name}, which has no slots")
-    settings = {key: value for key, value in settings.items() if key[0] != "_" and key not in ONLY_FOR_TRAINING}
+    settings = {
+        key: value for key, value in settings.items() if not str(key).startswith("_") and key not in ONLY_FOR_TRAINING
+    }
     if ENCODER not in checkpoint:
         return build(kind, settings, path)
     module = build(kind, settings | {"encoder_checkpoint": None}, path)

@@ -36,6 +36,9 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda reco
 warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # here the CLI is called from Python on purpose
 warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
 
+LIGHTNING_KEY = "pytorch-lightning_version"
+"""Without it, Lightning cannot continue from a checkpoint."""
+
 
 class ExperimentCLI(LightningCLI):
     """Build trainer, model and data from experiment files and overrides; raises `UserError` for mistakes in them."""
@@ -150,6 +153,8 @@ class ExperimentCLI(LightningCLI):
         if self._trained is None or not isinstance(self.model, TrainingModule):
             return
         here = {name: len(parameters) for name, parameters in self.model.parameter_groups().items()}
+        if "optimizer_states" in self._trained and LIGHTNING_KEY not in self._trained:
+            raise UserError(f"{self._checkpoint}: not a checkpoint of Lightning: it holds no {LIGHTNING_KEY}")
         for optimizer in self._trained.get("optimizer_states", ()):
             there = {group["name"]: len(group["params"]) for group in optimizer["param_groups"]}
             if there != here:

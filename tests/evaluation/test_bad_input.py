@@ -121,6 +121,8 @@ def test_an_earlier_result_is_replaced(checkpoint, tmp_path):
         ({}, {"_class_path": "nowhere.Model"}, "imported here; if it is your own, PYTHONPATH"),
         ({}, {"width": 3}, "not a checkpoint of SLATEModule"),
         ({"model.x": torch.zeros(1)}, made.SLATE_SIZES, "weights of another model"),
+        ({"model.dictionary.weight": 3}, made.SLATE_SIZES, "weights of another model"),
+        ({}, {"": 1, 2: 3}, "not a checkpoint of SLATEModule"),
         (None, {}, "holds no state_dict"),
     ],
 )
@@ -129,6 +131,19 @@ def test_a_checkpoint_of_something_else(checkpoint, refuses, command, state, set
     torch.save({name: value for name, value in content.items() if value is not None}, checkpoint)
     error = refuses(command)
     assert str(checkpoint) in error and message in error
+
+
+@pytest.mark.parametrize("command", [EVALUATE, f"{GENERATE} {{}}/a.png"])
+def test_weights_that_are_not_finite_or_have_changed_on_the_disk(checkpoint, refuses, command):
+    content = torch.load(checkpoint, weights_only=True)
+    weight = content["state_dict"]["model.dictionary.weight"]
+    with checkpoint.open("r+b") as file:
+        file.seek(checkpoint.read_bytes().index(weight.numpy().tobytes()))
+        file.write(b"a few bytes")
+    assert f"{checkpoint}: a damaged checkpoint (the checksum of" in refuses(command)
+    weight[2, 3] = torch.nan
+    torch.save(content, checkpoint)
+    assert f"{checkpoint}: a diverged training: model.dictionary.weight is not finite" in refuses(command)
 
 
 def test_a_torn_checkpoint_and_a_damaged_config_beside_it(checkpoint, refuses):

@@ -20,7 +20,6 @@ from data_modules import CLEVRMirror
 from implicit_slate.cli import main
 from implicit_slate.evaluation import run
 from implicit_slate.evaluation.module import draw_slots
-from implicit_slate.files import write_atomically
 from implicit_slate.measures import REFERENCES
 from implicit_slate.metrics import adjusted_rand_index, segments
 from implicit_slate.metrics.fid import fid
@@ -172,15 +171,15 @@ def test_what_is_done_is_not_done_again_until_something_changes(checkpoint, eval
 
 
 def test_files_of_two_evaluations_do_not_count_as_one(checkpoint, evaluate, monkeypatch):
-    first, rows = evaluate(checkpoint), read_csv(checkpoint)
+    first, rows, replace = evaluate(checkpoint), read_csv(checkpoint), os.replace
 
-    def full(file, content):
-        if file.suffix == ".png":
+    def full(source, target):
+        if Path(target).suffix == ".png":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write_atomically(file, content)
+        replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write_atomically", full)
+        patch.setattr(os, "replace", full)
         assert main(["evaluate", str(checkpoint), "--images", "4", "--draws", "2"]) == 2
     assert len(read_csv(checkpoint)) < len(rows)
     assert evaluate(checkpoint)["metrics"] == first["metrics"]

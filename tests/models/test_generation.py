@@ -105,6 +105,7 @@ def frequencies(count: int = 20_000, **sampling) -> torch.Tensor:
         (dict(temperature=3.0), [0, 1, 2, 3, 4, 5]),
         (dict(temperature=1.0, top_k=3), [1, 3, 4]),
         (dict(temperature=1.0, top_p=0.3), [1]),
+        (dict(temperature=1.0, top_p=1e-300), [1]),
         (dict(temperature=1.0, top_p=0.5), [1, 4]),
         (dict(temperature=1.0, top_p=0.85), [1, 3, 4]),
         (dict(temperature=1.0, top_p=0.95), [0, 1, 3, 4]),
@@ -126,6 +127,7 @@ def test_one_token_to_choose_from_or_no_heat_is_the_most_likely_token(model):
     greedy = model.generate(slots)
     assert torch.equal(model.generate(slots, temperature=1.0, top_k=1), greedy)
     assert torch.equal(model.generate(slots, temperature=1.0, top_p=1e-6), greedy)
+    assert torch.equal(model.generate(slots, temperature=1e-300), greedy)
     assert torch.equal(model.generate(slots, temperature=1e-4), greedy)
 
 

@@ -2,9 +2,11 @@
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 import yaml
@@ -14,7 +16,7 @@ from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solver, parse_gradient
 from implicit_slate.training import SLATEModule
-from implicit_slate.training.experiment_cli import ExperimentCLI
+from implicit_slate.training.experiment_cli import LIGHTNING_KEY, ExperimentCLI
 from implicit_slate.yaml_files import load_yaml, override
 from tests.tiny import SLATE_SIZES, Command
 
@@ -111,6 +113,17 @@ def tiny_run(tmp_path, *more):
     return ["fit", "--config", str(DEMO), *options, folder, *more]
 
 
+class Terminate(L.Callback):
+    def on_train_batch_end(self, *_):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_training_that_is_terminated_has_not_succeeded(tmp_path, capsys):
+    stop = f"--trainer.callbacks={Terminate.__module__}.Terminate"
+    assert main(tiny_run(tmp_path, "--trainer.max_steps=9", stop)) == 130
+    assert capsys.readouterr().err.endswith("stopped: fit\n")
+
+
 def test_a_checkpoint_goes_on_and_one_of_another_model_is_refused(tmp_path):
     ExperimentCLI(args=tiny_run(tmp_path))
     checkpoint = next(tmp_path.rglob("*.ckpt"))
@@ -119,6 +132,10 @@ def test_a_checkpoint_goes_on_and_one_of_another_model_is_refused(tmp_path):
         ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}", "--model.d_model=32"))
     with pytest.raises(UserError, match="tensors of 'main'; here are .* the gradient mode or"):
         ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}", "--model.gradient=unrolled"))
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save({key: value for key, value in content.items() if key != LIGHTNING_KEY}, checkpoint)
+    with pytest.raises(UserError, match="not a checkpoint of Lightning: it holds no pytorch-lightning_version"):
+        ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}"))
     checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
     with pytest.raises(UserError, match="not a checkpoint, or a damaged one"):
         ExperimentCLI(args=tiny_run(tmp_path, f"--ckpt_path={checkpoint}"))
