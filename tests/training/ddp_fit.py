@@ -1,4 +1,5 @@
-"""Run by `test_ddp.py` in two processes: trains a few steps in every gradient mode, and saves each rank's weights."""
+"""Run by `test_ddp.py` in two processes: trains a few steps in every gradient mode, and saves each rank's weights; and
+one step on half a batch each, and saves the gradient."""
 
 import sys
 from pathlib import Path
@@ -8,10 +9,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks import Divergence, GradientNorm, SlotJacobian
-from implicit_slate.training import Optimization, SLATEModule
+from implicit_slate.training import Optimization, SLATEModule, SpatialBroadcastModule
 from tests.fixed_point.maps import ALL_MODES
 from tests.tiny import SLATE_SIZES, TinyImages
-from tests.training.setting import trainer
+from tests.training.setting import Squares, module, trainer
 
 RUNS = {mode: {"gradient": mode} for mode in ALL_MODES} | {
     "queries": {"gradient": "bilevel", "slot_init": "queries"},
@@ -31,6 +32,16 @@ def main(out: Path) -> None:
         run.fit(model, TinyImages())
         torch.save(model.state_dict(), out / f"{gradient}-{run.global_rank}.pt")
         torch.save(torch.rand(1), out / f"{gradient}-{run.global_rank}-noise.pt")
+    for gradient in ALL_MODES:
+        torch.save(gradients(gradient, 4, strategy="ddp", devices=2), out / f"{gradient}-gradients.pt")
+
+
+def gradients(gradient: str, batch_size: int, **options) -> dict[str, torch.Tensor]:
+    """The gradient of one training step by parameter. Noise would differ between ranks; this model has none."""
+    made, data = module(SpatialBroadcastModule, gradient=gradient, slot_init="queries"), Squares(properties=False)
+    data.batch_size = batch_size
+    trainer(1, **options).fit(made, data)
+    return {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
 
 
 if __name__ == "__main__":
