@@ -25,8 +25,6 @@ CONVERGED = 1e-3
 MODES = ("unrolled", "implicit", "truncated(1)", "neumann(3)")
 """The modes compared with `exact(gmres)`. `bilevel` differs from `implicit` only in the gradient of learned initial
 slots."""
-START = ("slot_mu", "slot_log_sigma", "queries")
-"""Parameters of the initial slots, which do not change the fixed point."""
 
 
 def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> int:
@@ -55,7 +53,7 @@ def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> 
 
 def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> dict[str, float]:
     """Measure the refinement of images (B, C, H, W) from initial slots (B, K, S). Values are means over images, except
-    for residuals, which are medians.
+    for residuals, which are medians. All parameters of slot attention must require gradients.
 
     - `residual`, `residual_64`: relative residual after n and after 64 applications. `converged`: the share of images
       with at most 1e-3 after 64. `converged_as_sets`: the same for slots in any order, so it includes images whose
@@ -99,10 +97,9 @@ def agreement(
     model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, depth: int, suffix: str
 ) -> dict[str, float]:
     """Cosine and norm ratio of every mode in `MODES` after `depth` applications; see `diagnose`."""
-    parameters = [p for name, p in model.slot_attention.named_parameters() if name not in START]
     agreements = gradient_cosines(
-        lambda slots: model.slot_loss(batch, slots), model.refinement(batch["image"]), slots_init, parameters, MODES,
-        Solver("picard", max_iterations=depth),
+        lambda slots: model.slot_loss(batch, slots), model.refinement(batch["image"]), slots_init,
+        model.slot_attention.parameters(), MODES, Solver("picard", max_iterations=depth),
     )  # fmt: skip
     found = {}
     for mode, result in zip(MODES, agreements, strict=True):

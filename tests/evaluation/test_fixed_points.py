@@ -16,7 +16,7 @@ from tests.tiny import SLATE_SIZES, TinyImages
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return SLATE(**SLATE_SIZES).eval()
+    return SLATE(**SLATE_SIZES).requires_grad_().eval()
 
 
 def found(model):
