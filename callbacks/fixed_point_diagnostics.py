@@ -67,7 +67,8 @@ class FixedPointDiagnostics(Probe):
         return {"jacobian/regularizer": regularizer.detach()}
 
     def gradient_cosine(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
-        """Compares the mode's gradient of the loss, by slot attention's parameters, with that of `exact(gmres)`.
+        """Compares the mode's gradient of the loss, by slot attention's parameters, with the exact one, which is the
+        reference of `fixed_point.gradient_cosine`.
 
         - `gradient/cosine`: their cosine similarity.
         - `gradient/norm_ratio`: the mode's norm divided by the exact one's.

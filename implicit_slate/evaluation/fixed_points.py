@@ -23,8 +23,8 @@ DEPTH = 64
 CONVERGED = 1e-3
 """Largest relative residual at which an image counts as converged."""
 MODES = ("unrolled", "implicit", "truncated(1)", "neumann(3)")
-"""The modes compared with `exact(gmres)`. `bilevel` differs from `implicit` only in the gradient of learned initial
-slots."""
+"""The modes compared with the exact gradient, which is the reference of `gradient_cosines`. `bilevel` differs from
+`implicit` only in the gradient of learned initial slots."""
 
 
 def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> int:
@@ -63,9 +63,9 @@ def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> 
     - `spectral_radius`: spectral radius of the Jacobian after n applications; `spectral_radius_64`: after 64, for
       converged images only.
     - `cosine/<mode>`, `norm_ratio/<mode>`: the mode's gradient of the loss with respect to slot attention's parameters,
-      compared with that of `exact(gmres)`, after n applications; with `_64`, after 64, for converged images only.
-    - `adjoint_residual`, `adjoint_residual_64`: residual of the backward solve of `exact(gmres)`; unless it is small,
-      the exact gradient is not exact.
+      compared with the exact one, after n applications; with `_64`, after 64, for converged images only.
+    - `adjoint_residual`, `adjoint_residual_64`: residual of the exact gradient's backward solve; unless it is small,
+      that gradient is not exact.
     """
     f, solver = model.refinement(batch["image"]), model.slot_attention.solver
     with torch.no_grad():
