@@ -84,16 +84,16 @@ def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> 
         basins = FixedPointDiagnostics(["basins"]).basins(model, batch, slots_init)
         found["starts_converged"] = float(basins["basins/converged"].float().mean())
         found["fixed_points"] = float(basins["basins/distinct"].float().mean())
-    found |= agreement(model, batch, slots_init, solver.max_iterations, "")
+    found |= compare_modes(model, batch, slots_init, solver.max_iterations, "")
     if settled.any():
         batch, slots_init = {name: value[settled] for name, value in batch.items()}, slots_init[settled]
         f = model.refinement(batch["image"])
         found["spectral_radius_64"] = float(spectral_radius(f, solution.z[settled], tol=1e-3).mean())
-        found |= agreement(model, batch, slots_init, DEPTH, "_64")
+        found |= compare_modes(model, batch, slots_init, DEPTH, "_64")
     return found
 
 
-def agreement(
+def compare_modes(
     model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, depth: int, suffix: str
 ) -> dict[str, float]:
     """Cosine and norm ratio of every mode in `MODES` after `depth` applications; see `diagnose`."""
