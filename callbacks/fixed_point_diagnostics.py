@@ -14,6 +14,9 @@ from implicit_slate.models import SlotModel
 
 Measure = Literal["residual_at_depth", "spectral_radius", "jacobian_regularizer", "gradient_cosine", "basins"]
 
+NUM_STARTS = 8
+"""How many random initial slots of an image `basins` starts from; the descriptions of measures name this number."""
+
 
 class FixedPointDiagnostics(Probe):
     """Selected measures of the refinement f. Each is a method below, whose docstring says what it logs.
@@ -23,24 +26,17 @@ class FixedPointDiagnostics(Probe):
         every_n_steps: steps between two measurements; `basins` and `gradient_cosine` take as long as many training
             steps.
         num_images: size of the probe batch.
-        num_starts: number of random initial slots for `basins`.
 
     Raises:
         UserError: an unknown measure; in training, `basins` for a model whose initial slots are not random, or
             `gradient_cosine` for one whose slot attention is frozen.
     """
 
-    def __init__(
-        self,
-        measures: list[Measure],
-        every_n_steps: PositiveInt = 1000,
-        num_images: PositiveInt = 8,
-        num_starts: PositiveInt = 8,
-    ):
+    def __init__(self, measures: list[Measure], every_n_steps: PositiveInt = 1000, num_images: PositiveInt = 8):
         if not measures:
             raise UserError("measures=[]: expected at least one")
         super().__init__(every_n_steps, num_images)
-        self.measures, self.num_starts = measures, num_starts
+        self.measures = measures
 
     @property
     def state_key(self) -> str:
@@ -71,7 +67,8 @@ class FixedPointDiagnostics(Probe):
         return {"jacobian/regularizer": regularizer.detach()}
 
     def gradient_cosine(self, model: SlotModel, batch: Batch, slots_init: Tensor) -> dict[str, Tensor]:
-        """Compares the mode's gradient of the loss, by slot attention's parameters, with that of `exact(gmres)`.
+        """Compares the mode's gradient of the loss, by slot attention's parameters, with the exact one, which is the
+        reference of `fixed_point.gradient_cosine`.
 
         - `gradient/cosine`: their cosine similarity.
         - `gradient/norm_ratio`: the mode's norm divided by the exact one's.
@@ -102,12 +99,12 @@ class FixedPointDiagnostics(Probe):
         """Counts the fixed points reached from random initial slots.
 
         - `basins/distinct`: number of distinct fixed points, compared as sets of slots in any order.
-        - `basins/converged`: how many of the `num_starts` converge within 500 Picard steps.
+        - `basins/converged`: how many of the `NUM_STARTS` starts converge within 500 Picard steps.
         """
         if model.slot_attention.slot_init == "queries":
             raise UserError("measures: 'basins' needs random initial slots, which slot_init 'queries' does not have")
         generator = torch.Generator().manual_seed(1)
-        starts = [model.sample_slots(len(batch["image"]), generator).detach() for _ in range(self.num_starts)]
+        starts = [model.sample_slots(len(batch["image"]), generator).detach() for _ in range(NUM_STARTS)]
         with torch.no_grad():
             basins = count_basins(model.refinement(batch["image"]), starts, distance=distance_between_sets)
         return {"basins/distinct": basins.distinct, "basins/converged": basins.converged}

@@ -83,7 +83,7 @@ def tile(images: "Images", titles: Sequence[str]) -> Image.Image:
     return canvas
 
 
-def segments(image: "Images", masks: "Images") -> np.ndarray:
+def colored_segments(image: "Images", masks: "Images") -> np.ndarray:
     """The slots' masks as one picture, over the dimmed greyscale image. Each pixel has the colour of the slot with its
     largest share, the stronger the more this share exceeds the second largest; it is dark where slots share a pixel.
 
@@ -108,7 +108,7 @@ def segments(image: "Images", masks: "Images") -> np.ndarray:
 
 
 def draw(truth: "Images", reconstruction: "Images", masks: "Images") -> Image.Image:
-    """One row per image: the truth, the reconstruction through the slots, and the slots' masks as coloured `segments`.
+    """One row per image: the truth, the reconstruction through the slots, and the slots' masks as `colored_segments`.
 
     Args:
         truth, reconstruction: (B, 3, H, W) in [0, 1].
@@ -119,8 +119,8 @@ def draw(truth: "Images", reconstruction: "Images", masks: "Images") -> Image.Im
 
 def strip(truth: "Images", reconstruction: "Images", masks: "Images") -> bytes:
     """A small version of `draw`: the content of a WebP file with one row each of truths, reconstructions and
-    `segments`, in the images' own size."""
-    rows = [to_bytes(images) for images in (truth, reconstruction, segments(truth, masks))]
+    `colored_segments`, in the images' own size."""
+    rows = [to_bytes(images) for images in (truth, reconstruction, colored_segments(truth, masks))]
     pixels = np.concatenate([np.concatenate([*_channels_last(images)], 1) for images in rows])
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="WEBP", quality=90)
@@ -129,11 +129,11 @@ def strip(truth: "Images", reconstruction: "Images", masks: "Images") -> bytes:
 
 def compare(truth: "Images", groups: Sequence[Group]) -> Image.Image:
     """The same images (B, 3, H, W) by several models: one row per image, with the truth, and for each model the
-    reconstruction and the `segments`, under the model's title and lines."""
+    reconstruction and the `colored_segments`, under the model's title and lines."""
     factor = -(-LARGE_TILE // min(truth.shape[-2:]))
     columns = [("truth", truth)]
     for group in groups:
-        columns += [("through slots", group.reconstruction), ("slot masks", segments(truth, group.masks))]
+        columns += [("through slots", group.reconstruction), ("slot masks", colored_segments(truth, group.masks))]
     pixels = [enlarged(images, factor) for _, images in columns]
     rows, height, width, _ = pixels[0].shape
     lefts = [GAP + i * (width + GAP) + (i + 1) // 2 * (GROUP_GAP - GAP) for i in range(len(columns))]

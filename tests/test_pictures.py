@@ -10,11 +10,11 @@ from implicit_slate.pictures import (
     GROUP_GAP,
     SEGMENT_COLORS,
     Group,
+    colored_segments,
     compare,
     draw,
     panels_npz,
     read_panels,
-    segments,
 )
 
 COLORS = [np.array(ImageColor.getrgb(color)) / 255 for color in SEGMENT_COLORS]
@@ -27,7 +27,7 @@ def pieces(*sizes: int) -> torch.Tensor:
 
 def test_the_slot_with_the_largest_mask_has_the_first_colour_and_every_slot_its_own():
     black = torch.zeros(1, 3, 8, 8)
-    found = segments(black, pieces(3, 1, 4))
+    found = colored_segments(black, pieces(3, 1, 4))
     assert found.shape == (1, 3, 8, 8) and found.dtype == np.float32
     for row, rank in ((0, 1), (3, 2), (7, 0)):
         assert found[0, :, row, 5] == pytest.approx(0.75 * COLORS[rank], abs=1e-6)
@@ -37,15 +37,16 @@ def test_the_slot_with_the_largest_mask_has_the_first_colour_and_every_slot_its_
 def test_the_image_shines_through_and_colours_fade_where_slots_share_a_pixel():
     image = torch.zeros(1, 3, 8, 8)
     image[..., 4:] = 1.0
-    alone, shared = segments(image, pieces(8, 0)), segments(image, torch.full((1, 2, 8, 8), 0.5))
+    alone, shared = colored_segments(image, pieces(8, 0)), colored_segments(image, torch.full((1, 2, 8, 8), 0.5))
     assert (alone[..., 7] - alone[..., 0]).ravel() == pytest.approx(0.25, abs=1e-6)
     assert shared[..., 0].ravel() == pytest.approx(0.75 * 0.15, abs=1e-6)
 
 
 def test_one_slot_and_more_slots_than_colours():
-    assert segments(np.zeros((2, 3, 4, 4)), np.ones((2, 1, 4, 4)))[1, :, 0, 0] == pytest.approx(0.75 * COLORS[0])
+    found = colored_segments(np.zeros((2, 3, 4, 4)), np.ones((2, 1, 4, 4)))
+    assert found[1, :, 0, 0] == pytest.approx(0.75 * COLORS[0])
     many = torch.eye(16).reshape(1, 16, 4, 4)
-    assert len(np.unique(segments(torch.zeros(1, 3, 4, 4), many).reshape(3, -1), axis=1).T) == 12
+    assert len(np.unique(colored_segments(torch.zeros(1, 3, 4, 4), many).reshape(3, -1), axis=1).T) == 12
 
 
 def test_models_are_compared_on_the_same_images_each_under_its_title():

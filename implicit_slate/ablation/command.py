@@ -64,7 +64,7 @@ def parser() -> ArgumentParser:
     local.add_argument(
         "--cells-per-device",
         type=positive,
-        help="cells that share a GPU; 2 small ones make twice as many steps; default: 1",
+        help="cells that share a GPU; more gain little, see docs/clusters.md; default: 1",
     )
     slurm = parser.add_argument_group("--launcher slurm: batch jobs, one task per cell")
     slurm.add_argument("--nodes", type=positive, help="nodes per cell; default: 1")

@@ -136,8 +136,8 @@ def parser() -> ArgumentParser:
                         + f"; default: those of {', '.join(BY_DEFAULT)} that can be measured")  # fmt: skip
     parser.add_argument("--masks", choices=("nearest", "bilinear"), default="nearest", help="how masks with one value "
                         "per token are upsampled to the image; default: nearest")  # fmt: skip
-    parser.add_argument("--iterations", type=positive, metavar="N", help="refine the slots N times; default: "
-                        "as in training")  # fmt: skip
+    parser.add_argument("--iterations", type=positive, metavar="N", help="iterations of the forward solve; modes such "
+                        "as `implicit` still apply f once more after it; default: as in training")  # fmt: skip
     parser.add_argument("--fid-weights", type=Path, metavar="PATH", help="weights of the Inception network, a file or "
                         "its folder; default: where `data download fid-weights` puts them")  # fmt: skip
     parser.add_argument("--batch-size", type=positive, default=50, help="images per batch and device; default: 50")

@@ -23,10 +23,8 @@ DEPTH = 64
 CONVERGED = 1e-3
 """Largest relative residual at which an image counts as converged."""
 MODES = ("unrolled", "implicit", "truncated(1)", "neumann(3)")
-"""The modes compared with `exact(gmres)`. `bilevel` differs from `implicit` only in the gradient of learned initial
-slots."""
-START = ("slot_mu", "slot_log_sigma", "queries")
-"""Parameters of the initial slots, which do not change the fixed point."""
+"""The modes compared with the exact gradient, which is the reference of `gradient_cosines`. `bilevel` differs from
+`implicit` only in the gradient of learned initial slots."""
 
 
 def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> int:
@@ -55,7 +53,7 @@ def fixed_points(arguments: argparse.Namespace, data_options: Sequence[str]) -> 
 
 def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> dict[str, float]:
     """Measure the refinement of images (B, C, H, W) from initial slots (B, K, S). Values are means over images, except
-    for residuals, which are medians.
+    for residuals, which are medians. All parameters of slot attention must require gradients.
 
     - `residual`, `residual_64`: relative residual after n and after 64 applications. `converged`: the share of images
       with at most 1e-3 after 64. `converged_as_sets`: the same for slots in any order, so it includes images whose
@@ -65,9 +63,9 @@ def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> 
     - `spectral_radius`: spectral radius of the Jacobian after n applications; `spectral_radius_64`: after 64, for
       converged images only.
     - `cosine/<mode>`, `norm_ratio/<mode>`: the mode's gradient of the loss with respect to slot attention's parameters,
-      compared with that of `exact(gmres)`, after n applications; with `_64`, after 64, for converged images only.
-    - `adjoint_residual`, `adjoint_residual_64`: residual of the backward solve of `exact(gmres)`; unless it is small,
-      the exact gradient is not exact.
+      compared with the exact one, after n applications; with `_64`, after 64, for converged images only.
+    - `adjoint_residual`, `adjoint_residual_64`: residual of the exact gradient's backward solve; unless it is small,
+      that gradient is not exact.
     """
     f, solver = model.refinement(batch["image"]), model.slot_attention.solver
     with torch.no_grad():
@@ -86,23 +84,22 @@ def diagnose(model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor) -> 
         basins = FixedPointDiagnostics(["basins"]).basins(model, batch, slots_init)
         found["starts_converged"] = float(basins["basins/converged"].float().mean())
         found["fixed_points"] = float(basins["basins/distinct"].float().mean())
-    found |= agreement(model, batch, slots_init, solver.max_iterations, "")
+    found |= compare_modes(model, batch, slots_init, solver.max_iterations, "")
     if settled.any():
         batch, slots_init = {name: value[settled] for name, value in batch.items()}, slots_init[settled]
         f = model.refinement(batch["image"])
         found["spectral_radius_64"] = float(spectral_radius(f, solution.z[settled], tol=1e-3).mean())
-        found |= agreement(model, batch, slots_init, DEPTH, "_64")
+        found |= compare_modes(model, batch, slots_init, DEPTH, "_64")
     return found
 
 
-def agreement(
+def compare_modes(
     model: SlotModel, batch: dict[str, Tensor], slots_init: Tensor, depth: int, suffix: str
 ) -> dict[str, float]:
     """Cosine and norm ratio of every mode in `MODES` after `depth` applications; see `diagnose`."""
-    parameters = [p for name, p in model.slot_attention.named_parameters() if name not in START]
     agreements = gradient_cosines(
-        lambda slots: model.slot_loss(batch, slots), model.refinement(batch["image"]), slots_init, parameters, MODES,
-        Solver("picard", max_iterations=depth),
+        lambda slots: model.slot_loss(batch, slots), model.refinement(batch["image"]), slots_init,
+        model.slot_attention.parameters(), MODES, Solver("picard", max_iterations=depth),
     )  # fmt: skip
     found = {}
     for mode, result in zip(MODES, agreements, strict=True):

@@ -22,8 +22,7 @@ from implicit_slate.measures import finite
 from implicit_slate.metrics.likeness import likeness
 from implicit_slate.metrics.segmentation import agreement, segments
 from implicit_slate.models import SlotModel
-from implicit_slate.pictures import enlarged, tile, to_array, to_png
-from implicit_slate.pictures import segments as colored_segments
+from implicit_slate.pictures import colored_segments, enlarged, tile, to_array, to_png
 
 TRUTH, OVERVIEW = "image", "overview"
 """Keys besides the models' names: the images themselves, and pictures of an image with all models' outputs."""

@@ -43,7 +43,7 @@ def _means_over_images(evaluation: Evaluation) -> pd.DataFrame:
         if name != TRUTH and "fid" in evaluation.metrics:
             means.loc[name, "fid"] = fid(evaluation.features[TRUTH], features)
         if name != TRUTH and "kid" in evaluation.metrics:
-            means.loc[name, "kid"] = kid(evaluation.features[TRUTH], features, evaluation.seed)[0]
+            means.loc[name, "kid"] = kid(evaluation.features[TRUTH], features, evaluation.seed)
     return means
 
 

@@ -8,16 +8,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import optuna
 import psutil
 import pytest
 import yaml
 
+from implicit_slate.ablation.cell import BUSY, make_result, write_result
 from implicit_slate.ablation.configure import Parser, build
+from implicit_slate.ablation.launchers.local import MOST_TRIES, Resources
 from implicit_slate.ablation.matrix import load_grid
-from implicit_slate.ablation.tuning import storage
-from implicit_slate.ablation.tuning.search import Space
+from implicit_slate.ablation.tuning import search, storage
+from implicit_slate.ablation.tuning.search import CellFailed, Search, Space
 from implicit_slate.ablation.tuning.storage import open_storage
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
@@ -140,6 +143,22 @@ def test_a_trial_whose_process_dies_before_its_first_heartbeat_is_begun_again(tm
     time.sleep(2.5)
     optuna.storages.fail_stale_trials(study)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
+def test_a_cell_that_signals_stop_is_continued_any_number_of_times_and_one_that_dies_is_not(tmp_path, monkeypatch):
+    ends = [BUSY] * MOST_TRIES + [0] + [-signal.SIGKILL] * MOST_TRIES
+
+    def start(folder, *_):
+        if (status := ends.pop(0)) == 0:
+            write_result(folder, make_result(folder, {"val/loss": {30: 2.0}}, "complete"))
+        return Mock(exitcode=status)
+
+    monkeypatch.setattr(search, "start", start)
+    tuned, study = Search(tmp_path, {"implicit": EXPERIMENT}, None, 30, 1, say=lambda _: None), optuna.create_study()
+    assert tuned._train("implicit", study.ask(), Resources(1, 1, (), 1), 0) == 2.0
+    with pytest.raises(CellFailed, match="killed 3 times"):
+        tuned._train("implicit", study.ask(), Resources(1, 1, (), 1), 0)
+    assert not ends
 
 
 def test_quoted_numbers_are_numbers():

@@ -16,7 +16,7 @@ from tests.tiny import SLATE_SIZES, TinyImages
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return SLATE(**SLATE_SIZES).eval()
+    return SLATE(**SLATE_SIZES).requires_grad_().eval()
 
 
 def found(model):
@@ -44,7 +44,7 @@ def test_slots_that_change_places_have_converged_as_sets_alone(model, monkeypatc
     monkeypatch.setattr(model.slot_attention, "step", lambda slots, keys, values: (slots.flip(1) * 1.0, None))
     generator = torch.Generator().manual_seed(0)
     slots = model.sample_slots(3, generator).detach()
-    monkeypatch.setattr(fixed_points, "agreement", lambda *arguments: {})
+    monkeypatch.setattr(fixed_points, "compare_modes", lambda *arguments: {})
     values = diagnose(model, TinyImages().probe(3), slots)
     assert (values["converged"], values["converged_as_sets"]) == (0, 1)
 

@@ -87,7 +87,7 @@ def test_kid_of_few_images_is_the_unbiased_estimate():
         return (values.sum() - values.trace()) / (len(x) * (len(x) - 1))
 
     expected = between(a) + between(b) - 2 * kernel(a, b).mean()
-    assert kid(a.float(), b.float(), seed=0) == (pytest.approx(expected.item(), rel=1e-5), 0.0)
+    assert kid(a.float(), b.float(), seed=0) == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_kid_of_subsets_is_a_function_of_the_seed_and_small_within_one_distribution():
@@ -95,6 +95,6 @@ def test_kid_of_subsets_is_a_function_of_the_seed_and_small_within_one_distribut
     state = torch.random.get_rng_state()
     first, second, other = kid(a, b, seed=0), kid(a, b, seed=0), kid(a, b, seed=1)
     assert torch.equal(state, torch.random.get_rng_state())
-    assert first == second != other and first[1] > 0
+    assert first == second != other
     same = kid(features(400), features(800)[400:], seed=0)
-    assert abs(same[0]) < 0.1 * kid(features(400), features(400, shift=1.0), seed=0)[0]
+    assert abs(same) < 0.1 * kid(features(400), features(400, shift=1.0), seed=0)

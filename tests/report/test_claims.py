@@ -164,7 +164,7 @@ CASES = {
         ALIKE, variants_as_in_the_paper, VARIANTS, "shown", "no medians differ by more than 1.2 times"
     ),
     "one seed of each variant": (
-        ALIKE, variants_as_in_the_paper, VARIANTS | {"seeds": 1}, "not separable here", "there is only one seed"
+        ALIKE, variants_as_in_the_paper, VARIANTS | {"seeds": 1}, "not separable here", "; there is only one seed."
     ),
     "medians differ while the seeds overlap": (
         ALIKE, lambda name, axes, seed: {"losses": [99, 99, 99, OVERLAPPING[name][seed]]}, VARIANTS,

@@ -1,5 +1,5 @@
-"""Run by `test_ddp.py` in two processes: trains a few steps in every gradient mode, and saves each rank's weights; then
-trains with images that one rank cannot use, and saves each rank's error."""
+"""Run by `test_ddp.py` in two processes: trains a few steps in every gradient mode, and saves each rank's weights; one
+step on half a batch each, and saves the gradient; then on images that one rank cannot use, and saves each error."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from implicit_slate import host
 from implicit_slate.training import Optimization, SLATEModule, SpatialBroadcastModule
 from tests.fixed_point.maps import ALL_MODES
 from tests.tiny import SLATE_SIZES, TinyImages
-from tests.training.setting import module, trainer
+from tests.training.setting import Squares, module, trainer
 
 RUNS = {mode: {"gradient": mode} for mode in ALL_MODES} | {
     "queries": {"gradient": "bilevel", "slot_init": "queries"},
@@ -30,6 +30,8 @@ class SpoilImages(L.Callback):
 def main(out: Path) -> None:
     torch.set_num_threads(1)
     train_every_mode(out)
+    for gradient in ALL_MODES:
+        torch.save(gradients(gradient, 4, strategy="ddp", devices=2), out / f"{gradient}-gradients.pt")
     diverge(out / "read-at-once")
     host.is_free_to_read = lambda value: False  # as on a GPU
     diverge(out / "read-late")
@@ -55,6 +57,14 @@ def train_every_mode(out: Path) -> None:
         run.fit(model, TinyImages())
         torch.save(model.state_dict(), out / f"{gradient}-{run.global_rank}.pt")
         torch.save(torch.rand(1), out / f"{gradient}-{run.global_rank}-noise.pt")
+
+
+def gradients(gradient: str, batch_size: int, **options) -> dict[str, torch.Tensor]:
+    """The gradient of one training step by parameter. Noise would differ between ranks; this model has none."""
+    made, data = module(SpatialBroadcastModule, gradient=gradient, slot_init="queries"), Squares(properties=False)
+    data.batch_size = batch_size
+    trainer(1, **options).fit(made, data)
+    return {name: p.grad for name, p in made.named_parameters() if p.requires_grad}
 
 
 if __name__ == "__main__":

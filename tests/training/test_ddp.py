@@ -10,8 +10,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from implicit_slate.training import SLATEModule
+from tests.fixed_point.maps import ALL_MODES
 from tests.tiny import SLATE_SIZES, TinyImages
-from tests.training.ddp_fit import RUNS
+from tests.training.ddp_fit import RUNS, gradients
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,16 @@ def test_both_ranks_end_with_the_same_weights_which_have_changed_and_draw_differ
     assert (start <= moved) is (gradient in ("unrolled", "bilevel", "queries"))
     noise = [torch.load(out / f"{gradient}-{rank}-noise.pt") for rank in (0, 1)]
     assert not torch.equal(*noise)
+
+
+@pytest.mark.parametrize("gradient", ALL_MODES)
+def test_two_processes_with_half_the_batch_each_compute_the_gradient_of_one_with_the_whole_batch(out, gradient):
+    whole, halves = gradients(gradient, batch_size=8), torch.load(out / f"{gradient}-gradients.pt")
+    # Broyden's and Anderson's backward solves amplify rounding, up to their tolerance.
+    tolerance = 5e-3 if gradient in ("exact(broyden)", "exact(anderson)") else 1e-4
+    assert halves.keys() == whole.keys()
+    for name, expected in whole.items():
+        assert (halves[name] - expected).norm() <= tolerance * expected.norm() + 1e-7, name
 
 
 @pytest.mark.parametrize("gradient", ["unrolled", "implicit"])

@@ -29,12 +29,12 @@ def test_it_learns_its_scenes():
 
 
 def test_callbacks_look_on():
-    diagnostics = FixedPointDiagnostics(list(get_args(Measure)), num_images=2, num_starts=2)
+    diagnostics = FixedPointDiagnostics(list(get_args(Measure)), num_images=2)
     looking = [SlotJacobian(num_images=3), GradientNorm(), diagnostics, SlotUsage(num_images=4)]
     scalars = fit(module(PropertyModule), *looking, data=Squares())
     assert set(scalars["jacobian/spectral_norm"]) == {0, 2} and scalars["grad_norm"][2] > 0
     assert 0 < scalars["gradient/cosine"][0] <= 1 and "residual/depth_24" in scalars
-    assert 0 <= scalars["basins/distinct"][2] <= scalars["basins/converged"][2] <= 2
+    assert 0 <= scalars["basins/distinct"][2] <= scalars["basins/converged"][2] <= 8
     assert 1 <= scalars["slots/in_use"][2] <= 3
 
 

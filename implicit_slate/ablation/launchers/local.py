@@ -171,8 +171,8 @@ class LocalPool:
     """Runs prepared cells, several at a time."""
 
     def __init__(self, report: Callable[[str, str], None]):
-        """`report(name, event)` is called with each cell's events: `started`, `resumed`, `interrupted`, `taken by
-        another process`, or its final status."""
+        """`report(name, event)` is called with each cell's events: `started`, `resumed`, `interrupted`, `stopped, or
+        taken by another process`, or its final status."""
         self.report = report
         self._tries: defaultdict[str, Tries] = defaultdict(Tries)
         self._again: set[str] = set()
@@ -212,8 +212,8 @@ class LocalPool:
         return result is not None and (result["status"] in DONE or name not in self._again)
 
     def _end(self, name: str, folder: Path, exitcode: int, devices: int) -> None:
-        if exitcode == cell.BUSY:  # another process of this grid took the lock first
-            self.report(name, "taken by another process")
+        if exitcode == cell.BUSY:  # a signal stopped it, or another process of this grid took the lock first
+            self.report(name, "stopped, or taken by another process")
             return
         self._again.discard(name)
         result = read_result(folder)

@@ -18,7 +18,8 @@ from implicit_slate.files import write_atomically
 from implicit_slate.run_folder import status_of
 
 MOST_DEATHS = 3
-"""How often a task may be restarted after its processes were killed, for example out of memory."""
+"""A task whose processes are killed (out of memory, for example) is not restarted if it was restarted this often, for
+whatever reason: SLURM_RESTART_COUNT also counts time limits and preemptions."""
 
 OF_A_CELL = ("gpus", "gres", "nodes", "ntasks", "cpus", "mem", "exclusive", "signal", "time")
 """Prefixes of the options that do not apply to the report's job."""

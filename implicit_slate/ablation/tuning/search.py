@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from implicit_slate.ablation.cell import preparation, prepare
+from implicit_slate.ablation.cell import BUSY, preparation, prepare
 from implicit_slate.ablation.launchers.local import MOST_TRIES, Resources, Tries, start
 from implicit_slate.ablation.matrix import cell_id
 from implicit_slate.ablation.tuning.storage import begin_again, patiently
@@ -201,9 +201,9 @@ class Search:
         self.say(f"started: {about}")
         tries, result = Tries(), None
         while result is None:
-            self._run_cell(folder, trial, about, resources, worker)
+            status = self._run_cell(folder, trial, about, resources, worker)
             result = read_result(folder)
-            if result is None and tries.add(folder) == MOST_TRIES:
+            if result is None and status != BUSY and tries.add(folder) == MOST_TRIES:
                 often = f"its process was killed {MOST_TRIES} times without getting further"
                 raise CellFailed(f"failed: {folder.name}: {often}, see {folder / 'log.txt'}")
         loss = final_loss(result["measures"])
@@ -217,8 +217,9 @@ class Search:
         self.say(f"complete: {about}: loss {loss:.4g}")
         return loss
 
-    def _run_cell(self, folder: Path, trial: Trial, about: str, resources: Resources, worker: int) -> None:
-        """Wait until no other process is working on the cell, then run it. Raises `TrialPruned` if it is poor."""
+    def _run_cell(self, folder: Path, trial: Trial, about: str, resources: Resources, worker: int) -> int:
+        """Wait until no other process is working on the cell, then run it; returns its process's exit status. Raises
+        `TrialPruned` if it is poor."""
         while is_locked(folder):
             time.sleep(POLL_SECONDS)
         process, told = start(folder, resources, worker), 0
@@ -232,6 +233,7 @@ class Search:
                 if patiently(trial.should_prune):
                     self.say(f"pruned: {about}, at step {told}")
                     raise optuna.TrialPruned
+            return process.exitcode
         finally:
             process.kill()
             process.join()
