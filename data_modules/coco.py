@@ -194,6 +194,7 @@ class AnnotatedImages(Source):
         for name in sorted(there - {image.image.name for image in used}):
             self.suspect(f"{self.images / name}: expected only images that {file} lists")
         used = [image for image in used if image.image.name in there or not self.partial][: self.max_samples]
+        used = [image._replace(size=self._whole(image)) for image in used]
         for image in used:
             if image.image.name not in there:
                 self.wrong(f"{image.image}: expected the image that {file} lists, found nothing")
@@ -235,6 +236,14 @@ class AnnotatedImages(Source):
                 raise UserError(f"{what}: FiftyOne cannot read it ({error!r})") from None
             masks.append(np.zeros((height, width), bool) if mask is None else mask)
         return overlay(masks, height, width)
+
+    def _whole(self, image: Annotated) -> Size:
+        """The image's size. UserError if it is no count of pixels; one that was written as 640.0 is."""
+        for side, value in zip(("width", "height"), image.size, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or value % 1:
+                expected = f"expected a {side} in whole pixels by {self.annotations}"
+                raise UserError(f"{image.image}: {expected}, found {value!r}")
+        return int(image.size[0]), int(image.size[1])
 
     def faults(self, piece: Annotated, found: Size | None) -> Iterator[str]:
         """Why the annotations do not fit the image, whose size is `found` (None: unknown)."""

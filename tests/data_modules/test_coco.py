@@ -347,6 +347,20 @@ def test_compressed_codes_are_drawn(tmp_path, check, size):
     assert check("coco", tmp_path)[1][-1] == "nothing is wrong with 9 images"
 
 
+def test_a_size_written_with_a_fraction_of_zero_is_a_size(tmp_path, check):
+    edit(made.coco_plain(tmp_path), lambda content: content["images"][-1].update(width=64.0, height=48.0))
+    assert len(module(tmp_path).splits.train) == 6
+    assert check("coco", tmp_path)[1][-1] == "nothing is wrong with 9 images"
+
+
+@pytest.mark.parametrize("value", [None, "64", 64.5, 0, -64, True, math.nan, math.inf])
+def test_what_is_no_size_is_named_with_its_image(tmp_path, blames, value):
+    edit(made.coco_plain(tmp_path), lambda content: content["images"][-1].update(width=value))
+    expected = f"expected a width in whole pixels by {tmp_path}/{TRAIN}, found {value!r}"
+    fails(tmp_path, f"{tmp_path}/train2017/{FIRST}: {expected}")
+    blames("coco", tmp_path, f"{tmp_path}/train2017/{FIRST}: {expected}")
+
+
 def test_a_size_that_is_not_the_images_is_not_drawn(tmp_path, blames):
     edit(made.coco_plain(tmp_path), lambda content: content["images"][-1].update(width=10**5))
     message = f"{tmp_path}/train2017/{FIRST}: expected {10**5} × 48 pixels by "
