@@ -184,7 +184,7 @@ class AnnotatedImages(Source):
                 Annotated(self.images / image["file_name"], (image["width"], image["height"]), things.pop(key, ()))
                 for key, image in sorted(listed.items())
             ]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(
                 f"{file}: expected COCO's annotations, JSON with `images` and `annotations` ({reason})"

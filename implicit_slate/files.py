@@ -54,10 +54,10 @@ def replace_durably(unfinished: Path, path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON file; None if the file is missing, or empty or truncated by a power cut."""
+    """The mapping in a JSON file; None if there is none: the file is missing, damaged, or truncated by a power cut."""
     try:
         content = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

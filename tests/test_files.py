@@ -30,7 +30,11 @@ def test_a_write_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path, mo
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "old"
 
 
-@pytest.mark.parametrize("content, expected", [('{"a": 1}', {"a": 1}), ("", None), ('{"a": ', None), ("[1]", None)])
+@pytest.mark.parametrize(
+    "content, expected",
+    [('{"a": 1}', {"a": 1}), ("", None), ('{"a": ', None), ("[1]", None), ("[" * 100_000, None)],
+    ids=["whole", "empty", "half", "a list", "deep"],
+)
 def test_a_torn_json_file_counts_as_absent(tmp_path, content, expected):
     (tmp_path / "a.json").write_text(content)
     assert read_json(tmp_path / "a.json") == expected

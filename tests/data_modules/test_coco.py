@@ -179,6 +179,7 @@ TRAIN = "annotations/instances_train2017.json"
 FAULTS = {
     "a missing image": (lambda d: (d / "train2017" / FIRST).unlink(), f"train2017/{FIRST}: expected the image that "),
     "no JSON": (lambda d: (d / TRAIN).write_text("{"), f"{TRAIN}: expected COCO's annotations, JSON"),
+    "deep JSON": (lambda d: (d / TRAIN).write_text("[" * 100_000), f"{TRAIN}: expected COCO's annotations, JSON"),
     "a list": (lambda d: (d / TRAIN).write_text("[]"), f"{TRAIN}: expected COCO's annotations, JSON"),
     "no images in it": (lambda d: edit(d, lambda c: c.pop("images")), f"{TRAIN}: expected a list of the images in "),
     "no annotations": (lambda d: (d / TRAIN).unlink(), f"{TRAIN}: expected COCO-2017's annotations of the train split"),
