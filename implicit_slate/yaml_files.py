@@ -12,7 +12,8 @@ from implicit_slate.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader for which `on`, `off`, `yes` and `no` are strings and `5e-3` is a number, as in YAML 1.2."""
+    """A loader for which `on`, `off`, `yes`, `no` and `1:30` are strings, `010` is ten and `5e-3` is a number, as in
+    YAML 1.2. `250_000` is a number, as in Python."""
 
     def compose_mapping_node(self, anchor):
         node = super().compose_mapping_node(anchor)
@@ -25,18 +26,38 @@ class _Loader(yaml.SafeLoader):
                 found.add((key.tag, key.value))
         return node
 
+    def construct_whole(self, node):
+        text = self.construct_scalar(node)
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":int", ":float", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-for kind in ("binary", "set", "omap", "pairs"):  # types that experiments do not need and JSON does not have
+# types that experiments do not need and JSON does not have
+for kind in ("binary", "set", "omap", "pairs", "timestamp"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{kind}", yaml.SafeLoader.construct_undefined)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:true|false|True|False)$"), list("tTfF"))
 _Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile("^(?:[-+]?[0-9]+(?:_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    list("-+0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
+_Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|nan))$"),
+    re.compile(r"^[-+]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(?:inf|Inf|INF|nan|NaN|NAN))$"),
     list("-+.0123456789"),
+)
+
+
+class _SettingLoader(_Loader):
+    """As jsonargparse's own loader, `on`, `off`, `yes` and `no` are true and false: such files and options exist."""
+
+
+_SettingLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:on|On|ON|off|Off|OFF|yes|Yes|YES|no|No|NO|TRUE|FALSE)$"), list("oOyYnNTF")
 )
 
 
@@ -53,7 +74,7 @@ def load_yaml(path: Path) -> dict:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: malformed YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, KeyError) as error:  # such as a number of more digits than Python reads
         raise UserError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{path}: malformed YAML: a section contains itself, or too many others") from None
@@ -62,6 +83,18 @@ def load_yaml(path: Path) -> dict:
     if problem is not None:
         raise UserError(f"{path}: {problem}")
     return content
+
+
+def load_setting(text: str) -> Any:
+    """For jsonargparse: the value in an option, or the content of an experiment file, with the numbers of `load_yaml`.
+
+    Raises:
+        yaml.YAMLError, ValueError, KeyError, RecursionError: it is malformed.
+    """
+    value = yaml.load(text, _SettingLoader)
+    empty = isinstance(value, dict) and value and all(entry is None for entry in value.values())
+    # as by jsonargparse's own loader, `a:` and `{a, b}` are texts
+    return text if empty and ":" not in text.strip().removesuffix(":") else value
 
 
 def _misplaced(section: Any, prefix: str = "") -> Iterator[str]:

@@ -20,6 +20,15 @@ def test_anchors_are_merged_with_what_a_mapping_has_itself_and_dates_are_texts(t
     assert load_yaml(file) == {"one": {"a": 1, "b": 2}, "two": {"c": {"a": 1, "b": 3}}, "three": three}
 
 
+def test_whole_numbers_are_those_of_yaml_1_2_with_underscores(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("b: [010, 0o17, 0x1F, -5, +5, 250_000, -0]\n")
+    assert load_yaml(file)["b"] == [10, 15, 31, -5, 5, 250_000, 0]
+    texts = ["1:30", "0b11", "0x_", "0b_", "0o8", "1__0", "_1", "1_", "-0x1F", "10:00:00:00"]
+    file.write_text(f"b: [{', '.join(texts)}]\n")
+    assert load_yaml(file)["b"] == texts
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -30,6 +39,11 @@ def test_anchors_are_merged_with_what_a_mapping_has_itself_and_dates_are_texts(t
         ("a: !!python/object:os.system x\n", "line 1: malformed YAML"),
         ("a: 1\nb: !!binary aGVsbG8=\n", "line 2: malformed YAML"),
         ("a: &a {b: *a}\n", "malformed YAML: a section contains itself"),
+        (f"a: {5000 * '1'}\n", "malformed YAML: Exceeds the limit"),
+        ("a: !!int x\n", "malformed YAML: invalid literal"),
+        ("a: !!int [1]\n", "line 1: malformed YAML"),
+        ("a: !!bool x\n", "malformed YAML: 'x'"),
+        ("a: !!timestamp x\n", "line 1: malformed YAML"),
         (f"a: {2000 * '['}\n", "malformed YAML: a section contains itself, or too many others"),
     ],
 )

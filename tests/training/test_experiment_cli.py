@@ -42,6 +42,17 @@ def test_overrides_reach_the_model_and_null_turns_a_trick_off_and_leaves_the_oth
     assert slots.solver == Solver("picard", 3) and slots.gradient == parse_gradient("unrolled")
 
 
+def test_numbers_in_a_file_are_those_of_yaml_1_2(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("trainer: {max_steps: 010, max_time: 10:00:00:00, enable_progress_bar: off}\n")
+    settings = build(DEMO, f"--config={file}").config.trainer
+    assert (settings.max_steps, settings.max_time, settings.enable_progress_bar) == (10, "10:00:00:00", False)
+    for text in ("1:30", "0x_"):
+        file.write_text(f"model: {{init_args: {{num_slots: {text}}}}}\n")
+        with pytest.raises(UserError, match=f"x.yaml: model.num_slots={text}: expected a positive whole number"):
+            build(DEMO, f"--config={file}")
+
+
 MISTAKES = {
     "model.num_slots": ("six", "model.num_slots=six: expected a positive whole number"),
     "model.optimization.clip_norm": ("x", "model.optimization.clip_norm=x: expected a number above 0 or null"),
