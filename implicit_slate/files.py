@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from implicit_slate.errors import UserError
+
+UNFINISHED = re.compile(r"\..*\.[^.]+\.(?:[a-z0-9_]{8}|part)")
+"""The names `.name.ext.random` of `write_atomically`, and `.name.ext.part` of checkpoints; not other hidden files."""
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool = True) -> None:
@@ -72,9 +76,9 @@ def sqlite_url(path: Path) -> str:
 def sweep(folder: Path, below: bool = True) -> None:
     """Remove unfinished files of killed processes in `folder` and, if `below`, in its subfolders. No other process may
     be writing there."""
-    # files of write_atomically are called `.name.ext.random`; `.lock` and `.claim` have only one dot
     for file in folder.glob("**/.*.*" if below else ".*.*"):
-        file.unlink(missing_ok=True)
+        if UNFINISHED.fullmatch(file.name) and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:
