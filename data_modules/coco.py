@@ -1,6 +1,7 @@
 """COCO-2017 with instance masks, read by FiftyOne from a copy in its zoo's layout or from a plain COCO folder."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ class COCO(CachedDataModule):
             return super().examine(source, piece)
         examined = super().examine(source, Item(piece.image))
         examined.problems.extend(source.faults(piece, examined.size))
-        for thing in piece.things:
+        # masks of another size than the image's tell nothing, and a wrong size may be more than fits into memory
+        for thing in piece.things if examined.size in (None, piece.size) else ():
             try:
                 check_mask(thing.segmentation, *piece.size)
             except ValueError as error:
@@ -182,7 +184,7 @@ class AnnotatedImages(Source):
                 Annotated(self.images / image["file_name"], (image["width"], image["height"]), things.pop(key, ()))
                 for key, image in sorted(listed.items())
             ]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(
                 f"{file}: expected COCO's annotations, JSON with `images` and `annotations` ({reason})"
@@ -192,6 +194,7 @@ class AnnotatedImages(Source):
         for name in sorted(there - {image.image.name for image in used}):
             self.suspect(f"{self.images / name}: expected only images that {file} lists")
         used = [image for image in used if image.image.name in there or not self.partial][: self.max_samples]
+        used = [image._replace(size=self._whole(image)) for image in used]
         for image in used:
             if image.image.name not in there:
                 self.wrong(f"{image.image}: expected the image that {file} lists, found nothing")
@@ -224,14 +227,23 @@ class AnnotatedImages(Source):
             thing.bbox = [0, 0, width, height]  # FiftyOne crops to the box, which may be empty, wrong or missing
             what = f"{self.annotations}: annotation {thing.id} of {piece.image.name}"
             try:
+                check_readable(thing.segmentation, width, height)
+            except ValueError as error:
+                raise UserError(f"{what}: expected a mask of {width} × {height} pixels ({error})") from None
+            try:
                 mask = thing.to_detection(piece.size, load_segmentation=True).mask
             except Exception as error:  # pycocotools has no error types of its own
                 raise UserError(f"{what}: FiftyOne cannot read it ({error!r})") from None
             masks.append(np.zeros((height, width), bool) if mask is None else mask)
-            if masks[-1].shape != (height, width):
-                found = f"{masks[-1].shape[1]} × {masks[-1].shape[0]}"
-                raise UserError(f"{what}: expected a mask of {width} × {height} pixels, found {found}")
         return overlay(masks, height, width)
+
+    def _whole(self, image: Annotated) -> Size:
+        """The image's size. UserError if it is no count of pixels; one that was written as 640.0 is."""
+        for side, value in zip(("width", "height"), image.size, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or value % 1:
+                expected = f"expected a {side} in whole pixels by {self.annotations}"
+                raise UserError(f"{image.image}: {expected}, found {value!r}")
+        return int(image.size[0]), int(image.size[1])
 
     def faults(self, piece: Annotated, found: Size | None) -> Iterator[str]:
         """Why the annotations do not fit the image, whose size is `found` (None: unknown)."""
@@ -271,23 +283,63 @@ def overlay(masks: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     return labels
 
 
+def check_readable(segmentation: Any, width: int, height: int) -> None:
+    """ValueError if pycocotools must not be given this segmentation of an image of this size, because it would take
+    memory in proportion to the coordinates, drop the last number of an odd count, or leave the pixels undefined that a
+    run-length code lacks. Anything else that is wrong may pass."""
+    if isinstance(segmentation, list):
+        reach = np.array((width, height)) * 1.5  # from the centre: polygons may end outside of the image
+        for part in segmentation:
+            try:
+                numbers = np.asarray(part, float)
+            except (TypeError, ValueError, OverflowError):
+                raise ValueError("a polygon is a list of numbers") from None
+            if numbers.size % 2:
+                raise ValueError("a polygon has two numbers for each corner")
+            if not (abs(numbers.reshape(-1, 2) - reach / 3) <= reach).all():  # also refuses NaN
+                raise ValueError("a polygon has a corner far outside of the image")
+    elif isinstance(segmentation, dict) and segmentation:
+        if (size := segmentation.get("size")) != [height, width]:
+            raise ValueError(f"its run-length code has the size {size}, not {[height, width]}")
+        counts = segmentation.get("counts")
+        try:
+            runs = _uncompressed(counts) if isinstance(counts, str) else [*map(int, counts)]
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError("its run-length code is malformed") from None
+        if min(runs, default=0) < 0:
+            raise ValueError("its run-length code has a negative run")
+        if (total := sum(runs)) != width * height:
+            raise ValueError(f"its run-length code has {total} pixels")
+
+
+def _uncompressed(code: str) -> list[int]:
+    """The runs of a compressed run-length code, as by pycocotools' `rleFrString`: numbers to the base 32, the lowest
+    digit first, which from the fourth on are differences to the run before the last."""
+    numbers = re.findall("[P-o]*[0-O]", code)
+    if "".join(numbers) != code or len(max(numbers, key=len, default="")) > 7:
+        raise ValueError("malformed")
+    runs: list[int] = []
+    for number in numbers:
+        run = sum((ord(digit) - 48 & 31) << 5 * i for i, digit in enumerate(number))
+        run -= (number[-1] >= "@") << 5 * len(number)  # a sign
+        runs.append(run + (runs[-2] if len(runs) > 2 else 0))
+    return runs
+
+
 def check_mask(segmentation: Any, width: int, height: int) -> None:
     """ValueError if the polygons or the run-length code are not a valid mask of an image of this size."""
     from pycocotools import mask
 
+    if not segmentation:
+        raise ValueError("no segmentation")
+    check_readable(segmentation, width, height)
     try:
-        if not segmentation:
-            raise ValueError("no segmentation")
         if isinstance(segmentation, list):
             if any(len(part) < 6 for part in segmentation):  # pycocotools reads four as a box
                 raise ValueError("a polygon has at least three corners")
             segmentation = mask.frPyObjects(segmentation, height, width)
         elif isinstance(segmentation["counts"], list):
-            if (total := sum(segmentation["counts"])) != width * height:  # pycocotools would fill in missing pixels
-                raise ValueError(f"its run-length code has {total} pixels")
             segmentation = mask.frPyObjects(segmentation, height, width)
-        found = mask.decode(segmentation).shape
+        mask.decode(segmentation)
     except Exception as error:  # pycocotools has no error types of its own
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
-    if found[:2] != (height, width):
-        raise ValueError(f"its run-length code is of {found[1]} × {found[0]}")

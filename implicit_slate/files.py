@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 from implicit_slate.errors import UserError
+
+UNFINISHED = re.compile(r"\..*\.[^.]+\.(?:[a-z0-9_]{8}|part)")
+"""The names `.name.ext.random` of `write_atomically`, and `.name.ext.part` of checkpoints; not other hidden files."""
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str, durable: bool = True) -> None:
@@ -81,10 +85,10 @@ def replace_durably(unfinished: Path, path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON file; None if the file is missing, or empty or truncated by a power cut."""
+    """The mapping in a JSON file; None if there is none: the file is missing, damaged, or truncated by a power cut."""
     try:
         content = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -99,9 +103,9 @@ def sqlite_url(path: Path) -> str:
 def sweep(folder: Path, below: bool = True) -> None:
     """Remove unfinished files of killed processes in `folder` and, if `below`, in its subfolders. No other process may
     be writing there."""
-    # files of write_atomically are called `.name.ext.random`; `.lock` and `.claim` have only one dot
     for file in folder.glob("**/.*.*" if below else ".*.*"):
-        file.unlink(missing_ok=True)
+        if UNFINISHED.fullmatch(file.name) and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

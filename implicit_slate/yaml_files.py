@@ -53,7 +53,7 @@ def load_yaml(path: Path) -> dict:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: malformed YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, KeyError) as error:  # such as a number of more digits than Python reads
         raise UserError(f"{path}: malformed YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UserError(f"{path}: malformed YAML: a section contains itself, or too many others") from None

@@ -1,6 +1,7 @@
 """Files are complete or absent, and on the disk before anything relies on them."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -49,18 +50,34 @@ def test_of_files_that_belong_together_either_all_are_replaced_or_none(tmp_path,
     assert {file: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(files, "new")
 
 
-@pytest.mark.parametrize("content, expected", [('{"a": 1}', {"a": 1}), ("", None), ('{"a": ', None), ("[1]", None)])
+@pytest.mark.parametrize(
+    "content, expected",
+    [('{"a": 1}', {"a": 1}), ("", None), ('{"a": ', None), ("[1]", None), ("[" * 100_000, None)],
+    ids=["whole", "empty", "half", "a list", "deep"],
+)
 def test_a_torn_json_file_counts_as_absent(tmp_path, content, expected):
     (tmp_path / "a.json").write_text(content)
     assert read_json(tmp_path / "a.json") == expected
     assert read_json(tmp_path / "b.json") is None
 
 
-def test_sweeping_removes_unfinished_files_only(tmp_path):
+def test_sweeping_removes_unfinished_files_only(tmp_path, monkeypatch):
     keep = ["result.json", ".lock", ".claim", "events.out.tfevents.1", "panels/40.webp"]
-    gone = [".result.json.x1", ".last.ckpt.part", "panels/.40.webp.x1"]
-    (tmp_path / "panels").mkdir()
-    for name in keep + gone:
+    keep += [".x.y", ".notes.txt", ".cache.database", ".cache.d/a.txt", ".a.folder.abcd1234/a.txt"]  # somebody's own
+    for name in [*keep, ".last.ckpt.part"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", lambda *paths: 1 / 0)
+        killed.setattr(Path, "unlink", lambda path, **_: None)
+        for name in ("result.json", "panels/40.webp", ".claim"):
+            with pytest.raises(ZeroDivisionError):
+                write_atomically(tmp_path / name, "")
+    sweep(tmp_path, below=False)
+    assert len(files(tmp_path)) == len(keep) + 1  # that below
     sweep(tmp_path)
-    assert {file for file in tmp_path.rglob("*") if file.is_file()} == {tmp_path / name for name in keep}
+    assert files(tmp_path) == set(keep)
+
+
+def files(folder) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}

@@ -30,6 +30,9 @@ def test_anchors_are_merged_with_what_a_mapping_has_itself_and_dates_are_texts(t
         ("a: !!python/object:os.system x\n", "line 1: malformed YAML"),
         ("a: 1\nb: !!binary aGVsbG8=\n", "line 2: malformed YAML"),
         ("a: &a {b: *a}\n", "malformed YAML: a section contains itself"),
+        (f"a: {5000 * '1'}\n", "malformed YAML: Exceeds the limit"),
+        ("a: 0x_\n", "malformed YAML: invalid literal"),
+        ("a: !!bool x\n", "malformed YAML: 'x'"),
         (f"a: {2000 * '['}\n", "malformed YAML: a section contains itself, or too many others"),
     ],
 )

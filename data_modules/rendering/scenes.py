@@ -108,7 +108,7 @@ def read_scene(path: Path | zipfile.Path) -> Scene:
     try:
         scene = json.loads(path.read_bytes())
         objects = scene["objects"]
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+    except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError) as error:
         found = "found nothing" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: expected a scene in JSON with the key 'objects' ({found})") from None
     except OSError as error:

@@ -143,7 +143,9 @@ DAMAGE = {
     "no checkpoint": lambda folder: (folder / "checkpoints" / "last.ckpt").unlink(),
     "torn events": lambda folder: [halve(file) for file in folder.glob("events.*")],
     "empty files": lambda folder: [empty(folder / name) for name in ("result.json", "curves.csv", "config.yaml")],
-    "unfinished files": lambda folder: [empty(folder / name) for name in (".x.json.a1", "checkpoints/.last.ckpt.part")],
+    "unfinished files": lambda folder: [
+        empty(folder / name) for name in (".x.json.a1b2c3d4", "checkpoints/.last.ckpt.part")
+    ],
     "a claim of this host": lambda folder: (folder / ".claim").write_text(json.dumps({"host": socket.gethostname()})),
 }
 

@@ -1,17 +1,19 @@
 """COCO-2017 read by the real FiftyOne, on small synthetic copies in the original layouts."""
 
 import json
+import math
 import subprocess
 import sys
 from functools import partial
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 from PIL import Image
 
 from data_modules import COCO
-from data_modules.coco import overlay
+from data_modules.coco import import_coco_utils, overlay
 from implicit_slate.errors import UserError
 from implicit_slate.evaluation.data import load_images
 from tests.data_modules import made
@@ -177,6 +179,7 @@ TRAIN = "annotations/instances_train2017.json"
 FAULTS = {
     "a missing image": (lambda d: (d / "train2017" / FIRST).unlink(), f"train2017/{FIRST}: expected the image that "),
     "no JSON": (lambda d: (d / TRAIN).write_text("{"), f"{TRAIN}: expected COCO's annotations, JSON"),
+    "deep JSON": (lambda d: (d / TRAIN).write_text("[" * 100_000), f"{TRAIN}: expected COCO's annotations, JSON"),
     "a list": (lambda d: (d / TRAIN).write_text("[]"), f"{TRAIN}: expected COCO's annotations, JSON"),
     "no images in it": (lambda d: edit(d, lambda c: c.pop("images")), f"{TRAIN}: expected a list of the images in "),
     "no annotations": (lambda d: (d / TRAIN).unlink(), f"{TRAIN}: expected COCO-2017's annotations of the train split"),
@@ -231,7 +234,7 @@ def test_a_fault_is_named_by_the_check_and_what_cannot_be_loaded_by_the_loader(t
 
 
 def test_a_segmentation_that_pycocotools_refuses_is_named(tmp_path):
-    edit(made.coco_plain(tmp_path), segmentation([[1, 2, 3]]))
+    edit(made.coco_plain(tmp_path), segmentation([[1, 2]]))
     fails(tmp_path, f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: FiftyOne cannot read it (Exception(")
 
 
@@ -283,5 +286,84 @@ def test_an_instance_without_a_segmentation_keeps_its_number(tmp_path, blames, e
 
 def test_a_code_of_another_size_is_not_drawn(tmp_path):
     edit(made.coco_plain(tmp_path), segmentation({"size": [30, 32], "counts": [0, 960]}))
-    message = f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: expected a mask of 64 × 48 pixels, found 32 × 30"
+    reason = "(its run-length code has the size [30, 32], not [48, 64])"
+    fails(tmp_path, f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: expected a mask of 64 × 48 pixels {reason}")
+
+
+MISREAD = {
+    "no numbers": ([[math.nan] * 6], "a polygon has a corner far outside of the image"),
+    "an infinite number": ([[1, 1, math.inf, 5, 5, 9]], "a polygon has a corner far outside of the image"),
+    "a huge number": ([[1, 1, 1e9, 5, 5, 9]], "a polygon has a corner far outside of the image"),
+    "a huge number in a short polygon": ([[1, 1, 1, 1e9]], "a polygon has a corner far outside of the image"),
+    "a number too large for a float": ([[1, 1, 10**400, 5, 5, 9]], "a polygon is a list of numbers"),
+    "an odd count": ([[1, 1, 5, 5, 9, 1, 3]], "a polygon has two numbers for each corner"),
+    "an empty code": ({"size": [HEIGHT, WIDTH], "counts": ""}, "its run-length code has 0 pixels"),
+    "an empty list of runs": ({"size": [HEIGHT, WIDTH], "counts": []}, "its run-length code has 0 pixels"),
+    "too few runs": ({"size": [HEIGHT, WIDTH], "counts": [5, 5]}, "its run-length code has 10 pixels"),
+    "too short a code": ({"size": [HEIGHT, WIDTH], "counts": "55"}, "its run-length code has 10 pixels"),
+    "half a code": ({"size": [HEIGHT, WIDTH], "counts": "5o"}, "its run-length code is malformed"),
+    "a huge size": ({"size": [10**7, 10**7], "counts": [0, 10**14]}, "its run-length code has the size [10000000, "),
+}
+
+
+@pytest.mark.parametrize("fault", MISREAD)
+def test_what_pycocotools_would_misread_or_take_all_memory_for_is_not_given_to_it(tmp_path, blames, monkeypatch, fault):
+    value, reason = MISREAD[fault]
+    edit(made.coco_plain(tmp_path), segmentation(value))
+    message = f"{tmp_path}/{TRAIN}: annotation 101 of {FIRST}: expected a mask of 64 × 48 pixels ({reason}"
+    for place in (import_coco_utils().mask_utils, pycocotools.mask):  # FiftyOne has its own copies of the functions
+        for name in ("frPyObjects", "decode"):
+            monkeypatch.setattr(place, name, refuse(getattr(place, name), value))
     fails(tmp_path, message)
+    blames("coco", tmp_path, message)
+
+
+def refuse(function, value):
+    """`function`, but the test fails before it is given `value`, which may take all memory."""
+    inner = repr(value).removeprefix("[[").removesuffix("]]")  # FiftyOne repeats four numbers; NaN != NaN
+
+    def guarded(segmentation, *size):
+        if inner in repr(segmentation):
+            pytest.fail(f"{function.__name__} was given {value!r}")
+        return function(segmentation, *size)
+
+    return guarded
+
+
+def test_polygons_may_end_outside_of_the_image(tmp_path, check):
+    edit(made.coco_plain(tmp_path), segmentation([[-60.0, -40.0, 120.0, -40.0, 120.0, 90.0, -60.0, 90.0]]))
+    np.testing.assert_array_equal(label_maps(tmp_path)[1], drawn((1, 0, 0, 64, 48), (2, 15, 5, 45, 40)))
+    assert check("coco", tmp_path)[1][-1] == "nothing is wrong with 9 images"
+
+
+@pytest.mark.parametrize("size", [1, 16])
+def test_compressed_codes_are_drawn(tmp_path, check, size):
+    """Of noise, whose code has many runs, and of blocks, whose runs are long and differ much."""
+    noise = np.random.default_rng(0).random((HEIGHT // size, WIDTH // size)) < 0.5
+    wanted = np.kron(noise, np.ones((size, size))).astype(np.uint8)
+    code = pycocotools.mask.encode(np.asfortranarray(wanted))
+    code["counts"] = code["counts"].decode()
+    edit(made.coco_plain(tmp_path), lambda content: content["annotations"][6].update(segmentation=code))
+    np.testing.assert_array_equal(label_maps(tmp_path)[4], wanted)
+    assert check("coco", tmp_path)[1][-1] == "nothing is wrong with 9 images"
+
+
+def test_a_size_written_with_a_fraction_of_zero_is_a_size(tmp_path, check):
+    edit(made.coco_plain(tmp_path), lambda content: content["images"][-1].update(width=64.0, height=48.0))
+    assert len(module(tmp_path).splits.train) == 6
+    assert check("coco", tmp_path)[1][-1] == "nothing is wrong with 9 images"
+
+
+@pytest.mark.parametrize("value", [None, "64", 64.5, 0, -64, True, math.nan, math.inf])
+def test_what_is_no_size_is_named_with_its_image(tmp_path, blames, value):
+    edit(made.coco_plain(tmp_path), lambda content: content["images"][-1].update(width=value))
+    expected = f"expected a width in whole pixels by {tmp_path}/{TRAIN}, found {value!r}"
+    fails(tmp_path, f"{tmp_path}/train2017/{FIRST}: {expected}")
+    blames("coco", tmp_path, f"{tmp_path}/train2017/{FIRST}: {expected}")
+
+
+def test_a_size_that_is_not_the_images_is_not_drawn(tmp_path, blames):
+    edit(made.coco_plain(tmp_path), lambda content: content["images"][-1].update(width=10**5))
+    message = f"{tmp_path}/train2017/{FIRST}: expected {10**5} × 48 pixels by "
+    fails(tmp_path, message)
+    assert len(blames("coco", tmp_path, message)) == 5  # nothing about its masks

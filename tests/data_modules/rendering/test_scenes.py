@@ -104,6 +104,12 @@ def test_what_cannot_be_rendered_is_named(tmp_path, where, key, value, message):
         read_scenes(tmp_path)
 
 
+def test_a_scene_nested_too_deeply_is_named(tmp_path):
+    (tmp_path / "some.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="some.json: expected a scene in JSON with the key 'objects' .RecursionError: "):
+        scenes.read_scene(tmp_path / "some.json")
+
+
 def test_a_scene_without_a_split_is_new(tmp_path):
     scene = scenes.sample_scene(np.random.default_rng(0), 3, mirror=True)
     named = scenes.name_scene(scene, 7, 64)
