@@ -120,7 +120,11 @@ class Terminate(L.Callback):
 
 def test_a_training_that_is_terminated_has_not_succeeded(tmp_path, capsys):
     stop = f"--trainer.callbacks={Terminate.__module__}.Terminate"
-    assert main(tiny_run(tmp_path, "--trainer.max_steps=9", stop)) == 130
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # another test may have left its own
+    try:
+        assert main(tiny_run(tmp_path, "--trainer.max_steps=9", stop)) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert capsys.readouterr().err.endswith("stopped: fit\n")
 
 
