@@ -40,7 +40,7 @@ def load_pretrained(name: str | os.PathLike) -> SlotModel | DiscreteVAE:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get(KEY, "null"))
             weights = {weight: file.get_tensor(weight) for weight in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         remedy = "; `implicit-slate export` makes one of a checkpoint" if path.suffix == ".ckpt" else ""
         raise UserError(f"{path}: not a safetensors file, or a damaged one ({reason}){remedy}") from None
