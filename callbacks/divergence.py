@@ -7,6 +7,8 @@ from torch import Tensor
 from implicit_slate import host
 from implicit_slate.errors import TrainingError
 
+NEVER = torch.iinfo(torch.int64).max
+
 
 class Diverged(TrainingError):
     """The quantity named by `not_finite` was not finite at `step` (the number of gradient steps done before)."""
@@ -30,7 +32,7 @@ class Watch(Callback):
 
     def __init__(self):
         self._first: Tensor | None = None
-        """The first bad step, (), or -1 if there was none yet; on the device on which it is computed."""
+        """The first bad step, (), or `NEVER`; on the device on which it is computed."""
 
     def note(self, trainer: Trainer, sound: Tensor) -> None:
         """To be called in every step, before its update. `sound`: bool (), whether the quantity is finite. If it is not
@@ -41,8 +43,8 @@ class Watch(Callback):
                 raise Diverged(step, self.watched)
             return
         if self._first is None:
-            self._first = torch.full((), -1, device=sound.device)
-        self._first = self._first.masked_fill((self._first < 0) & ~sound, step)
+            self._first = torch.full((), NEVER, device=sound.device)
+        self._first = torch.where(sound, self._first, self._first.clamp_max(step))
         if host.is_logged(trainer):
             self._read(trainer)
 
@@ -52,15 +54,10 @@ class Watch(Callback):
     def _read(self, trainer: Trainer, *_) -> None:
         # The earliest bad step of all watches: a first evaluation may be non-finite because of the previous gradient.
         watches = [watch for watch in trainer.callbacks if isinstance(watch, Watch) and watch._first is not None]
-        found = [(step, watch.watched) for watch in watches if (step := watch._first_of_all(trainer)) >= 0]
-        if found:
-            raise Diverged(*min(found))
-
-    def _first_of_all(self, trainer: Trainer) -> int:
-        """The first bad step of any process, or -1."""
-        never = torch.iinfo(self._first.dtype).max
-        first = int(trainer.strategy.reduce(self._first.masked_fill(self._first < 0, never), reduce_op="min"))
-        return -1 if first == never else first
+        firsts = [(int(trainer.strategy.reduce(watch._first, reduce_op="min")), watch.watched) for watch in watches]
+        first, watched = min(firsts, default=(NEVER, self.watched))
+        if first < NEVER:
+            raise Diverged(first, watched)
 
     on_validation_start = on_save_checkpoint = on_train_end = _read
 
@@ -88,7 +85,7 @@ class Divergence(Watch):
 class FirstEvaluation(Watch):
     """Raises `Diverged` at the first step whose first evaluation of the refinement is not finite.
 
-    Every training of slots includes this callback. An image can have such a step in one process only; all stop then.
+    Every training of slots includes this callback. If only one process has images that cause this, all stop.
     """
 
     watched = "the first evaluation of the refinement"

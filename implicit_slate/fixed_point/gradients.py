@@ -233,7 +233,7 @@ def fixed_point(
             solver.
         ValueError: z0 is not a state, or f changes its form, a shape, a type or a device.
         NotFinite: f's first evaluation has NaN or infinity. This check waits for a GPU; modes and solvers that are
-            called directly do not wait, see `Solution.checked`.
+            called directly do not check, see `Solution.checked`.
     """
     solve, mode = Solver(solver, max_iterations, tol), parse_gradient(gradient)
     mode.check(solve)

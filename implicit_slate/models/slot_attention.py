@@ -141,8 +141,8 @@ class SlotAttention(Checked, nn.Module):
     def solve(self, update: SlotUpdate, slots_init: Tensor | None = None) -> Solution:
         """Solve for the fixed point of `update`, differentiably by the gradient mode.
 
-        Raises `NotFinite` if the first evaluation is not finite; on a GPU in evaluation mode only, because training
-        does not wait for the GPU.
+        Raises `NotFinite` if the first evaluation is not finite, but in evaluation mode only: training must not wait
+        for a GPU, nor end in one process alone; it has `callbacks.divergence.FirstEvaluation`.
         """
         if slots_init is None:
             slots_init = self.sample_slots(len(update.keys))

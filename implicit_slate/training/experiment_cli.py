@@ -152,9 +152,9 @@ class ExperimentCLI(LightningCLI):
         self.before_validate()
         if self._trained is None or not isinstance(self.model, TrainingModule):
             return
-        here = {name: len(parameters) for name, parameters in self.model.parameter_groups().items()}
         if "optimizer_states" in self._trained and LIGHTNING_KEY not in self._trained:
             raise UserError(f"{self._checkpoint}: not a checkpoint of Lightning: it holds no {LIGHTNING_KEY}")
+        here = {name: len(parameters) for name, parameters in self.model.parameter_groups().items()}
         for optimizer in self._trained.get("optimizer_states", ()):
             there = {group["name"]: len(group["params"]) for group in optimizer["param_groups"]}
             if there != here:

@@ -171,12 +171,12 @@ def test_what_is_done_is_not_done_again_until_something_changes(checkpoint, eval
 
 
 def test_files_of_two_evaluations_do_not_count_as_one(checkpoint, evaluate, monkeypatch):
-    first, rows, replace = evaluate(checkpoint), read_csv(checkpoint), os.replace
+    first, rows, rename = evaluate(checkpoint), read_csv(checkpoint), os.replace
 
     def full(source, target):
         if Path(target).suffix == ".png":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        replace(source, target)
+        rename(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
