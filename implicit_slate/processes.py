@@ -1,4 +1,4 @@
-"""Processes that end when the process that started them ends, however that happens."""
+"""How processes end: with the process that started them, however that ends; or because they are asked to."""
 
 import contextlib
 import ctypes
@@ -14,6 +14,13 @@ CHECK_SECONDS = 0.5
 PR_SET_PDEATHSIG = 1
 PARENT = "IMPLICIT_SLATE_PARENT"
 """The environment variable in which a process passes its id to the processes that it starts."""
+BUSY = 75
+"""The exit status if the cell must be run again later, because another process is working on it or it was asked to stop
+(a temporary failure in sysexits.h)."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals that a cluster sends before it ends a job. During training `ResumePoint` saves a checkpoint first."""
+
 _expecting = threading.RLock()
 
 

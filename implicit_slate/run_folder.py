@@ -17,7 +17,8 @@ from filelock import AcquireReturnProxy, FileLock
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.locks import is_locked
-from implicit_slate.measures import COLUMNS, EVALUATED
+from implicit_slate.measures import COLUMNS, EVALUATED, summarise
+from implicit_slate.provenance import revision, versions
 
 DONE = ("complete", "diverged")
 """Cells with these results are not run again; failed ones are when the grid is started again."""
@@ -155,6 +156,38 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     result = read_json(folder / "result.json") or {}
     whole = result.get("status") in FINISHED and isinstance(result.get("measures"), dict)
     return result if whole else None
+
+
+def make_result(
+    folder: Path, curves, status: str, step: int | None = None, seconds: float | None = None, error: str | None = None
+) -> dict[str, Any]:
+    """The content of `result.json` for the cell in `folder`.
+
+    Args:
+        curves: a mapping from tag to step to value, ordered by step.
+        status: `complete`, `diverged` or `failed`.
+        step: number of training steps done.
+        seconds: training time of all sessions.
+        error: why it failed, in one line.
+    """
+    cell = read_json(folder / "cell.json")
+    result = {
+        "cell": cell["cell"],
+        "status": status,
+        "axes": cell["axes"],
+        "step": step,
+        "measures": summarise(curves),
+        "seconds": seconds,
+        "steps_per_second": step / seconds if step and seconds else None,
+        "git": revision(),
+        "versions": versions(),
+    }
+    return result if error is None else result | {"error": error}
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write `result.json`, which marks the cell as done, so call this last."""
+    write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def status_of(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,11 @@ def load_yaml(path: Path) -> dict:
     if problem is not None:
         raise UserError(f"{path}: {problem}")
     return content
+
+
+def experiment_files(argv: Sequence[str]) -> list[Path]:
+    """The files given by `-c` and `--config`."""
+    return [Path(name) for name in re.findall(r"(?:^|\0)(?:-c|--config)[\0=]([^\0]+)", "\0".join(argv))]
 
 
 def _misplaced(section: Any, prefix: str = "") -> Iterator[str]:

@@ -15,18 +15,9 @@ from typing import Any
 from implicit_slate.errors import ArgumentParser, UserError
 from implicit_slate.files import read_json, sweep, write_atomically
 from implicit_slate.locks import holder, try_lock
-from implicit_slate.measures import summarise
-from implicit_slate.processes import end_with_parent
-from implicit_slate.provenance import revision, versions
+from implicit_slate.processes import BUSY, STOP_SIGNALS, end_with_parent
 from implicit_slate.run_folder import DONE, read_result
 from implicit_slate.yaml_files import leaves
-
-BUSY = 75
-"""The exit status if the cell must be run again later, because another process is working on it or it was asked to stop
-(a temporary failure in sysexits.h)."""
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""Signals that a cluster sends before it ends a job. During training `ResumePoint` saves a checkpoint first."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -104,38 +95,6 @@ def _train(folder: Path) -> int:
     from implicit_slate.ablation.train import train  # takes seconds to import
 
     return int(train(folder) == "failed")
-
-
-def make_result(
-    folder: Path, curves, status: str, step: int | None = None, seconds: float | None = None, error: str | None = None
-) -> dict[str, Any]:
-    """The content of `result.json` for the cell in `folder`.
-
-    Args:
-        curves: a mapping from tag to step to value, ordered by step.
-        status: `complete`, `diverged` or `failed`.
-        step: number of training steps done.
-        seconds: training time of all sessions.
-        error: why it failed, in one line.
-    """
-    cell = read_json(folder / "cell.json")
-    result = {
-        "cell": cell["cell"],
-        "status": status,
-        "axes": cell["axes"],
-        "step": step,
-        "measures": summarise(curves),
-        "seconds": seconds,
-        "steps_per_second": step / seconds if step and seconds else None,
-        "git": revision(),
-        "versions": versions(),
-    }
-    return result if error is None else result | {"error": error}
-
-
-def write_result(folder: Path, result: Mapping[str, Any]) -> None:
-    """Write `result.json`, which marks the cell as done, so call this last."""
-    write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def is_done(folder: Path) -> bool:

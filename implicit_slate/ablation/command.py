@@ -163,7 +163,7 @@ def _run(grid: Grid, folder: RunFolder, preparations: Preparations, arguments: a
     cells = {cell: folder.cell(cell) for cell in folder.cells if folder.status(cell) not in DONE}
     if not cells:
         return _print_counts(folder.rows()) or 0 if arguments.dry_run else _conclude(folder)
-    from implicit_slate.ablation.launchers.local import check, fork_server
+    from implicit_slate.ablation.pool import check, fork_server
     from implicit_slate.ablation.progress import ProgressDisplay
 
     print(f"{grid.name}: {len(grid.cells)} cells in {folder.path}; checking them", flush=True)

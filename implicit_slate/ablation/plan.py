@@ -18,7 +18,7 @@ from lightning.pytorch import Callback
 
 from implicit_slate.ablation.cell import max_steps, prepare
 from implicit_slate.ablation.launchers import Work
-from implicit_slate.ablation.launchers.local import LocalPool, Resources
+from implicit_slate.ablation.pool import LocalPool, Resources
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.run_folder import read_result

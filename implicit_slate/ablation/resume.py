@@ -14,10 +14,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from implicit_slate.ablation.cell import BUSY, STOP_SIGNALS
 from implicit_slate.ablation.tensorboard import THROUGHPUT, flush_events, layout
 from implicit_slate.files import replace_durably, write_atomically
 from implicit_slate.measures import LOSSES, summarise
+from implicit_slate.processes import BUSY, STOP_SIGNALS
 from implicit_slate.run_folder import LAST
 
 CHECK_EVERY_STEPS = 10

@@ -1,6 +1,6 @@
 """Train a prepared cell in this process: from its configuration to a trained model and `result.json`.
 
-Importing this module takes seconds; `launchers/local.py` describes how cells on one machine avoid that.
+Importing this module takes seconds; `pool.py` describes how cells on one machine avoid that.
 """
 
 import traceback
@@ -13,7 +13,6 @@ import callbacks  # noqa: F401  (classes that experiments name are imported here
 import implicit_slate.training  # noqa: F401
 from callbacks import Diverged
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
-from implicit_slate.ablation.cell import make_result, write_result
 from implicit_slate.ablation.configure import RESUME_POINT, build
 from implicit_slate.ablation.resume import Curves, ResumePoint, write_curves
 from implicit_slate.ablation.tensorboard import flush_events, log_configuration, log_hparams
@@ -21,7 +20,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
 from implicit_slate.fixed_point import NotFinite
 from implicit_slate.processes import expecting_children
-from implicit_slate.run_folder import LAST
+from implicit_slate.run_folder import LAST, make_result, write_result
 from implicit_slate.training.checkpoints import Foreign, read_checkpoint
 from implicit_slate.yaml_files import override, with_callback
 

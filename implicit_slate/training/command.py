@@ -11,7 +11,7 @@ import callbacks
 import data_modules
 from implicit_slate import training
 from implicit_slate.errors import ArgumentParser
-from implicit_slate.yaml_files import leaves, load_yaml
+from implicit_slate.yaml_files import experiment_files, leaves, load_yaml
 
 PACKAGES = {"model": training, "data": data_modules, "trainer.callbacks": callbacks}
 ABOUT = {
@@ -79,11 +79,6 @@ def _parser(command: str) -> ArgumentParser:
     parser.add_argument("--seed_everything", metavar="SEED", help="default: 0")
     parser.add_argument("--print_config", action="store_true", help="print the complete configuration, and run nothing")
     return parser
-
-
-def experiment_files(argv: Sequence[str]) -> list[Path]:
-    """The files given by `-c` and `--config`."""
-    return [Path(name) for name in re.findall(r"(?:^|\0)(?:-c|--config)[\0=]([^\0]+)", "\0".join(argv))]
 
 
 def _settings_on_the_line() -> list[str]:

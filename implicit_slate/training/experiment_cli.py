@@ -25,11 +25,10 @@ from implicit_slate.fixed_point import NotFinite
 from implicit_slate.models.portable import load_weights
 from implicit_slate.training.base import TrainingModule
 from implicit_slate.training.checkpoints import read_checkpoint
-from implicit_slate.training.command import experiment_files
 from implicit_slate.training.config_parser import BadKey, ConfigParser, explain
 from implicit_slate.training.precision import fastest_precision
 from implicit_slate.training.trainer import Trainer
-from implicit_slate.yaml_files import leaves, load_yaml, overlap
+from implicit_slate.yaml_files import experiment_files, leaves, load_yaml, overlap
 
 logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  # hides "Seed set to 0"
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())

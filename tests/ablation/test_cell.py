@@ -16,6 +16,7 @@ from implicit_slate.ablation.configure import RESUME_POINT
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.locks import try_lock
+from implicit_slate.processes import BUSY
 from implicit_slate.training import SLATEModule
 from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.yaml_files import override
@@ -125,7 +126,7 @@ def test_a_failed_cell_runs_again_and_a_done_one_ends_at_once(tmp_path, monkeypa
 def test_a_cell_that_somebody_works_on_says_so(tmp_path, capsys):
     folder = prepared(tmp_path / "a", OFTEN)
     with try_lock(folder):
-        assert main(["cell", str(folder)]) == cell.BUSY
+        assert main(["cell", str(folder)]) == BUSY
     assert "works on this cell" in capsys.readouterr().err and not (folder / "result.json").exists()
 
 

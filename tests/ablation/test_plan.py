@@ -6,7 +6,7 @@ import time
 import pytest
 
 from implicit_slate.ablation import cell, plan
-from implicit_slate.ablation.launchers.local import LocalPool, Resources
+from implicit_slate.ablation.pool import LocalPool, Resources
 from implicit_slate.errors import UserError
 from implicit_slate.yaml_files import override
 from tests.ablation.conftest import TINY

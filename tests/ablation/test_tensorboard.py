@@ -11,11 +11,10 @@ from urllib.parse import quote
 
 import pytest
 
-from implicit_slate.ablation.cell import make_result
 from implicit_slate.ablation.resume import CurveLogger
 from implicit_slate.ablation.tensorboard import link_cells, log_configuration, log_hparams, run_names, to_show
 from implicit_slate.measures import headline_columns
-from implicit_slate.run_folder import RunFolder
+from implicit_slate.run_folder import RunFolder, make_result
 from tests.ablation.conftest import wait_until
 from tests.browser import browser
 

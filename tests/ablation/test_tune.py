@@ -15,16 +15,17 @@ import psutil
 import pytest
 import yaml
 
-from implicit_slate.ablation.cell import BUSY, make_result, write_result
 from implicit_slate.ablation.configure import Parser, build
-from implicit_slate.ablation.launchers.local import MOST_TRIES, Resources
 from implicit_slate.ablation.matrix import load_grid
+from implicit_slate.ablation.pool import MOST_TRIES, Resources
 from implicit_slate.ablation.tuning import search, storage
 from implicit_slate.ablation.tuning.search import CellFailed, Search, Space
 from implicit_slate.ablation.tuning.storage import open_storage
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
 from implicit_slate.files import sqlite_url
+from implicit_slate.processes import BUSY
+from implicit_slate.run_folder import make_result, write_result
 from implicit_slate.yaml_files import load_yaml, override
 from tests.faults.grid import OFTEN, SLATE
 

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from implicit_slate.ablation.cell import BUSY
 from implicit_slate.ablation.launchers import Work
 from implicit_slate.errors import UserError
 from implicit_slate.files import write_atomically
+from implicit_slate.processes import BUSY
 from implicit_slate.run_folder import status_of
 
 MOST_DEATHS = 3

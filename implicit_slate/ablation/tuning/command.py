@@ -87,7 +87,7 @@ def find_target(name: str, file: Path, modes: Sequence[str] | None) -> Target:
 
 
 def _run(target: Target, folder: Path, arguments) -> int:
-    from implicit_slate.ablation.launchers.local import LocalPool, Resources, check, fork_server
+    from implicit_slate.ablation.pool import LocalPool, Resources, check, fork_server
     from implicit_slate.ablation.tuning.results import write_results
     from implicit_slate.ablation.tuning.search import CellFailed, Search
     from implicit_slate.ablation.tuning.storage import open_storage

@@ -16,14 +16,15 @@ from optuna.storages import BaseStorage, fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from implicit_slate.ablation.cell import BUSY, preparation, prepare
-from implicit_slate.ablation.launchers.local import MOST_TRIES, Resources, Tries, start
+from implicit_slate.ablation.cell import preparation, prepare
 from implicit_slate.ablation.matrix import cell_id
+from implicit_slate.ablation.pool import MOST_TRIES, Resources, Tries, start
 from implicit_slate.ablation.tuning.storage import begin_again, patiently
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json
 from implicit_slate.locks import is_locked
 from implicit_slate.measures import final_loss
+from implicit_slate.processes import BUSY
 from implicit_slate.run_folder import read_result
 from implicit_slate.yaml_files import leaves, override
 

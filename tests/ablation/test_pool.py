@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from implicit_slate.ablation.launchers import local
-from implicit_slate.ablation.launchers.local import MOST_TRIES, LocalPool, Resources, fork_server, start
+from implicit_slate.ablation import pool
+from implicit_slate.ablation.pool import MOST_TRIES, LocalPool, Resources, fork_server, start
 from implicit_slate.errors import UserError
 from tests.ablation.conftest import prepared, wait_until
 
@@ -92,9 +92,9 @@ def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_pa
         monkeypatch.setenv(name, value)  # as if the pool ran in a batch job
     cell = prepared(tmp_path / "run" / "cells" / "a", devices=2, **{"model.pause": 0.04})
     events = []
-    pool = LocalPool(lambda name, event: events.append(event))  # without `fork_server`: no imports are needed
+    local = LocalPool(lambda name, event: events.append(event))  # without `fork_server`: no imports are needed
     with ThreadPoolExecutor(1) as thread:
-        running = thread.submit(pool.run, {"a": cell}, Resources(1, 2, (), 2))
+        running = thread.submit(local.run, {"a": cell}, Resources(1, 2, (), 2))
         wait_until(lambda: (cell / "checkpoints" / "last.ckpt").exists())
         ranks = wait_until(lambda: ranks_of(cell))
         ranks[rank].kill()
@@ -109,10 +109,10 @@ def test_a_cell_on_two_devices_survives_the_death_of_any_of_its_processes(tmp_pa
 def test_a_cell_that_gets_further_each_time_may_die_any_number_of_times(tmp_path, monkeypatch):
     cell = prepared(tmp_path / "run" / "cells" / "a", **{"model.pause": 0.02})
     last, started, events = cell / "checkpoints" / "last.ckpt", [], []
-    monkeypatch.setattr(local, "start", lambda *arguments: started.append(start(*arguments)) or started[-1])
-    pool = LocalPool(lambda name, event: events.append(event))
+    monkeypatch.setattr(pool, "start", lambda *arguments: started.append(start(*arguments)) or started[-1])
+    local = LocalPool(lambda name, event: events.append(event))
     with fork_server(), ThreadPoolExecutor(1) as thread:
-        running, before = thread.submit(pool.run, {"a": cell}, Resources(1, 1, (), 2)), None
+        running, before = thread.submit(local.run, {"a": cell}, Resources(1, 1, (), 2)), None
         for deaths in range(1, MOST_TRIES + 2):
             wait_until(lambda before=before: last.exists() and last.stat().st_mtime_ns != before)
             started[-1].kill()
@@ -138,7 +138,7 @@ def die_at_the_end(folder, *arguments):
 @pytest.mark.parametrize("death", [die, die_at_the_end])
 def test_a_cell_that_dies_again_and_again_has_failed(tmp_path, monkeypatch, death):
     cell, events = prepared(tmp_path / "run" / "cells" / "a"), []
-    monkeypatch.setattr(local, "_run_cell", death)
+    monkeypatch.setattr(pool, "_run_cell", death)
     with fork_server():
         LocalPool(lambda name, event: events.append(event)).run({"a": cell}, Resources(1, 1, (), 2))
     error = json.loads((cell / "result.json").read_text())["error"]
@@ -151,7 +151,7 @@ def test_a_cell_that_dies_again_and_again_has_failed(tmp_path, monkeypatch, deat
 def test_no_process_of_a_cell_on_several_devices_outlives_a_killed_launcher_by_five_seconds(tmp_path, moment):
     cell = prepared(tmp_path / "run" / "cells" / "a", devices=2, **{"model.pause": 0.1})
     run = f"with fork_server(): LocalPool(print).run({{'a': Path({str(cell)!r})}}, Resources(1, 2, (), 2))"
-    code = f"from pathlib import Path\nfrom {local.__name__} import *\n{run}"
+    code = f"from pathlib import Path\nfrom {pool.__name__} import *\n{run}"
     launcher = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)})
     wait_until(lambda: len(psutil.Process(launcher.pid).children(recursive=True)) == 5)  # including the two ranks
     time.sleep(moment)
@@ -164,13 +164,13 @@ def test_no_process_of_a_cell_on_several_devices_outlives_a_killed_launcher_by_f
 @pytest.mark.parametrize("parent, status", [(os.getpid, 0), (lambda: 2**22 + 1, 1)], ids=["alive", "gone"])
 def test_a_server_whose_launcher_was_killed_before_it_began_ends_at_once(parent, status):
     """At once: its imports would take ten seconds."""
-    command = [sys.executable, "-c", "import implicit_slate.ablation.launchers.server"]
+    command = [sys.executable, "-c", "import implicit_slate.ablation.server"]
     assert subprocess.run(command, env=os.environ | {"IMPLICIT_SLATE_PARENT": str(parent())}).returncode == status
 
 
 def test_a_server_that_replaces_a_killed_one_knows_its_launcher_too(tmp_path):
     def start():
-        local.start(tmp_path, Resources(1, 1, (), 2), 0).join()
+        pool.start(tmp_path, Resources(1, 1, (), 2), 0).join()
         [server] = servers()
         return server
 
@@ -183,7 +183,7 @@ def test_a_server_that_replaces_a_killed_one_knows_its_launcher_too(tmp_path):
 def test_threads_may_start_cells_at_the_same_time(tmp_path):
     """As `tune` does, with one thread for each worker."""
     with fork_server(), ThreadPoolExecutor(8) as threads:
-        starts = [threads.submit(local.start, tmp_path, Resources(1, 1, (), 2), 0) for _ in range(60)]
+        starts = [threads.submit(pool.start, tmp_path, Resources(1, 1, (), 2), 0) for _ in range(60)]
         for start in starts:
             start.result().kill()
     assert "IMPLICIT_SLATE_PARENT" not in os.environ
@@ -201,9 +201,9 @@ def test_a_launcher_of_ones_own_may_start_cells_by_way_of_other_processes(tmp_pa
 
 
 def test_a_check_whose_process_is_killed_is_tried_again_and_then_said_in_a_line(monkeypatch):
-    monkeypatch.setattr(local, "_check", die)
+    monkeypatch.setattr(pool, "_check", die)
     with fork_server(), pytest.raises(UserError, match="was killed 3 times"):
-        local.check({}, {})
+        pool.check({}, {})
 
 
 def servers():
@@ -216,5 +216,5 @@ def test_the_death_of_the_server_while_it_is_asked_does_not_end_the_launcher(tmp
     with fork_server():
         [server] = wait_until(servers)
         server.kill()  # not noticed yet
-        local.start(folder, Resources(1, 1, (), 1), worker=0).join()
+        pool.start(folder, Resources(1, 1, (), 1), worker=0).join()
     assert json.loads((folder / "result.json").read_text())["status"] == "complete"
