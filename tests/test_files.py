@@ -6,17 +6,43 @@ from pathlib import Path
 import pytest
 
 from implicit_slate.errors import UserError
-from implicit_slate.files import read_json, sweep, write_atomically, write_together
+from implicit_slate.files import (
+    check_writable,
+    read_json,
+    replace_durably,
+    sweep,
+    write_atomically,
+    write_together,
+)
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
-    order = []
+def rename(path):
+    (path.parent / ".a.json.part").write_text("{}")
+    replace_durably(path.parent / ".a.json.part", path)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: write_atomically(path, "{}"), lambda path: write_together({path: "{}"}), rename]
+)
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch, write):
+    order, descriptors = [], os.listdir("/proc/self/fd")
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda d: (order.append(os.readlink(f"/proc/self/fd/{d}")), fsync(d)))
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append("rename"), replace(a, b)))
-    write_atomically(tmp_path / "a.json", "{}")
-    content, rename, folder = order
-    assert content.startswith(str(tmp_path / ".a.json.")) and (rename, folder) == ("rename", str(tmp_path))
+    write(tmp_path / "a.json")
+    content, *after = order
+    assert content.startswith(str(tmp_path / ".a.json.")) and after == ["rename", str(tmp_path)]
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o644 and os.listdir("/proc/self/fd") == descriptors
+
+
+def test_text_may_hold_a_file_name_that_is_not_utf_8(tmp_path):
+    write_atomically(tmp_path / "a.txt", os.fsdecode(b"\xff"))
+    assert (tmp_path / "a.txt").read_bytes() == b"\xff"
+
+
+def test_checking_a_folder_makes_it_and_leaves_it_empty(tmp_path):
+    check_writable(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
 
 
 def test_a_write_that_fails_leaves_nothing_and_keeps_what_was_there(tmp_path, monkeypatch):
@@ -46,8 +72,11 @@ def test_of_files_that_belong_together_either_all_are_replaced_or_none(tmp_path,
         with pytest.raises(UserError, match=r"picture\.png: cannot be written"):
             write_together(dict.fromkeys(files, "new"))
     assert {file: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(files, "old")
+    replace, beside = os.replace, []
+    monkeypatch.setattr(os, "replace", lambda a, b: (beside.append(files[-1].exists()), replace(a, b)))
     write_together(dict.fromkeys(files, "new"))
     assert {file: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(files, "new")
+    assert not any(beside)  # what describes the others is gone before the first of them changes
 
 
 @pytest.mark.parametrize(
@@ -59,6 +88,8 @@ def test_a_torn_json_file_counts_as_absent(tmp_path, content, expected):
     (tmp_path / "a.json").write_text(content)
     assert read_json(tmp_path / "a.json") == expected
     assert read_json(tmp_path / "b.json") is None
+    with pytest.raises(UserError, match="cannot be read"):
+        read_json(tmp_path)
 
 
 def test_sweeping_removes_unfinished_files_only(tmp_path, monkeypatch):

@@ -208,12 +208,12 @@ class _BroydenUpdate:
 
     def __call__(self, x: Tensor, fx: Tensor) -> Tensor:
         gx = fx - x
-        if self.count % (self.memory + 1) == 0:
+        used = self.count % (self.memory + 1)
+        if used == 0:
             shape = (len(x), self.memory, x.shape[1])
             self.u, self.v = x.new_empty(shape), x.new_empty(shape)
-            used, h_gx = 0, -gx
+            h_gx = -gx
         else:
-            used = self.count % (self.memory + 1)
             u, v = self.u[:, : used - 1], self.v[:, : used - 1]
             dx = x - self.x
             h_gx = _rank_one_sum(u, v, gx) - gx

@@ -137,7 +137,7 @@ class SLATEModule(SlotModule):
         if key not in self._kept:
             tokens = self.model.tokenize(batch["image"])
             mse = squared_error(self.model.dvae.decode_tokens(tokens), batch["image"])
-            if key is None or len(self._kept) * len(tokens) >= TOKENIZED_AT_ONCE:
+            if key is None or (len(self._kept) + 1) * len(tokens) > TOKENIZED_AT_ONCE:
                 return tokens, mse
             self._kept[key] = tokens.int(), mse
         tokens, mse = self._kept[key]

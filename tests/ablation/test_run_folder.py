@@ -96,6 +96,14 @@ def test_the_tables_have_a_row_for_every_cell(run):
     assert [row["cell"] for row in table] == [row["cell"] for row in rows] and table[0]["step"] == "60"
 
 
+@pytest.mark.parametrize(("status", "locked"), [("failed", "running"), ("complete", "complete")])
+def test_a_failed_cell_that_runs_again_is_running_and_a_done_one_stays_done(run, status, locked):
+    finish(run, "end=well,seed=0", status)
+    with try_lock(run.cell("end=well,seed=0")):
+        assert run.status("end=well,seed=0") == locked
+    assert run.status("end=well,seed=0") == status
+
+
 @pytest.mark.parametrize("damage", [None, "", "torn"])
 def test_a_run_is_read_without_its_grid(run, damage):
     finish(run, "end=well,seed=0", "complete")

@@ -37,11 +37,6 @@ def test_ranks_share_the_run_of_one_process_with_the_whole_batch(world_size):
     assert joined == first(20, 31, 4 * world_size, seed=2)
 
 
-def test_ranks_are_disjoint_within_an_epoch():
-    left, right = (first(4, 32, 4, rank=rank, world_size=2) for rank in range(2))
-    assert sorted(sum(left + right, [])) == list(range(32))
-
-
 def test_a_batch_may_be_larger_than_the_data():
     (batch,) = first(1, 3, 8)
     assert len(batch) == 8 and sorted(batch[:3]) == sorted(batch[3:6]) == [0, 1, 2]

@@ -89,6 +89,9 @@ def test_a_backward_solve_that_is_cut_short_says_so():
     f = linear_map(1.6)
     _, solution = gradient_of_offset(f, gradient="exact(broyden, 3)")
     assert solution.adjoint.products == 3 and (solution.adjoint.residual > 1e-3).all()
+    larger = fixed_point(f, f.z0, gradient="exact(broyden, 3)")
+    (1000 * larger.z * cotangent(f)).sum().backward()
+    assert torch.allclose(larger.adjoint.residual, solution.adjoint.residual)  # which is relative
 
 
 @pytest.mark.parametrize("gradient", EXACT)

@@ -96,13 +96,13 @@ def test_tuple_states_are_one_vector_an_image():
 
 
 def test_measuring_leaves_gradients_and_random_numbers_alone():
-    weight = torch.randn(3, 3, requires_grad=True)
+    weight, z = torch.randn(3, 3, requires_grad=True), torch.zeros(2, 3)
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    spectral_norm(lambda z: torch.tanh(z @ weight), torch.zeros(2, 3))
-    spectral_radius(lambda z: torch.tanh(z @ weight), torch.zeros(2, 3))
-    assert weight.grad is None
+    spectral_norm(lambda z: torch.tanh(z @ weight), z)
+    spectral_radius(lambda z: torch.tanh(z @ weight), z)
+    assert weight.grad is None and not z.requires_grad
     assert torch.equal(torch.rand(1), expected)
 
 

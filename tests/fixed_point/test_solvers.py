@@ -49,6 +49,12 @@ def test_a_tolerance_is_met_on_a_contraction(solve):
     assert relative_error(solution.z, f.solution()) < 1e-8
 
 
+@every_solver
+def test_a_tolerance_of_zero_is_met_by_a_map_that_repeats_itself(solve):
+    solution = solve(torch.ones_like, torch.zeros(2, 3), max_iterations=9, tol=0.0)
+    assert solution.converged.all() and solution.evaluations == 2
+
+
 @pytest.mark.parametrize("radius", [0.9, 1.6, 3.0])
 @quasi_newton
 def test_quasi_newton_solves_where_iterating_hardly_converges_or_diverges(solve, radius):
@@ -57,8 +63,14 @@ def test_quasi_newton_solves_where_iterating_hardly_converges_or_diverges(solve,
     assert solution.converged.all() and solution.evaluations <= 20
     assert relative_error(solution.z, f.solution()) < 1e-7
     assert not picard(f, f.z0, max_iterations=20, tol=1e-9).converged.any()
-    if radius < 1:  # a short memory takes longer
-        assert solve(f, f.z0, max_iterations=400, tol=1e-7, memory=4).converged.all()
+
+
+@quasi_newton
+def test_a_short_memory_changes_what_follows_when_it_is_full_and_takes_longer(solve):
+    f = linear_map(0.9)
+    full, forgets = ([solve(f, f.z0, max_iterations=n, memory=m).z for m in (4, 10)] for n in (5, 6))
+    assert torch.allclose(*full) and not torch.allclose(*forgets, rtol=1e-3)
+    assert solve(f, f.z0, max_iterations=400, tol=1e-7, memory=4).converged.all()
 
 
 @quasi_newton

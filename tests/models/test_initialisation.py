@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from implicit_slate import SLATE
-from implicit_slate.models import SpatialBroadcast
+from implicit_slate.models import PropertyPredictor, SpatialBroadcast
 
 BEFORE_RELU = r"dvae\..*\.0\.weight|slot_encoder\.1\.0\.weight|slot_attention\.mlp\.0\.weight|.*\.ffn\.0\.weight"
 BRANCH_ENDS = r"transformer\.blocks\.\d\.(\w+_attention\.project_out|ffn\.2)\.weight"
@@ -20,7 +20,11 @@ def broadcast():
     return SpatialBroadcast(image_size=32)
 
 
-@pytest.mark.parametrize("make", [slate, broadcast])
+def predictor():
+    return PropertyPredictor(image_size=32)
+
+
+@pytest.mark.parametrize("make", [slate, broadcast, predictor])
 def test_every_parameter_starts_as_its_source_has_it(make):
     torch.manual_seed(0)
     for name, p in make().named_parameters():

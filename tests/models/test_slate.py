@@ -11,6 +11,7 @@ from benchmarks.plain_slate import PlainSLATE
 from benchmarks.plain_slate import gumbel_noise as exponential_gumbel_noise
 from implicit_slate import SLATE
 from implicit_slate.errors import UserError
+from implicit_slate.fixed_point import Solver
 from implicit_slate.models import PropertyPredictor, SpatialBroadcast
 from implicit_slate.models import slate as slate_module
 from implicit_slate.models.dvae import gumbel_softmax
@@ -191,9 +192,20 @@ def test_sizes_that_do_not_fit_are_named(wrong, message):
         SLATE(**TINY | wrong)
 
 
-@pytest.mark.parametrize(
+every_model = pytest.mark.parametrize(
     ("kind", "sizes"), [(SLATE, TINY), (SpatialBroadcast, BROADCAST_SIZES), (PropertyPredictor, BROADCAST_SIZES)]
 )
+
+
+@every_model
+def test_the_settings_of_slot_attention_reach_it(kind, sizes):
+    settings = dict(num_iterations=5, gradient="exact(dense)", solver="broyden", tol=1e-3, slot_init="queries")
+    made = kind(**sizes | settings).slot_attention
+    found = made.solver, str(made.gradient), made.slot_init, made.norm_slots.eps
+    assert found == (Solver("broyden", 5, 1e-3), "exact(dense)", "queries", 1e-5 if kind is SLATE else 1e-3)
+
+
+@every_model
 @pytest.mark.parametrize(
     "image", [torch.rand(2, 3, 32, 32), torch.rand(3, 16, 16), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)]
 )

@@ -112,15 +112,6 @@ def test_the_loss_is_the_mean_squared_error_at_the_range_of_the_source():
     torch.testing.assert_close(losses.update(losses.solution.z), model.refinement(image)(losses.solution.z))
 
 
-@pytest.mark.parametrize("gradient", ["unrolled", "implicit"])
-def test_the_loss_reaches_all_parameters_but_frozen_ones(gradient):
-    model = tiny(gradient=gradient)
-    model.losses(random_images()).loss.backward()
-    missed = {name for name, p in model.named_parameters() if p.grad is None}
-    starts = {"slot_attention.slot_mu", "slot_attention.slot_log_sigma"}
-    assert missed == (set() if gradient == "unrolled" else starts)
-
-
 # Behaviour of all models with slots.
 
 

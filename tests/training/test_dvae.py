@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from implicit_slate.errors import TrainingError, UserError
-from implicit_slate.training import DVAEModule, Optimization, SLATEModule
+from implicit_slate.models import slate
+from implicit_slate.training import DVAEModule, Optimization, SLATEModule, dvae_module, slate_module
 from implicit_slate.training.dvae_module import load_dvae
 from tests.tiny import TinyImages
 from tests.training.setting import Squares, assert_same_weights, module, trainer
@@ -22,6 +23,37 @@ def dvae_checkpoint(tmp_path, **options):
 def test_a_warm_start_fills_the_vocabulary(tmp_path):
     _, metrics = dvae_checkpoint(tmp_path, warm_start_steps=50, tau_start=0.3)
     assert metrics["val/codes_in_use"] >= 8
+
+
+def test_the_clusters_of_a_warm_start_are_a_function_of_the_data():
+    centroids = []
+    for _ in range(2):
+        made = DVAEModule(vocab_size=12, warm_start_steps=1)
+        trainer(1).fit(made, TinyImages())
+        centroids.append(made.centroids)
+    assert torch.equal(*centroids) and centroids[0].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "sampler", "hard"),
+    [
+        (lambda **tau: module(SLATEModule, hard=True, **tau), slate, True),
+        (lambda **tau: module(SLATEModule, **tau), slate, False),
+        (lambda **tau: DVAEModule(vocab_size=12, **tau), dvae_module, False),
+    ],
+)
+def test_samples_have_the_temperature_of_their_step_and_the_hardness_that_was_asked_for(
+    monkeypatch, make, sampler, hard
+):
+    sample, seen = sampler.gumbel_softmax, []
+
+    def watched(logits, tau, hard=False):
+        seen.append((pytest.approx(float(tau)), hard))
+        return sample(logits, tau, hard)
+
+    monkeypatch.setattr(sampler, "gumbel_softmax", watched)
+    trainer(4).fit(make(tau_start=1.0, tau_final=0.2, tau_steps=2), TinyImages())
+    assert seen == [(tau, hard) for tau in (1.0, 0.6, 0.2, 0.2)]
 
 
 def test_a_collapsed_dvae_fails_loudly(tmp_path):
@@ -86,7 +118,17 @@ def test_the_tokens_of_a_frozen_dvae_are_computed_once_and_training_is_the_same(
     assert_same_weights(once, every_time)
 
 
-def test_what_a_frozen_dvae_makes_of_validation_images_is_computed_once_and_losses_are_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("at_once", "expected"),
+    [
+        (12, [12, 6, 6]),  # the training images, at the start, and two validation batches
+        (11, [8, 6, 6, 8, 6, 8, 6]),  # there is room for one validation batch only
+    ],
+)
+def test_what_a_frozen_dvae_makes_of_few_images_is_computed_once_and_losses_are_the_same(
+    tmp_path, monkeypatch, at_once, expected
+):
+    monkeypatch.setattr(slate_module, "TOKENIZED_AT_ONCE", at_once)
     dvae_checkpoint(tmp_path, warm_start_steps=50, tau_start=0.3)  # many codes, so batches have different tokens
     queries = dict(gradient="bilevel", slot_init="queries")  # without noise
     made, losses, seen = module(SLATEModule, dvae_checkpoint=str(tmp_path / "dvae.ckpt"), **queries), [], []
@@ -99,7 +141,7 @@ def test_what_a_frozen_dvae_makes_of_validation_images_is_computed_once_and_loss
     monkeypatch.setattr(made, "evaluate", compared)
     monkeypatch.setattr(made.model, "tokenize", lambda image: (seen.append(len(image)), tokenize(image))[1])
     trainer(3, val_check_interval=1).fit(made, Squares(properties=False))
-    assert seen == [12, 6, 6]  # the training images, at the start, and two validation batches
+    assert seen == expected
     assert len(losses) == 6 and len({float(ours["cross_entropy"]) for ours, _ in losses}) == 6
     for ours, whole in losses:
         assert torch.equal(ours["cross_entropy"], whole.cross_entropy) and torch.equal(ours["mse"], whole.mse)

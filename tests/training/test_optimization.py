@@ -92,10 +92,11 @@ def test_clipping_bounds_the_largest_value_of_the_whole_gradient():
     assert clipped <= 0.05 + 1e-6 < free
 
 
-def test_plateau_halving_reaches_both_groups():
-    tricks = Optimization(learning_rate=1e-3, warmup_steps=None, decay="plateau", patience=1)
+@pytest.mark.parametrize(("decay", "factor"), [("plateau", 0.5), (None, 1)])
+def test_plateau_halving_reaches_both_groups_if_it_is_on(decay, factor):
+    tricks = Optimization(learning_rate=1e-3, warmup_steps=None, decay=decay, patience=1)
     recorded = record(4, tricks, best=-1.0, val_check_interval=2)  # no validation will be better
-    assert recorded.rates[-1] == pytest.approx({"main": 0.5e-3, "dvae": 1.5e-4})
+    assert recorded.rates[-1] == pytest.approx({"main": factor * 1e-3, "dvae": factor * 3e-4})
 
 
 def test_what_is_resumed_from_a_validation_s_checkpoint_knows_what_that_validation_found(tmp_path):
