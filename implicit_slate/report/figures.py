@@ -63,6 +63,12 @@ def result_columns(run: Run) -> list[str]:
     return [column for column in columns if run.finished[column].notna().any()]
 
 
+def completed(run: Run) -> pd.DataFrame:
+    """The complete cells, whose results the figures of results show: the largest norms of a diverged cell are those up
+    to where it ended, so it has only a mark."""
+    return run.cells[run.cells["status"] == "complete"]
+
+
 def numeric_axes(run: Run) -> list[str]:
     """The axes that take at least three values, all numeric."""
     numeric = [axis for axis in run.setting_axes if pd.api.types.is_numeric_dtype(run.cells[axis])]
@@ -120,17 +126,16 @@ def methods_figure(run: Run) -> Figure:
     """The main results by method, with the lowest median loss first."""
     losses = run.finished.groupby("method", observed=False)[run.loss].median()
     methods = list(losses.sort_values(na_position="last", kind="stable").index)
-    keys, styles = result_columns(run), method_styles(run)
+    keys, styles, complete = result_columns(run), method_styles(run), completed(run)
     figure = Figure(figsize=(3.6 * len(keys) + 0.8, 0.33 * len(methods) + 1.2), layout="constrained")
     for ax, key in zip(figure.subplots(1, len(keys), sharey=True, squeeze=False).flat, keys):
         for row, method in enumerate(methods):
-            cells = run.finished[run.finished["method"] == method]
-            values, color = cells[key].dropna(), styles[method]["color"]
+            values, color = complete.loc[complete["method"] == method, key].dropna(), styles[method]["color"]
             ax.plot(values, [row] * len(values), "o", ms=5, color=color, alpha=0.75, zorder=3)
             ax.plot(values.median(), row, "|", ms=15, mew=2.2, color=color, zorder=3)
-            if (cells["status"] == "diverged").any():
+            if (run.cells.loc[run.cells["method"] == method, "status"] == "diverged").any():
                 ax.plot(1.0, row, **DIVERGED, color=color, transform=ax.get_yaxis_transform())  # at the right edge
-        log = ratio(run.finished[key].dropna()) > SPREAD
+        log = spreads_widely(run, key)
         if log:
             make_log(ax, "x")
         ax.set_title(capitalised(column_name(key)) + (" (log)" if log else ""))
@@ -146,7 +151,7 @@ def sweep_figure(run: Run, axis: str) -> Figure:
     keys, styles = result_columns(run), method_styles(run)
     figure = Figure(figsize=(3.7 * len(keys), 3.4), layout="constrained")
     for ax, key in zip(figure.subplots(1, len(keys), squeeze=False).flat, keys):
-        found = run.finished.dropna(subset=key)
+        found = completed(run).dropna(subset=key)
         for method in reversed(run.methods):
             values = found[found["method"] == method].groupby(axis)[key]
             least, median, largest = values.min(), values.median(), values.max()
@@ -158,10 +163,11 @@ def sweep_figure(run: Run, axis: str) -> Figure:
             cells = run.finished[run.finished["method"] == method]
             for value in cells.loc[cells["status"] == "diverged", axis]:
                 ax.plot(value, 1.0, **DIVERGED, color=color, transform=ax.get_xaxis_transform())  # at the upper edge
-        ax.set_title(capitalised(column_name(key)))
-        ax.set_xlabel(AXIS_WORDS.get(axis, axis))
-        if ratio(found[key]) > SPREAD:
+        log = spreads_widely(run, key)
+        if log:
             make_log(ax)
+        ax.set_title(capitalised(column_name(key)) + (" (log)" if log else ""))
+        ax.set_xlabel(AXIS_WORDS.get(axis, axis))
         ax.set_xticks(sorted(run.finished[axis].unique()))
     _legend(figure, run, list(run.methods))
     return figure
@@ -171,6 +177,11 @@ def wants_log(run: Run, tag: str) -> bool:
     """Whether a measure over training gets a log axis: norms always, a loss if its values spread widely."""
     values = run.curves.loc[run.curves["tag"] == tag, "value"]
     return LOGGED[tag].log_scale or (tag in LOSSES and ratio(values) > SPREAD)
+
+
+def spreads_widely(run: Run, column: str) -> bool:
+    """Whether a result of the complete cells gets a log axis."""
+    return bool(ratio(completed(run)[column].dropna()) > SPREAD)
 
 
 def method_styles(run: Run) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,8 @@ from plotly.offline import get_plotlyjs
 
 from implicit_slate.measures import LOGGED, column_name
 from implicit_slate.pictures import read_panels, strip
-from implicit_slate.report.figures import SPREAD, method_styles, wants_log
-from implicit_slate.report.numbers import capitalised, ratio, span
+from implicit_slate.report.figures import method_styles, spreads_widely, wants_log
+from implicit_slate.report.numbers import capitalised, span
 from implicit_slate.report.run import AXIS_WORDS, Run, damage_named
 
 MAX_POINTS = 400
@@ -46,7 +47,8 @@ def describe(run: Run, chart: Chart) -> str:
 
 def page_data(run: Run, charts: Mapping[str, Chart]) -> str:
     """All data of the page, as JSON that is safe in a script element: `methods`, `settings`, `axes`, `cells`, `curves`
-    by tag, `measures` (names and scales), `charts`, and `pictures`. Lists by cell are in the order of `cells`."""
+    by tag, `names` of the keys, `charts` (with `log`, the keys whose axis is logarithmic), and `pictures`. Lists by
+    cell are in the order of `cells`."""
     results = run.finished.reindex(run.cells.index)
     cells = [
         {
@@ -68,9 +70,9 @@ def page_data(run: Run, charts: Mapping[str, Chart]) -> str:
         "settings": run.settings,
         "axes": AXIS_WORDS,
         "cells": cells,
-        "curves": {tag: [_thinned(run.curve(cell, tag), tag) for cell in run.cells.index] for tag in tags},
-        "measures": {key: {"name": _name(key), "log": _log(run, key)} for key in {*tags, *_keys(charts, by="cell")}},
-        "charts": charts,
+        "curves": {tag: _thinned(run, tag) for tag in tags},
+        "names": {key: _name(key) for key in {*tags, *_keys(charts, by="cell")}},
+        "charts": {name: chart | {"log": _logarithmic(run, chart)} for name, chart in charts.items()},
         "pictures": _pictures(run),
     }
     return json.dumps(found, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -90,8 +92,9 @@ def _name(key: str) -> str:
     return capitalised(LOGGED[key].name if key in LOGGED else column_name(key))
 
 
-def _log(run: Run, key: str) -> bool:
-    return bool(wants_log(run, key) if key in run.logged else ratio(run.finished[key].dropna()) > SPREAD)
+def _logarithmic(run: Run, chart: Chart) -> list[str]:
+    """The keys of a chart whose axis is logarithmic: a loss may spread widely over training, but not at its end."""
+    return [key for key in chart["keys"] if (wants_log if chart["by"] == "step" else spreads_widely)(run, key)]
 
 
 def _number(value: Any) -> Any:
@@ -101,13 +104,21 @@ def _number(value: Any) -> Any:
     return None if pd.isna(value) else float(f"{value:.5g}")
 
 
-def _thinned(curve: pd.Series, tag: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a curve. A long curve is thinned to the largest (so that peaks are kept) or the last of every
-    few points."""
-    if len(curve) > MAX_POINTS:
-        groups = curve.groupby(np.arange(len(curve)) * MAX_POINTS // len(curve))
-        curve = curve[groups.idxmax() if "largest" in LOGGED[tag].summaries else groups.tail(1).index]
-    return curve.index.astype(int).tolist(), [_number(value) for value in curve]
+def _thinned(run: Run, tag: str) -> list[tuple[list[int], list[float]]]:
+    """Steps and values of each cell's curve. Of a long curve only every few points are kept, with the largest value
+    since the previous one (so that peaks are kept) or with their own. All cells keep the same steps, because the page
+    compares them step by step."""
+    steps = np.unique(run.curves.loc[run.curves["tag"] == tag, "step"])
+    every = max(1, math.ceil((len(steps) - 1) / (MAX_POINTS - 1)))
+    found = []
+    for cell in run.cells.index:
+        curve = run.curve(cell, tag)
+        places = -(-np.searchsorted(steps, curve.index) // every)  # the first point stays alone
+        groups = curve.groupby(places)
+        values = groups.max() if "largest" in LOGGED[tag].summaries else groups.last()
+        last = curve.index.to_series().groupby(places).last()
+        found.append(([int(step) for step in last], [_number(value) for value in values]))
+    return found
 
 
 def _pictures(run: Run) -> list[dict[int, str]]:

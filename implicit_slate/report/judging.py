@@ -2,8 +2,8 @@
 
 A part of a claim says that every value of one group of cells is above every value of another. The outcome in a setting
 is *as claimed* if that is true (*by less* if the claim also needs a factor, which is not reached), *opposite* if every
-value is below, and *open* if the ranges overlap. *One seed* has no range, so it decides nothing. The value of a
-diverged cell counts as infinite.
+value is below, and *open* if the ranges overlap. *One seed* has no range, so it decides nothing, whatever is compared
+or counted. The value of a diverged cell counts as infinite.
 """
 
 import functools
@@ -141,7 +141,10 @@ def _count(run: Run, part: Mapping[str, Any]) -> Outcome | None:
             hits = holds.sum() if key == "every" else (~holds).sum()
             if values.empty:
                 return None
-            outcomes.append("as claimed" if hits == len(values) else "opposite" if hits == 0 else "open")
+            if run.cells.loc[values.index, "setting"].value_counts().max() < 2:
+                outcomes.append("one seed")
+            else:
+                outcomes.append("as claimed" if hits == len(values) else "opposite" if hits == 0 else "open")
             counts.append(f"{holds.sum()} of {len(values)} {words}")
             spans.append(span(list(values)))
     return Outcome(outcomes, part["what"].format(loss=run.loss_name, counts=" and ".join(counts), span=spans[0]))

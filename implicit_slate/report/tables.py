@@ -1,7 +1,7 @@
 """The numbers in the tables: mean and spread over seeds by setting and method, the best method, and the paper's table.
 
-Averages include only complete cells, and only evaluations made in the same way: with the same numbers of images, draws
-and iterations, and with masks enlarged in the same way.
+Averages include only complete cells, except those of the largest norms and of the throughput, and only evaluations made
+in the same way: with the same numbers of images, draws and iterations, and with masks enlarged in the same way.
 """
 
 import math
@@ -64,7 +64,8 @@ def _is_wide(values: pd.Series) -> bool:
 
 
 def result_spreads(run: Run) -> pd.DataFrame:
-    """The spreads of all results by setting and method; diverged cells are included only in the largest norms."""
+    """The spreads of all results by setting and method; diverged cells are included only in the largest norms
+    and the throughput."""
     columns = [column for column in NAMES if column != "val/loss" or run.loss == "val/loss"]  # not next to its summands
     wide = [column for column in columns if _is_wide(run.finished[column])]
     return spreads(run.finished, ["setting", "method", *run.method_axes], columns, wide)

@@ -205,6 +205,11 @@ def test_what_a_grid_has_not_is_not_measured():
     assert "with BN or IN" in without_ib[0].sentence and "BB" not in without_ib[1].sentence
 
 
+def test_a_count_over_single_seeds_shows_nothing_either():
+    assert verdicts(as_in_the_paper, seeds=1)[GROWS] == "not separable here"
+    assert verdicts(variants_as_in_the_paper, seeds=1, **VARIANTS)[PLATEAU] == "not separable here"
+
+
 @pytest.mark.parametrize(
     "slope, implicit_slope, verdict",
     [(5.0, 0.0, "shown"), (0.0, 0.0, "not separable here"), (0.0, 5.0, "not shown"), (-5.0, 0.0, "shown in part")],

@@ -121,6 +121,16 @@ def test_a_sweep_has_a_line_for_each_solver_and_mode():
     assert found == {"X": [[7]], "o": [[1, 11]]}
 
 
+def test_the_largest_norm_of_a_diverged_cell_is_a_mark_only():
+    """It is that up to where the cell ended: often less than those of the cells that went on."""
+    run = made([{"gradient": "implicit", "iterations": n, "grad_norm_max": n**2} for n in (1, 7, 11)], diverged=(2,))
+    swept, by_method = sweep_figure(run, "iterations").axes[2], methods_figure(run).axes[2]
+    assert swept.get_title() == "Largest gradient norm (log)" and swept.get_yscale() == "log"
+    for ax, values in ((swept, "get_ydata"), (by_method, "get_xdata")):
+        found = {line.get_marker(): list(getattr(line, values)()) for line in ax.lines}
+        assert found["o"] == [1, 49] and "X" in found
+
+
 def test_other_modes_have_colours_of_their_own():
     run = made([{"gradient": g} for g in ("neumann(3)", "implicit", "phantom(5, 0.5)", "unrolled", "exact(broyden)")])
     colors = {method: style["color"] for method, style in method_styles(run).items()}

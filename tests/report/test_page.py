@@ -56,6 +56,21 @@ def test_the_arrow_keys_point_at_a_value_and_name_its_cell(page):
     assert "implicit, all tricks, seed 0" in shown and "step 10" in shown and "Validation cross-entropy 110" in shown
 
 
+def test_a_sweep_of_single_seeds_has_its_line_and_a_cross_where_a_cell_diverged(chromium, grid):
+    for n in (1, 7, 11):
+        grid.cell(iterations=n, loss=80.0 + n, status="diverged" if n == 11 else "complete")
+    grid.report()
+    figure = "document.querySelector('[data-chart=over_iterations]')"
+    chromium.show("about:blank")
+    chromium.show((grid.path / "report" / "index.html").as_uri())
+    see(chromium, figure)
+    shown = f"{figure}.querySelector('[role=img]')"
+    traces = chromium.run(f"{shown}.data.filter((trace) => trace.mode === 'lines').map((trace) => [...trace.x])")
+    assert traces == [[1, 7]] * 3
+    crosses = chromium.run(f"{shown}.layout.annotations.filter((note) => note.text === '✖').map((note) => note.x)")
+    assert crosses == [11] * 3 and chromium.errors == []
+
+
 def test_the_scale_changes_and_a_figure_is_saved_as_it_is_shown(page):
     assert page.run(f"{PLACE}.layout.yaxis.type") == "linear"
     page.run(f"{CHART}.querySelector('.bar button').click()")

@@ -4,6 +4,7 @@ import base64
 import csv
 import html
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from implicit_slate import load_run
 from implicit_slate.errors import UserError
 from implicit_slate.pictures import panels_npz
 from implicit_slate.report import main, write_report
+from implicit_slate.report.interactive import MAX_POINTS, page_data
 from implicit_slate.report.numbers import short, span
 from implicit_slate.report.page import plain
 from implicit_slate.report.run import METHODS, Method
@@ -276,6 +278,39 @@ class TestOtherGrids:
         assert [float(row["value"]) for row in rows_of(grid.path, "slots_in_use")] == [2.0, 3.5]
         assert "| cosine to the exact gradient |" in header and "| last slots in use |" in header
         assert "validation loss" not in header, "the sum of losses beside its parts"
+
+
+def test_cells_of_the_page_have_steps_in_common_and_keep_their_peaks():
+    peaks = {"0": 333, "1": 1111, "2": 2222}
+    curves = {
+        cell: {"grad_norm": [7.0 if step == peak else 1.0 for step in range(3000)]} for cell, peak in peaks.items()
+    }
+    run = frames([{"status": "complete", "gradient": "implicit", "seed": seed} for seed in range(3)], curves)
+    found = json.loads(page_data(run, {"overview": {"keys": ["grad_norm"], "by": "step", "panels": "keys"}}))
+    (steps, _), *others = shown = found["curves"]["grad_norm"]
+    assert (
+        steps[0] == 0 and steps[-1] == 2999 and len(steps) <= MAX_POINTS and all(other[0] == steps for other in others)
+    )
+    for peak, (_, values) in zip(peaks.values(), shown):
+        after = next(i for i, step in enumerate(steps) if step >= peak)
+        assert [i for i, value in enumerate(values) if value == 7] == [after]
+
+
+def test_a_loss_that_spreads_over_training_but_not_at_its_end_has_a_log_axis_over_training_only():
+    cells = [{"status": "complete", "gradient": "implicit", "iterations": n, "seed": 0, "val/cross_entropy": 40.0 + n}
+             for n in (1, 7, 11)]  # fmt: skip
+    run = frames(cells, {str(i): {"val/cross_entropy": [300.0, 40.0]} for i in range(3)})
+    charts = {by: {"keys": ["val/cross_entropy"], "by": by, "panels": "keys"} for by in ("step", "iterations")}
+    found = json.loads(page_data(run, charts))["charts"]
+    assert {by: chart["log"] for by, chart in found.items()} == {"step": ["val/cross_entropy"], "iterations": []}
+
+
+def test_captions_promise_medians_and_crosses_only_where_they_are(grid):
+    for mode in ("unrolled", "implicit"):
+        grid.cell(mode)
+    assert "Each line is a cell (one training run). [PNG]" in grid.report()
+    grid.cell("implicit", 1, status="diverged")
+    assert "each thick line their median" in grid.report() and "After a cross" in markdown(grid.path)
 
 
 def test_modes_are_compared_seed_by_seed():

@@ -36,7 +36,7 @@ function panelsOf(chart) {
   const cells = data.cells.filter(
     (cell) => view.methods.has(cell.method) && view.seeds.has(cell.seed) && (!one || cell.setting === view.setting),
   );
-  if (chart.panels === "keys") return chart.keys.map((key) => ({ title: data.measures[key].name, key, cells }));
+  if (chart.panels === "keys") return chart.keys.map((key) => ({ title: data.names[key], key, cells }));
   const [key] = chart.keys;
   if (one || data.settings.length === 1) return [{ title: one ? view.setting : "", key, cells }];
   if (view.setting === "together") return [{ title: "all settings", key, cells, crowded: true }];
@@ -49,11 +49,11 @@ const quantile = (values, q) => {
   return (sorted[Math.floor(place)] + sorted[Math.ceil(place)]) / 2;
 };
 
-/** Quantiles of several curves ([xs, ys]) at each x that at least two of them have: `at(0)`, `at(0.5)`, `at(1)`. */
-function spreadOf(lists) {
+/** Quantiles of several curves ([xs, ys]) at each x that at least `fewest` of them have: `at(0)`, `at(0.5)`, `at(1)`. */
+function spreadOf(lists, fewest) {
   const byX = new Map();
   for (const [xs, ys] of lists) xs.forEach((x, i) => byX.set(x, [...(byX.get(x) ?? []), ys[i]]));
-  const xs = [...byX.keys()].filter((x) => byX.get(x).length > 1).sort((a, b) => a - b);
+  const xs = [...byX.keys()].filter((x) => byX.get(x).length >= fewest).sort((a, b) => a - b);
   return { xs, at: (q) => xs.map((x) => quantile(byX.get(x), q)) };
 }
 
@@ -66,8 +66,8 @@ function curveTraces(panel, chart) {
     const lists = cells.map((cell) => data.curves[panel.key][cell.number]);
     const color = methodColor(method);
     const dash = data.methods[method].dash;
-    const median = crowded && cells.length > 2;
-    const { xs, at } = spreadOf(lists);
+    const median = crowded && cells.length > 1;
+    const { xs, at } = spreadOf(lists, 2);
     if (xs.length > 1) {
       const edge = { x: xs, mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
       const fill = { fill: "tonexty", fillcolor: color.replace("rgb(", "rgba(").replace("hsl(", "hsla(").replace(")", ", 0.15)") };
@@ -94,16 +94,17 @@ function curveTraces(panel, chart) {
   return traces;
 }
 
-/** The traces of a panel of final values: a dot per cell, against an axis of the grid or in its method's row. */
+/** The traces of a panel of final values: a dot per complete cell, against an axis of the grid or in its method's row. */
 function dotTraces(panel, chart) {
   const traces = [];
   for (const method of Object.keys(data.methods).reverse()) {
-    const cells = panel.cells.filter((cell) => cell.method === method && cell.values[panel.key] != null);
+    const shown = (cell) => cell.method === method && cell.status === "complete" && cell.values[panel.key] != null;
+    const cells = panel.cells.filter(shown);
     const values = cells.map((cell) => cell.values[panel.key]);
     const color = methodColor(method);
     const flat = chart.by === "method";
     const places = cells.map((cell) => (flat ? method : cell.values[chart.by]));
-    const { xs, at } = flat ? { xs: [method], at: () => [quantile(values, 0.5)] } : spreadOf(cells.map((_, i) => [[places[i]], [values[i]]]));
+    const { xs, at } = flat ? { xs: [method], at: () => [quantile(values, 0.5)] } : spreadOf(cells.map((_, i) => [[places[i]], [values[i]]]), 1);
     const turn = (x, y) => (flat ? { x: y, y: x } : { x, y });
     const look = flat ? { mode: "markers", marker: { symbol: "line-ns", size: 16, line: { color, width: 3 } } } : { mode: "lines" };
     if (cells.length)
@@ -120,7 +121,7 @@ function dotTraces(panel, chart) {
 }
 
 const hover = (title, where, key, axis) =>
-  `<b>${title}</b><br>${where && where + "<br>"}${data.measures[key].name} %{${axis}:.4~g}<extra></extra>`;
+  `<b>${title}</b><br>${where && where + "<br>"}${data.names[key]} %{${axis}:.4~g}<extra></extra>`;
 
 /** A log axis with ticks at 1, 2 and 5 in each decade; over many decades, at powers of ten only. */
 function logTicks(panel, chart) {
@@ -131,6 +132,7 @@ function logTicks(panel, chart) {
   const text = (value, power) => (Math.abs(power) < 4 ? value.toLocaleString("en", { maximumFractionDigits: 4 }) : `10<sup>${power}</sup>`);
   const every = Math.ceil(powers.length / 7);
   const ticks = powers.filter((_, i) => i % every === 0).flatMap((power) => (high - low < 1.7 ? [1, 2, 5] : [1]).map((digit) => [digit * 10 ** power, power]));
+  if (high - low < 0.7) return { type: "log" }; // too narrow for these ticks
   return { type: "log", tickvals: ticks.map(([value]) => value), ticktext: ticks.map(([value, power]) => text(value, power)) };
 }
 
@@ -160,7 +162,7 @@ function build(name, width) {
   const order = Object.keys(data.methods).toReversed();
   const traces = panels.flatMap((panel, i) => {
     const n = i ? i + 1 : "";
-    const log = scale(name) === "mixed" ? data.measures[panel.key].log : scale(name) === "log";
+    const log = scale(name) === "mixed" ? data.charts[name].log.includes(panel.key) : scale(name) === "log";
     const line = { gridcolor: "rgba(128,128,128,0.22)", zeroline: false, nticks: 6, exponentformat: "power", automargin: true };
     const value = { ...line, ...(log ? logTicks(panel, chart) : { type: "linear" }) };
     const leftmost = i % columns === 0;
@@ -179,6 +181,11 @@ function build(name, width) {
     const title = panel.title + (log && !shared ? " (log)" : "");
     const place = { xref: `x${n} domain`, yref: `y${n} domain`, x: 0, y: 1, yanchor: "bottom", xanchor: "left" };
     layout.annotations.push({ ...place, text: `<b>${title}</b>`, showarrow: false });
+    for (const cell of chart.by === "step" ? [] : panel.cells.filter((found) => found.status === "diverged")) {
+      const cross = { text: "✖", font: { color: methodColor(cell.method), size: 14 }, hovertext: `${cell.place}: diverged`, showarrow: false };
+      const [row, column] = [{ ...place, x: 1, y: cell.method, yref: `y${n}` }, { ...place, x: cell.values[chart.by], xref: `x${n}` }];
+      layout.annotations.push({ ...(chart.by === "method" ? row : column), xanchor: "center", yanchor: "middle", ...cross });
+    }
     const made = chart.by === "step" ? curveTraces(panel, chart) : dotTraces(panel, chart);
     return made.map((trace) => ({ type: "scatter", ...trace, xaxis: `x${n}`, yaxis: `y${n}`, panel }));
   });
@@ -189,8 +196,8 @@ const scales = {}; // the figures' scales that the reader has chosen
 
 /** "log" or "linear", or "mixed" if each panel has the scale of its measure. */
 function scale(name) {
-  const logs = data.charts[name].keys.map((key) => data.measures[key].log);
-  return scales[name] ?? (new Set(logs).size > 1 ? "mixed" : logs[0] ? "log" : "linear");
+  const { keys, log } = data.charts[name];
+  return scales[name] ?? (log.length === keys.length ? "log" : log.length ? "mixed" : "linear");
 }
 
 const drawn = new Set(); // figures that have been in view

@@ -24,7 +24,7 @@ function viewer(first, label, changed) {
     image.alt = `Validation images, images through the slots and slot masks of ${cell().place} at step ${found}`;
     const numbers = Object.keys(data.curves)
       .filter((tag) => ["val/cross_entropy", "val/mse", "val/loss", "slots/fg_ari"].includes(tag))
-      .map((tag) => [data.measures[tag].name, valueAt(tag, cell(), found)])
+      .map((tag) => [data.names[tag], valueAt(tag, cell(), found)])
       .filter(([, value]) => value !== undefined)
       .map(([name, value]) => `${name} ${Number(value.toPrecision(3))}`);
     caption.textContent = [`Step ${found.toLocaleString("en")}`, ...numbers].join(" · ");
