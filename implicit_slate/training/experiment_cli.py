@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import data_modules
 from callbacks.divergence import Diverged, FirstEvaluation
 from implicit_slate.allowed import Seed
-from implicit_slate.errors import TrainingError, UserError
+from implicit_slate.errors import TrainingError, UserError, explaining_memory
 from implicit_slate.fixed_point import NotFinite
 from implicit_slate.models.portable import load_weights
 from implicit_slate.training.base import TrainingModule
@@ -112,8 +112,9 @@ class ExperimentCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         try:
-            super().instantiate_classes()
-        except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError, MisconfigurationException) as error:
+            with explaining_memory():
+                super().instantiate_classes()
+        except (ValueError, TypeError, RuntimeError, OverflowError, MisconfigurationException) as error:
             raise self._named(explain(error)) from error
         model_size = getattr(getattr(self.model, "model", None), "image_size", None)
         data_size = getattr(self.datamodule, "image_size", None)
@@ -188,7 +189,8 @@ class ExperimentCLI(LightningCLI):
         folder = self._folder()
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            work(weights_only=True, **options)  # runs no code from a checkpoint
+            with explaining_memory():
+                work(weights_only=True, **options)  # runs no code from a checkpoint
         except NotFinite as error:
             raise Diverged(self.trainer.global_step, FirstEvaluation.watched) from error
         except RuntimeError as error:

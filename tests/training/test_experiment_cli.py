@@ -247,6 +247,12 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
             "optimization.learning_rate=null: expected a number above 0",
         ),
         ("--ckpt_path=last", "last: no such file"),
+        (f"--model.num_slots={10**12}", "not enough memory (tried to allocate"),
+        (f"--model.slot_size={10**12}", "not enough memory (tried to allocate"),
+        (f"--model.slot_size={10**20}", "not enough memory (Overflow when unpacking long)"),
+        (f"--model.image_size={2 * 10**9}", "not enough memory (Storage size calculation overflowed)"),
+        (f"--data.batch_size={10**12}", "not enough memory (Unable to allocate 7.28 TiB)"),
+        (f"--data.batch_size={10**20}", "not enough memory (Maximum allowed dimension exceeded)"),
     ],
 )
 def test_what_shows_late_leaves_nothing_behind_either(tmp_path, monkeypatch, capsys, option, message):
