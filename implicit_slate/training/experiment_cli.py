@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ArgumentError
@@ -62,15 +62,13 @@ class ExperimentCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs) -> LightningArgumentParser:
-        parser = ConfigParser(**kwargs)
+        parser = ConfigParser(allow_abbrev=False, **kwargs)
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="an experiment file (YAML)")
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        help = "of weights, data and noise; true: a random one"
-        parser.add_argument(
-            "--seed_everything", type=Seed | Literal[True], default=self.seed_everything_default, help=help
-        )
+        help = "of weights, data and noise"
+        parser.add_argument("--seed_everything", type=Seed, default=self.seed_everything_default, help=help)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:

@@ -53,7 +53,7 @@ MISTAKES = {
     ),
     "data.image_size": ([1], r"data.image_size=\[1\]: expected a positive multiple of 4"),
     "trainer.max_steps": ("many", "trainer.max_steps=many: expected a positive whole number, or -1 for no end"),
-    "seed_everything": ("false", "seed_everything=False: expected a whole number from 0 to 4294967295 or True"),
+    "seed_everything": ("true", "seed_everything=(?i:true): expected a whole number from 0 to 4294967295$"),
     "model.gradeint": ("implicit", "unknown key 'model.gradeint'; did you mean 'model.gradient'"),
     "model.optimization.clip_nrm": (1, "did you mean 'model.optimization.clip_norm'"),
     "data.bach_size": (3, "unknown key 'data.bach_size'; did you mean 'data.batch_size'"),
@@ -80,6 +80,7 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path, key):
     ("option", "message"),
     [
         ("--model.gradient=impliict", "unknown gradient mode 'impliict'; did you mean 'implicit'"),
+        ("--trainer.max_step=3", "unknown key 'trainer.max_step'; did you mean 'trainer.max_steps'"),
         ("--model.image_size=30", "image_size=30: expected a positive multiple of 4"),
         ("--model.num_heads=3", "d_model=64 is not divisible by num_heads=3"),
         ("--model.dvae_checkpoint=/nowhere.ckpt", "/nowhere.ckpt: no such file"),
