@@ -23,6 +23,7 @@ from implicit_slate.allowed import Seed
 from implicit_slate.errors import TrainingError, UserError, explaining_memory
 from implicit_slate.fixed_point import NotFinite
 from implicit_slate.models.portable import load_weights
+from implicit_slate.processes import expecting_children
 from implicit_slate.training.base import TrainingModule
 from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.command import experiment_files
@@ -187,7 +188,7 @@ class ExperimentCLI(LightningCLI):
         folder = self._folder()
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            with explaining_memory():
+            with explaining_memory(), expecting_children():
                 work(weights_only=True, **options)  # runs no code from a checkpoint
         except NotFinite as error:
             raise Diverged(self.trainer.global_step, FirstEvaluation.watched) from error
