@@ -41,14 +41,16 @@ class StepBatchSampler(DistributedSampler):
         position = self.start_step() * run + self.rank * self.batch_size
         epoch, permutation = -1, np.empty(0, int)
         while True:
-            batch: list[int] = []
-            while len(batch) < self.batch_size:
-                wanted, offset = divmod(position + len(batch), self.num_examples)
+            batch, filled = np.empty(self.batch_size, int), 0  # a size that no memory has fails here at once
+            while filled < self.batch_size:
+                wanted, offset = divmod(position + filled, self.num_examples)
                 if wanted != epoch:
                     epoch = wanted
                     permutation = np.random.default_rng((self.seed, epoch)).permutation(self.num_examples)
-                batch += permutation[offset : offset + self.batch_size - len(batch)].tolist()
-            yield batch
+                part = permutation[offset : offset + self.batch_size - filled]
+                batch[filled : filled + len(part)] = part
+                filled += len(part)
+            yield batch.tolist()
             position += run
 
     __len__ = None  # endless

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 
 from implicit_slate import __version__
-from implicit_slate.errors import ArgumentParser, UserError, nearest
+from implicit_slate.errors import ArgumentParser, UserError, explaining_memory, nearest
 from implicit_slate.processes import stop_as_by_ctrl_c
 from implicit_slate.provenance import revision, versions
 
@@ -114,7 +114,8 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
         if name not in ("fit", "cell"):  # which have their own way to end at a signal
             stop_as_by_ctrl_c()
-        return function(name)(rest)
+        with explaining_memory():
+            return function(name)(rest)
     except UserError as error:
         print(f"implicit-slate: {error}", file=sys.stderr)
         return 2

@@ -1,9 +1,11 @@
 """Errors in the user's input, and failed training, as opposed to bugs; and the parser of commands."""
 
 import argparse
+import contextlib
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import indent
 from typing import NoReturn
 
@@ -17,6 +19,29 @@ class UserError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training failed although the input is valid. The message is one line; the command exits with 1."""
+
+
+TOO_LARGE = re.compile(
+    r"(?:tried|unable) to allocate [\d.]+ \w+|storage size calculation overflowed|overflow when unpacking long"
+    "|maximum allowed dimension exceeded",
+    re.IGNORECASE,
+)
+"""What PyTorch and NumPy say if there is not enough memory, or no address for so much."""
+
+
+@contextlib.contextmanager
+def explaining_memory() -> Iterator[None]:
+    """Within this context, an exception of Python, NumPy or PyTorch about too little memory becomes a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of several types
+        found = TOO_LARGE.search(str(error))
+        if found is None and not isinstance(error, MemoryError):
+            raise
+        what = f" ({found[0]})" if found else ""
+        raise UserError(f"not enough memory{what}; smaller batches or a smaller model need less") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -43,6 +43,26 @@ def test_bad_usage_is_one_line_and_status_two(argv, message, capsys):
     assert message in error and error.count("\n") == 1 and "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"),
+        MemoryError("Unable to allocate 2.00 GiB for an array"),
+        MemoryError(),
+    ],
+    ids=["torch", "numpy", "python"],
+)
+def test_too_little_memory_is_one_line(error, monkeypatch, capsys):
+    def fails(argv):
+        raise error
+
+    monkeypatch.setattr("implicit_slate.cli.function", lambda name: fails)
+    assert main(["generate"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("implicit-slate: not enough memory") and line.count("\n") == 1
+    assert str(error) == "" or "allocate 2.00 GiB)" in line
+
+
 def test_help_is_printed_without_pytorch():
     script = """
 import sys

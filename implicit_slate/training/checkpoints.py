@@ -5,6 +5,7 @@ Importing this module allows torch to read `Optimization`, the only class of our
 running any code from the file.
 """
 
+import errno
 import pkgutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,9 +46,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         damaged = _damaged_part(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # torch raises many kinds of exceptions for files in other formats
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which the first kilobytes of a file give
+            raise UserError(f"{path}: {error.strerror or error}") from None
         if foreign := _foreign(path):
             raise Foreign(f"{path}: not loaded, because it holds {', '.join(foreign)}, which may run code") from None
         raise UserError(f"{path}: not a checkpoint, or a damaged one ({type(error).__name__})") from None

@@ -11,6 +11,7 @@ import callbacks
 import data_modules
 from implicit_slate import training
 from implicit_slate.errors import ArgumentParser
+from implicit_slate.processes import end_with_parent
 from implicit_slate.yaml_files import experiment_files, leaves, load_yaml
 
 PACKAGES = {"model": training, "data": data_modules, "trainer.callbacks": callbacks}
@@ -92,6 +93,7 @@ def _run(command: str, argv: Sequence[str]) -> int:
     if {"-h", "--help"} & set(argv):
         _parser(command).print_help()
         return 0
+    end_with_parent()  # if Lightning started this process, as one of several
     from implicit_slate.training.experiment_cli import run
 
     return run(command, list(argv))

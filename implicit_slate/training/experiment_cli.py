@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ArgumentError
@@ -20,9 +20,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import data_modules
 from callbacks.divergence import Diverged, FirstEvaluation
 from implicit_slate.allowed import Seed
-from implicit_slate.errors import TrainingError, UserError
+from implicit_slate.errors import TrainingError, UserError, explaining_memory
 from implicit_slate.fixed_point import NotFinite
 from implicit_slate.models.portable import load_weights
+from implicit_slate.processes import expecting_children
 from implicit_slate.training.base import TrainingModule
 from implicit_slate.training.checkpoints import read_checkpoint
 from implicit_slate.training.config_parser import BadKey, ConfigParser, explain
@@ -61,15 +62,13 @@ class ExperimentCLI(LightningCLI):
         )
 
     def init_parser(self, **kwargs) -> LightningArgumentParser:
-        parser = ConfigParser(**kwargs)
+        parser = ConfigParser(allow_abbrev=False, **kwargs)
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="an experiment file (YAML)")
         return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        help = "of weights, data and noise; true: a random one"
-        parser.add_argument(
-            "--seed_everything", type=Seed | Literal[True], default=self.seed_everything_default, help=help
-        )
+        help = "of weights, data and noise"
+        parser.add_argument("--seed_everything", type=Seed, default=self.seed_everything_default, help=help)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -111,8 +110,9 @@ class ExperimentCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         try:
-            super().instantiate_classes()
-        except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError, MisconfigurationException) as error:
+            with explaining_memory():
+                super().instantiate_classes()
+        except (ValueError, TypeError, RuntimeError, OverflowError, MisconfigurationException) as error:
             raise self._named(explain(error)) from error
         model_size = getattr(getattr(self.model, "model", None), "image_size", None)
         data_size = getattr(self.datamodule, "image_size", None)
@@ -187,7 +187,8 @@ class ExperimentCLI(LightningCLI):
         folder = self._folder()
         new = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
-            work(weights_only=True, **options)  # runs no code from a checkpoint
+            with explaining_memory(), expecting_children():
+                work(weights_only=True, **options)  # runs no code from a checkpoint
         except NotFinite as error:
             raise Diverged(self.trainer.global_step, FirstEvaluation.watched) from error
         except RuntimeError as error:

@@ -67,3 +67,16 @@ def test_metrics_are_logged_once_a_step_and_validation_averages_over_the_images_
 def test_what_is_not_finite_in_one_rank_ends_training_in_both(out, read):
     expected = "training diverged at step 2: the first evaluation of the refinement is not finite"
     assert [(out / read / f"{rank}.txt").read_text() for rank in (0, 1)] == [expected] * 2
+
+
+def test_a_folder_that_is_missing_is_one_line_of_the_first_process_alone(tmp_path):
+    """Lightning prepares the data in the first process; the second one loses its connection."""
+    experiment = Path(__file__).parents[2] / "experiments" / "sprites.yaml"
+    options = {"config": experiment, "data": "data_modules.ImageFolder", "data.root": tmp_path / "nowhere"}
+    options |= {"data.image_size": 32, "trainer.default_root_dir": tmp_path / "out"}
+    options |= {"trainer.accelerator": "cpu", "trainer.devices": 2, "trainer.strategy": "ddp"}
+    command = ["implicit_slate.cli", "fit", *(f"--{key}={value}" for key, value in options.items())]
+    run = subprocess.run([sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 2 and "Traceback" not in run.stderr, run.stderr[-3000:]
+    assert run.stderr.splitlines()[-1] == f"implicit-slate: {tmp_path}/nowhere: expected a folder of images, found none"
+    assert not list(tmp_path.iterdir())

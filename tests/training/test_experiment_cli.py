@@ -53,7 +53,7 @@ MISTAKES = {
     ),
     "data.image_size": ([1], r"data.image_size=\[1\]: expected a positive multiple of 4"),
     "trainer.max_steps": ("many", "trainer.max_steps=many: expected a positive whole number, or -1 for no end"),
-    "seed_everything": ("false", "seed_everything=False: expected a whole number from 0 to 4294967295 or True"),
+    "seed_everything": ("true", "seed_everything=(?i:true): expected a whole number from 0 to 4294967295$"),
     "model.gradeint": ("implicit", "unknown key 'model.gradeint'; did you mean 'model.gradient'"),
     "model.optimization.clip_nrm": (1, "did you mean 'model.optimization.clip_norm'"),
     "data.bach_size": (3, "unknown key 'data.bach_size'; did you mean 'data.batch_size'"),
@@ -80,6 +80,7 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path, key):
     ("option", "message"),
     [
         ("--model.gradient=impliict", "unknown gradient mode 'impliict'; did you mean 'implicit'"),
+        ("--trainer.max_step=3", "unknown key 'trainer.max_step'; did you mean 'trainer.max_steps'"),
         ("--model.image_size=30", "image_size=30: expected a positive multiple of 4"),
         ("--model.num_heads=3", "d_model=64 is not divisible by num_heads=3"),
         ("--model.dvae_checkpoint=/nowhere.ckpt", "/nowhere.ckpt: no such file"),
@@ -247,6 +248,12 @@ def test_a_checkpoint_that_would_run_code_is_refused_in_one_line(tmp_path, capsy
             "optimization.learning_rate=null: expected a number above 0",
         ),
         ("--ckpt_path=last", "last: no such file"),
+        (f"--model.num_slots={10**12}", "not enough memory (tried to allocate"),
+        (f"--model.slot_size={10**12}", "not enough memory (tried to allocate"),
+        (f"--model.slot_size={10**20}", "not enough memory (Overflow when unpacking long)"),
+        (f"--model.image_size={2 * 10**9}", "not enough memory (Storage size calculation overflowed)"),
+        (f"--data.batch_size={10**12}", "not enough memory (Unable to allocate 7.28 TiB)"),
+        (f"--data.batch_size={10**20}", "not enough memory (Maximum allowed dimension exceeded)"),
     ],
 )
 def test_what_shows_late_leaves_nothing_behind_either(tmp_path, monkeypatch, capsys, option, message):
