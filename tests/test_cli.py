@@ -161,7 +161,9 @@ def test_the_help_of_fit_leads_to_the_options_of_models_data_and_callbacks(capsy
     options = ["--model.vocab_size", "--data.image_size", "--trainer.callbacks"]
     for command, option in zip(commands, options, strict=True):
         assert option in printed(*command.split())
-    assert "--model.num_slots" in printed("fit", "--model.help", "implicit_slate.training.SLATEModule")
+    slate = printed("fit", "--model.help", "implicit_slate.training.SLATEModule")
+    assert "--model.num_slots" in slate
+    assert "Gradient clipping: largest infinity norm" in slate  # the tricks are explained, too
 
 
 @pytest.mark.parametrize("by_lightning", [False, True])

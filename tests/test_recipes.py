@@ -148,6 +148,14 @@ def test_a_recipe_lists_the_files_that_it_touches(recipe):
     assert len(steps) == RECIPES[recipe].count("```") // 2  # all code shown belongs to a step
 
 
+def test_the_lists_that_need_what_is_new_are_where_they_are_said_to_be():
+    introduction = (ROOT / "CONTRIBUTING.md").read_text().partition("## Five recipes")[2].partition("\n### ")[0]
+    named = re.findall(r"`([A-Z]+)` in `(\S+)`", introduction)
+    assert len(named) == 6
+    for name, file in named:
+        assert re.search(rf"^{name} = ", (ROOT / file).read_text(), re.MULTILINE), (name, file)
+
+
 def test_there_are_five_recipes_in_the_style_of_the_project(copy):
     assert list(RECIPES) == ["A gradient mode", "A data set", "A trick or an axis", "A slot model", "A metric"]
     files = [path for recipe in RECIPES for path in sorted(listed(recipe)) if path.endswith(".py")]

@@ -83,7 +83,8 @@ def _total(sources: "dict[str, Source]") -> int | None:
 def _counts(samples: list[Sample], unit: str) -> Iterator[str]:
     """Lines with the numbers of samples by split, size and mode, and of objects."""
     splits = Counter(sample.split for sample in samples)
-    yield ", ".join(f"{split} {count}" for split, count in splits.items()) + f" {unit}"
+    if splits:
+        yield ", ".join(f"{split} {count}" for split, count in splits.items()) + f" {unit}"
     examined = [sample.examined for sample in samples]
     sizes = Counter(seen.size for seen in examined if seen.size)
     for (width, height), count in sizes.most_common(3):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import ActionConfigFile, ArgumentError
+from jsonargparse import ActionConfigFile, ArgumentError, set_parsing_settings
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_info
@@ -35,6 +35,7 @@ logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)  
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
 warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # here the CLI is called from Python on purpose
 warnings.filterwarnings("ignore", ".*LeafSpec.*deprecated")  # between Lightning 2.6 and torch 2.15
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # `fit --model.help` explains the optimiser's settings
 
 LIGHTNING_KEY = "pytorch-lightning_version"
 """Without it, Lightning cannot continue from a checkpoint."""

@@ -197,6 +197,15 @@ def test_a_check_of_lists_that_are_given(with_lists, check):
         assert expected in lines
 
 
+def test_a_check_that_reads_no_image_counts_none(folder, tmp_path, check):
+    (tmp_path / "good.txt").write_text("none.png\n")
+    status, lines = check("folder", folder, "--data.lists", tmp_path / "good.txt")
+    assert (
+        status == 1
+        and lines[0] == f"{tmp_path}/good.txt, line 1: expected a name that is there, found nothing at none.png"
+    )
+
+
 def test_a_check_reads_all_images_whatever_lists_are_there(with_lists, check, blames):
     lines = blames("folder", with_lists, f"{with_lists}/19.png: expected an image file that can be decoded")
     assert lines[0] == "train 14, val 3, test 3 images" and set(twice(with_lists)) <= set(lines)
