@@ -1,6 +1,7 @@
 """Base of all image data modules: splits by sorted name, reproducible loaders, probe images."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -86,7 +87,7 @@ def split_70_15_15(items: Sequence[Item], place: object) -> tuple[Sequence[Item]
     return parts
 
 
-class ImageDataModule(Checked, LightningDataModule):
+class ImageDataModule(Checked, LightningDataModule, ABC):
     """Base of the data modules: a subclass defines its splits.
 
     Args:
@@ -110,9 +111,9 @@ class ImageDataModule(Checked, LightningDataModule):
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
         self.splits: Splits | None = None
 
+    @abstractmethod
     def load(self) -> Splits:
         """Reads the data, or prepares reading it. UserError names what is missing or wrong."""
-        raise NotImplementedError
 
     def setup(self, stage: str | None = None) -> None:
         if self.splits is None:

@@ -157,6 +157,7 @@ def test_the_help_of_fit_leads_to_the_options_of_models_data_and_callbacks(capsy
     text = capsys.readouterr().out
     for name in ("implicit_slate.training.SLATEModule", "data_modules.CLEVRMirror", "callbacks.SlotJacobian"):
         assert f"\n  {name} " in text
+    assert "ImageDataModule" not in text and "callbacks.Diverged" not in text  # a base, an error
     commands = re.findall(r"implicit-slate (fit --.*\.help .*)", text)
     options = ["--model.vocab_size", "--data.image_size", "--trainer.callbacks"]
     for command, option in zip(commands, options, strict=True):

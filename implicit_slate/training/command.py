@@ -32,12 +32,14 @@ implicit-slate fit --config experiments/sprites.yaml --ckpt_path CKPT""",
 
 
 def classes(package) -> dict[str, str]:
-    """A package's configurable classes, each with the first sentence of its docstring; read without importing them."""
+    """A package's configurable classes, without its errors and abstract classes, each with the first sentence of its
+    docstring; read without importing them."""
     found = {}
     for name, home in package.HOMES.items():
         tree = ast.parse((Path(package.__file__).parent / f"{home}.py").read_text())
         node = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-        if node.bases and not ast.unparse(node.bases[0]).endswith("Error"):
+        bases = [ast.unparse(base) for base in node.bases]
+        if bases and not bases[0].endswith("Error") and "ABC" not in bases:
             sentence = re.split(r"\n\n|\.\s", ast.get_docstring(node) or "")[0]
             found[f"{package.__name__}.{name}"] = " ".join(sentence.split()).removesuffix(".")
     return found

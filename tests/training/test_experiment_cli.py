@@ -92,6 +92,7 @@ def test_a_mistake_is_one_line_that_names_it(tmp_path, key):
         ("--trainer.callbacks=[{class_path: callbacks.SlotUsag}]", "'SlotUsag'; did you mean 'SlotUsage'"),
         ("--model=my_models.Mine", "model: No module named 'my_models'; if it is your own, PYTHONPATH must name its"),
         ("--data=data_modules.CLEVRMirror", "data: the following arguments are required: root"),
+        ("--data=data_modules.ImageDataModule", "data_modules.ImageDataModule is abstract"),
         ("--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_imags: 2}}]", "callbacks.num_images'"),
         (
             "--trainer.callbacks=[{class_path: callbacks.Panels, init_args: {num_images: x}}]",
