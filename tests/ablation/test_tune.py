@@ -19,6 +19,7 @@ from implicit_slate.ablation.configure import Parser, build
 from implicit_slate.ablation.matrix import load_grid
 from implicit_slate.ablation.pool import MOST_TRIES, Resources
 from implicit_slate.ablation.tuning import search, storage
+from implicit_slate.ablation.tuning.results import write_results
 from implicit_slate.ablation.tuning.search import CellFailed, Search, Space
 from implicit_slate.ablation.tuning.storage import open_storage
 from implicit_slate.cli import main
@@ -91,6 +92,17 @@ def test_each_mode_is_tuned_and_its_best_settings_are_an_experiment(tune, tmp_pa
         )
         assert load_grid(tmp_path / "ablations.yaml", "g").cells
         assert f"importance_gradient={mode}.png" in report and (run / f"slice_gradient={mode}.png").exists()
+
+
+def test_a_mode_whose_only_trial_ended_early_has_no_loss_in_the_report(tmp_path):
+    study = optuna.create_study()
+    trial = study.ask()
+    trial.set_user_attr("cell", 0)
+    trial.report(3.5, step=10)
+    study.tell(trial, state=optuna.trial.TrialState.PRUNED)  # Optuna keeps 3.5 as its value
+    table = write_results(Mock(studies={"unrolled": study}, folder=tmp_path)).read_text().splitlines()[2:5]
+    assert table[2] == "| `unrolled` | 1 | 1 | ended early | none | |"
+    assert len({row.count("|") for row in table}) == 1
 
 
 @pytest.mark.parametrize(

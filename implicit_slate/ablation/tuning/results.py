@@ -28,16 +28,16 @@ def write_results(search: Search) -> Path:
         tables.append(study.trials_dataframe().assign(gradient=mode))
         complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         early = sum(trial.state == TrialState.PRUNED for trial in trials)
-        count = f"| `{mode}` | {len(complete) + early} | {early} |"
+        first = next((trial for trial in trials if cell_number(trial) == 0 and trial.state in ENDED), None)
+        own = "none" if first is None else "ended early" if first.state == TrialState.PRUNED else f"{first.value:.4g}"
+        row = f"| `{mode}` | {len(complete) + early} | {early} | {own} |"
         if not complete:
-            lines.append(f"{count} | none | |")
+            lines.append(f"{row} none | |")
             continue
         best = min(complete, key=lambda trial: trial.value)
         settings = search.spaces[mode].ask(optuna.trial.FixedTrial(best.params))
-        first = next((trial for trial in trials if cell_number(trial) == 0 and trial.state in ENDED), None)
-        own = "none" if first is None else "ended early" if first.value is None else f"{first.value:.4g}"
         at = ", ".join(f"{name} {value:g}" for name, value in settings.items())
-        lines.append(f"{count} {own} | {best.value:.4g} | {at} |")
+        lines.append(f"{row} {best.value:.4g} | {at} |")
         axis[mode] = {"model.gradient": mode} | {OPTIMIZATION + name: value for name, value in settings.items()}
         _write_experiment(search, mode, best, axis[mode])
         figures += [f"\n## {mode}\n", *(f"![{name}]({name}.png)" for name in _draw(search.folder, mode, study))]
