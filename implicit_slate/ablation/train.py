@@ -3,6 +3,7 @@
 Importing this module takes seconds; `pool.py` describes how cells on one machine avoid that.
 """
 
+import math
 import traceback
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import implicit_slate.training  # noqa: F401
 from callbacks import Diverged
 from data_modules import CLEVRMirror, MirrorScenes  # noqa: F401
 from implicit_slate.ablation.configure import RESUME_POINT, build
-from implicit_slate.ablation.resume import Curves, ResumePoint, write_curves
+from implicit_slate.ablation.resume import Curves, ResumePoint, validations, write_curves
 from implicit_slate.ablation.tensorboard import flush_events, log_configuration, log_hparams
 from implicit_slate.errors import UserError
 from implicit_slate.files import read_json, write_atomically
@@ -42,6 +43,9 @@ def train(folder: Path) -> str:
         last = None if done is None else str(folder / LAST)
         with expecting_children():  # on several devices Lightning starts the other processes
             trainer.fit(cli.model, cli.datamodule, ckpt_path=last, weights_only=True)
+        losses = [loss for _, loss in validations(trainer.logger.curves)]
+        if not all(map(math.isfinite, losses[-1:])):  # nothing watches gradients, or the last step was too large
+            raise Diverged(trainer.global_step, "the last validation loss")
     except (Diverged, NotFinite) as divergence:
         status, step = "diverged", getattr(divergence, "step", None)
         print(divergence, flush=True)

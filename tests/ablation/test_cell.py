@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import socket
 
@@ -111,6 +112,19 @@ def test_a_cell_that_ends_badly_says_how(tmp_path, monkeypatch, error, status, s
     result = result_of(folder)
     assert (result["status"], result["step"], result["axes"]) == (status, step, {"seed": 0})
     assert result.get("error") == ("ValueError: as the test asks" if status == "failed" else None)
+
+
+@pytest.mark.parametrize(("losses", "status"), [([math.nan, 1.0, math.inf], "diverged"), ([math.nan, 1.0], "complete")])
+def test_a_cell_whose_last_validation_loss_is_not_finite_has_diverged(tmp_path, monkeypatch, losses, status):
+    def log_loss(module, batch, batch_idx):
+        module.log("val/cross_entropy", losses[min(module.global_step // 20, len(losses)) - 1])
+
+    monkeypatch.setattr(TinyModule, "validation_step", log_loss)
+    folder = prepared(tmp_path / "a", OFTEN)
+    assert cell.run(folder) == 0
+    result = result_of(folder)
+    assert (result["status"], result["step"]) == (status, 60)
+    assert "error" not in result and (folder / "checkpoints" / "last.ckpt").exists()
 
 
 def test_a_failed_cell_runs_again_and_a_done_one_ends_at_once(tmp_path, monkeypatch, undisturbed):
