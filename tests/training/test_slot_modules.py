@@ -98,7 +98,7 @@ def test_what_others_log_and_monitor_is_as_lightning_has_it_without_a_progress_b
         run = trainer(5, callbacks, **options)
         run.fit(module(SpatialBroadcastModule), Squares())
         assert run.callback_metrics["step"] == 3  # the mean of 1 to 5
-    assert stopping.best_score.isfinite()
+    assert stopping.best_score.isfinite() and "train/loss" in run.progress_bar_metrics
 
 
 LOGGED = {
