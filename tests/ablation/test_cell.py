@@ -57,7 +57,7 @@ def undisturbed(tmp_path_factory):
 
 
 def kill(folder, monkeypatch, step):
-    """Runs the cell in `folder` up to `step`, at which it is killed."""
+    """Runs the cell in `folder`, with a checkpoint wherever one may be, up to `step`, at which it is killed."""
     training_step = TinyModule.training_step
 
     def die(module, *batch):
@@ -67,6 +67,7 @@ def kill(folder, monkeypatch, step):
 
     with monkeypatch.context() as patch:
         patch.setattr(TinyModule, "training_step", die)
+        patch.setattr(resume, "LARGEST_SHARE", math.inf)
         with pytest.raises(Killed):
             cell.run(folder)
     assert not (folder / "result.json").exists()
@@ -77,6 +78,7 @@ def killed(tmp_path, monkeypatch):
     """The folder of a cell that was killed at step 37; its checkpoint is of step 31."""
     folder = prepared(tmp_path / "run" / "cells" / "a", OFTEN)
     kill(folder, monkeypatch, step=37)
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 31
     return folder
 
 
@@ -123,7 +125,7 @@ def test_a_failed_cell_runs_again_and_a_done_one_ends_at_once(tmp_path, monkeypa
     folder = prepared(tmp_path / "a", OFTEN)
     (folder / "result.json").write_text(json.dumps({"status": "failed", "error": "for want of memory"}))
     assert cell.run(folder) == 0
-    assert numbers(folder) == undisturbed
+    assert numbers(folder) == undisturbed and not (folder / "progress.json").exists()
     files = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     assert main(["cell", str(folder)]) == 0
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == files
@@ -177,7 +179,6 @@ def test_a_killed_cell_ends_as_if_nothing_had_happened(killed, damage, undisturb
 def test_step_11_is_not_saved_while_another_accumulates_or_before_it_is_validated_and_logged(
     tmp_path, monkeypatch, trainer
 ):
-    monkeypatch.setattr(resume, "LARGEST_SHARE", math.inf)  # a checkpoint wherever one may be
     config = override(OFTEN, {f"trainer.{key}": value for key, value in trainer.items()} | {"trainer.max_steps": 16})
     whole, killed = (prepared(tmp_path / name, config) for name in ("whole", "killed"))
     kill(killed, monkeypatch, step=13)
@@ -189,11 +190,11 @@ def test_a_resumed_cell_that_fails_before_it_is_restored_keeps_what_it_had(kille
     before, last = (killed / "curves.csv").read_text(), killed / "checkpoints" / "last.ckpt"
     step = read_checkpoint(last)["global_step"]
 
-    def gone(data):
+    def gone(data, stage):
         raise OSError("the data are gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(TinyData, "train_dataloader", gone)
+        patch.setattr(TinyData, "setup", gone)
         assert cell.run(killed) == 1
     result = result_of(killed)
     assert (result["status"], result["step"]) == ("failed", step) and step > 0
@@ -318,6 +319,8 @@ def test_a_cell_of_another_configuration_is_refused(tmp_path):
     folder = prepared(tmp_path / "a", OFTEN)
     with pytest.raises(UserError, match="holds a different cell"):
         prepared(folder, OFTEN, **{"model.pause": 0.5})
+    with pytest.raises(UserError, match=r"config.trainer.max_steps differs"):
+        prepared(folder, OFTEN | {"trainer": {k: v for k, v in OFTEN["trainer"].items() if k != "max_steps"}})
     prepared(folder, OFTEN)
 
 
