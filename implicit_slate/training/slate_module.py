@@ -133,7 +133,7 @@ class SLATEModule(SlotModule):
         they are the same in every validation and would take half of its time, so they are kept, too."""
         key = None
         if self.dvae_is_frozen and "index" in batch:
-            key = (self.trainer.testing, *batch["index"].tolist())
+            key = tuple(batch["index"].tolist())
         if key not in self._kept:
             tokens = self.model.tokenize(batch["image"])
             mse = squared_error(self.model.dvae.decode_tokens(tokens), batch["image"])

@@ -12,7 +12,7 @@ import torch
 
 from callbacks import Diverged
 from implicit_slate import host
-from implicit_slate.ablation import cell, train
+from implicit_slate.ablation import cell, resume, train
 from implicit_slate.ablation.configure import RESUME_POINT
 from implicit_slate.cli import main
 from implicit_slate.errors import UserError
@@ -56,22 +56,29 @@ def undisturbed(tmp_path_factory):
     return numbers(folder)
 
 
-@pytest.fixture
-def killed(tmp_path, monkeypatch):
-    """The folder of a cell that was killed at step 37; its checkpoint is of step 31."""
-    folder = prepared(tmp_path / "run" / "cells" / "a", OFTEN)
+def kill(folder, monkeypatch, step):
+    """Runs the cell in `folder`, with a checkpoint wherever one may be, up to `step`, at which it is killed."""
     training_step = TinyModule.training_step
 
     def die(module, *batch):
-        if module.global_step == 37:
+        if module.global_step == step:
             raise Killed
         return training_step(module, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(TinyModule, "training_step", die)
+        patch.setattr(resume, "LARGEST_SHARE", math.inf)
         with pytest.raises(Killed):
             cell.run(folder)
     assert not (folder / "result.json").exists()
+
+
+@pytest.fixture
+def killed(tmp_path, monkeypatch):
+    """The folder of a cell that was killed at step 37; its checkpoint is of step 31."""
+    folder = prepared(tmp_path / "run" / "cells" / "a", OFTEN)
+    kill(folder, monkeypatch, step=37)
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 31
     return folder
 
 
@@ -131,7 +138,7 @@ def test_a_failed_cell_runs_again_and_a_done_one_ends_at_once(tmp_path, monkeypa
     folder = prepared(tmp_path / "a", OFTEN)
     (folder / "result.json").write_text(json.dumps({"status": "failed", "error": "for want of memory"}))
     assert cell.run(folder) == 0
-    assert numbers(folder) == undisturbed
+    assert numbers(folder) == undisturbed and not (folder / "progress.json").exists()
     files = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     assert main(["cell", str(folder)]) == 0
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == files
@@ -173,21 +180,49 @@ def test_a_killed_cell_ends_as_if_nothing_had_happened(killed, damage, undisturb
     assert not list(killed.rglob(".*.*"))  # no unfinished files are left
 
 
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {"accumulate_grad_batches": 2, "val_check_interval": 10},  # a later batch is also one of step 11
+        {"check_val_every_n_epoch": None, "val_check_interval": 11},
+        {"accumulate_grad_batches": 2, "check_val_every_n_epoch": None, "val_check_interval": 22},
+        {"log_every_n_steps": 11},
+    ],
+)
+def test_step_11_is_not_saved_while_another_accumulates_or_before_it_is_validated_and_logged(
+    tmp_path, monkeypatch, trainer
+):
+    config = override(OFTEN, {f"trainer.{key}": value for key, value in trainer.items()} | {"trainer.max_steps": 16})
+    whole, killed = (prepared(tmp_path / name, config) for name in ("whole", "killed"))
+    kill(killed, monkeypatch, step=13)
+    assert cell.run(whole) == cell.run(killed) == 0
+    assert numbers(killed) == numbers(whole)
+
+
 def test_a_resumed_cell_that_fails_before_it_is_restored_keeps_what_it_had(killed, monkeypatch, undisturbed):
     before, last = (killed / "curves.csv").read_text(), killed / "checkpoints" / "last.ckpt"
     step = read_checkpoint(last)["global_step"]
 
-    def gone(data):
+    def gone(data, stage):
         raise OSError("the data are gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(TinyData, "train_dataloader", gone)
+        patch.setattr(TinyData, "setup", gone)
         assert cell.run(killed) == 1
     result = result_of(killed)
     assert (result["status"], result["step"]) == ("failed", step) and step > 0
     assert (killed / "curves.csv").read_text() == before
     assert cell.run(killed) == 0
     assert numbers(killed) == undisturbed
+
+
+def test_the_training_time_of_earlier_sessions_counts(killed):
+    last = killed / "checkpoints" / "last.ckpt"
+    state = read_checkpoint(last)
+    state["callbacks"]["ResumePoint"]["seconds"] += 5000
+    torch.save(state, last)
+    assert cell.run(killed) == 0
+    assert 5000 < result_of(killed)["seconds"] < 6000
 
 
 def test_callbacks_may_be_named_by_their_class_alone(tmp_path):
@@ -297,6 +332,8 @@ def test_a_cell_of_another_configuration_is_refused(tmp_path):
     folder = prepared(tmp_path / "a", OFTEN)
     with pytest.raises(UserError, match="holds a different cell"):
         prepared(folder, OFTEN, **{"model.pause": 0.5})
+    with pytest.raises(UserError, match=r"config.trainer.max_steps differs"):
+        prepared(folder, OFTEN | {"trainer": {k: v for k, v in OFTEN["trainer"].items() if k != "max_steps"}})
     prepared(folder, OFTEN)
 
 

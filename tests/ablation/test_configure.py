@@ -60,6 +60,13 @@ def test_a_mistake_is_one_line(overrides, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_what_needs_files_that_do_not_exist_yet_is_only_parsed_and_a_cpu_is_no_accelerator():
+    later = override(TINY, {"data.root": "nowhere"})
+    assert check({"experiment.yaml": TINY}, {"a cell": later}) == 0
+    with pytest.raises(UserError, match="^a cell: .*model.gradeint"):
+        check({"experiment.yaml": TINY}, {"a cell": override(later, {"model.gradeint": "implicit"})})
+
+
 def complete(config):
     """The YAML of a config, with all defaults filled in."""
     cli = build(config, "x", Parser)

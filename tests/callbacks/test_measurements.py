@@ -1,12 +1,16 @@
 """SlotJacobian, GradientNorm and Divergence while a tiny SLATE is trained."""
 
 import re
+import sys
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.plugins import MixedPrecision
 
-from callbacks import Diverged, Divergence, GradientNorm, Panels, SlotJacobian
+from callbacks import Diverged, Divergence, GradientNorm, Panels, SlotJacobian, slot_jacobian
 from implicit_slate.errors import UserError
 from implicit_slate.fixed_point import Solver, dense_jacobian
 from implicit_slate.training import Optimization
@@ -51,6 +55,28 @@ def test_it_measures_at_its_cadence_and_once_the_radius():
     assert list(scalars["jacobian/spectral_radius"]) == [5]
     assert scalars["evaluations"] == {0: 4.0}  # three iterations and the recorded application
     assert scalars["residual_image_max"][4] >= scalars["residual"][4] > 0
+
+
+def test_a_measurement_starts_from_the_last_vector_and_notices_when_another_has_become_the_largest(monkeypatch):
+    rounds, measured = [], slot_jacobian.largest_singular_value
+
+    def counted(*args, **options):
+        found = measured(*args, **options)
+        rounds.append(found.iterations)
+        return found
+
+    monkeypatch.setattr(slot_jacobian, "largest_singular_value", counted)
+    spread, one = torch.linspace(1, 2, 40).square().view(1, 5, 8), torch.ones(1, 5, 8)
+    one[0, 0, 0] = 2
+    callback, slots, values = SlotJacobian(), torch.ones(2, 5, 8), []
+    callback.latest = {"evaluations": 1.0}  # there were measurements before
+    for scale in (spread, 1.01 * spread, one, one.flip(1, 2)):
+        model = SimpleNamespace(refinement=lambda image, scale=scale: lambda z: scale * z)
+        model.slot_attention = SimpleNamespace(solver=Solver("picard", 1))
+        values.append(callback.measure(model, {"image": None}, slots, is_last=False)["jacobian/spectral_norm"])
+    expected = torch.tensor([4.0, 4.04, 2.0, 2.0])[:, None].expand(4, 2)
+    torch.testing.assert_close(torch.stack(values), expected, rtol=1e-4, atol=0)
+    assert rounds[1] < rounds[0]
 
 
 def test_a_compiled_module_is_measured_as_well():
@@ -102,6 +128,31 @@ def test_divergence_names_the_step_and_keeps_the_window(factor):
     assert diverged.value.step == 4
     assert diverged.value.scalars["grad_norm"][4] > 0
     assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_a_run_that_is_stopped_leaves_its_window_to_the_run_that_resumes():
+    def stop(trainer, *_):
+        if trainer.global_step == 2:
+            sys.exit(75)
+
+    logger, norm = Memory(), GradientNorm(100)
+    with pytest.raises(SystemExit):
+        fit(module(), norm, LambdaCallback(on_train_batch_end=stop), logger=logger)
+    assert "grad_norm" not in logger.scalars and norm.state_dict()["largest"] > 0
+
+
+def test_with_a_gradient_scaler_the_weights_must_be_finite_but_not_every_gradient():
+    def spoil(trainer, made, *_):
+        if trainer.global_step == 2:
+            torch.nn.init.constant_(made.model.dvae.decoder[-1].bias, torch.nan)
+
+    def scaled(*callbacks):
+        scaling = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+        fit(module(), *callbacks, Divergence(), max_steps=4, plugins=[scaling])
+
+    scaled(Spike(1, float("inf")))  # a step that is skipped
+    with pytest.raises(Diverged, match="at step 2"):
+        scaled(LambdaCallback(on_train_batch_start=spoil))
 
 
 class Bare(TinyImages):

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from torch import nn
 
 from callbacks.panels import Panels, panel_images
+from implicit_slate.errors import UserError
 from implicit_slate.models import SLATE, SlotModel, SpatialBroadcast, Views
 from implicit_slate.pictures import GAP, TILE, TITLE_HEIGHT, panel_picture, read_panels
 from tests.callbacks.fitting import fit, module
@@ -126,6 +127,25 @@ def test_panels_are_drawn_before_training_at_ever_rarer_validations_and_at_the_e
     with Image.open(tmp_path / "panels.png") as panels:
         assert panels.size == (6 * (TILE + GAP) + GAP, 2 * (TILE + GAP) + TITLE_HEIGHT)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "a temporary file is left"
+
+
+def test_a_training_that_goes_on_draws_nothing_at_its_start(tmp_path):
+    last = tmp_path / "last.ckpt"
+    for steps, resume in ((2, None), (3, last)):
+        logger = TensorBoardLogger(tmp_path, name="", version=str(steps))
+        fit(module(), Panels(num_images=1), max_steps=steps, logger=logger, save=last, resume=resume)
+    assert drawn_steps(tmp_path / "2") == [0, 2] and drawn_steps(tmp_path / "3") == [3]
+
+
+def test_a_picture_that_no_training_made_is_not_overwritten(tmp_path):
+    picture = tmp_path / "panels.png"
+    picture.write_text("of evaluate")
+    with pytest.raises(UserError, match="panels.png: exists already, and was not made by a training"):
+        fit_some_steps(tmp_path, Panels(num_images=1))
+    assert picture.read_text() == "of evaluate"
+    (tmp_path / "panels.npz").touch()
+    fit_some_steps(tmp_path, Panels(num_images=1), steps=1)
+    assert picture.read_bytes()[1:4] == b"PNG"
 
 
 def test_the_arrays_behind_the_panels_are_those_of_the_validation_images_whatever_the_mode(tmp_path):

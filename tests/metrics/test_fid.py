@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from implicit_slate.errors import UserError
+from implicit_slate.metrics import fid as fid_module
 from implicit_slate.metrics.fid import fid, kid
 
 
@@ -76,8 +77,8 @@ def test_one_image_only():
         kid(one, many, seed=0)
 
 
-def test_kid_of_few_images_is_the_unbiased_estimate():
-    a, b = features(30).double(), features(30, seed=1, shift=1.0).double()
+def unbiased(a: Tensor, b: Tensor) -> float:
+    """The kernel distance between all of a and all of b."""
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + 1) ** 3
@@ -86,8 +87,20 @@ def test_kid_of_few_images_is_the_unbiased_estimate():
         values = kernel(x, x)
         return (values.sum() - values.trace()) / (len(x) * (len(x) - 1))
 
-    expected = between(a) + between(b) - 2 * kernel(a, b).mean()
-    assert kid(a.float(), b.float(), seed=0) == pytest.approx(expected.item(), rel=1e-5)
+    a, b = a.double(), b.double()
+    return (between(a) + between(b) - 2 * kernel(a, b).mean()).item()
+
+
+def test_kid_of_few_images_is_the_unbiased_estimate():
+    a, b = features(30), features(30, seed=1, shift=1.0)
+    assert kid(a, b, seed=0) == pytest.approx(unbiased(a, b), rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [40, 60])
+def test_kid_is_the_mean_of_many_subsets_unless_one_holds_all_images(monkeypatch, count):
+    monkeypatch.setattr(fid_module, "KID_SUBSET_SIZE", 40)
+    a, b = features(60), features(count, seed=1, shift=1.0)
+    assert kid(a, b, seed=0) == pytest.approx(unbiased(a, b), rel=0.04)
 
 
 def test_kid_of_subsets_is_a_function_of_the_seed_and_small_within_one_distribution():

@@ -45,6 +45,13 @@ def test_sizes_are_read_from_the_state(state):
     assert model.predict(torch.zeros(1, model.num_tokens, dtype=torch.long)).solution.evaluations == 2
 
 
+def test_images_may_have_one_channel(state):
+    first, last = "dvae.encoder.0.m.weight", "dvae.decoder.11"
+    weights = {name: state[name][:1] for name in (f"{last}.weight", f"{last}.bias")}
+    model = load(state | weights | {first: state[first][:, :1]})
+    assert model.views(torch.rand(1, 1, 24, 24), model.sample_slots(1)).reconstruction.shape[1] == 1
+
+
 def half_of_a_file(path, state):
     torch.save(state, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -86,6 +86,24 @@ def test_a_value_is_refused_by_both_ways_in_with_its_name_or_is_a_sensible_one(n
     assert not list(tmp_path.iterdir())
 
 
+def test_every_setting_of_the_trainer_reaches_lightning_s(monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def reached(trainer, **options):
+        raise Reached(options)
+
+    monkeypatch.setattr(L.Trainer, "__init__", reached)
+    given = dict(accelerator="cpu", devices=2, num_nodes=3, precision="64-true", max_epochs=4, max_steps=5)
+    given |= {f"limit_{split}_batches": share for split, share in (("train", 0.5), ("val", 0.25), ("test", 0.125))}
+    given |= dict(val_check_interval=12, check_val_every_n_epoch=7, num_sanity_val_steps=8, log_every_n_steps=9)
+    given |= dict(accumulate_grad_batches=6, max_time="1:0:0:0")
+    with pytest.raises(Reached) as called:
+        Trainer(**given)
+    assert {*arguments(Trainer), "max_time"} == given.keys()
+    assert given.items() <= called.value.args[0].items()
+
+
 def test_the_types_of_arguments_reach_a_process_that_is_spawned():
     ours = [kind for kind in RESTRICTED.values() if kind.__module__.startswith("implicit_slate.")]
     assert len(ours) > 10 and all(pickle.loads(pickle.dumps(kind)) is kind for kind in ours)

@@ -12,7 +12,7 @@ from implicit_slate.errors import UserError
 from implicit_slate.models import DiscreteVAE, SlotModel
 from implicit_slate.models.portable import FOLDER, KEY
 from implicit_slate.training import SLATEModule, SpatialBroadcastModule
-from implicit_slate.training.checkpoints import load_trained
+from implicit_slate.training.checkpoints import load_trained, load_untrained
 from tests.tiny import TinyImages
 from tests.training.setting import assert_same_weights, module, trainer
 
@@ -49,7 +49,10 @@ def test_a_file_gives_the_model_of_its_checkpoint(tmp_path, kind):
     checkpoint = trained(tmp_path, kind, gradient="neumann(2)")
     model, image = load_pretrained(exported(tmp_path, checkpoint)), TinyImages().probe(2)["image"]
     there = load_trained(checkpoint).model
-    assert not model.training and type(model) is type(there)
+    assert type(model) is type(there)
+    noise = torch.random.get_rng_state()
+    assert not any(one.training for one in (model, there, load_untrained(checkpoint, seed=0)))
+    assert torch.equal(torch.random.get_rng_state(), noise)
     assert model.slot_attention.gradient == there.slot_attention.gradient
     slots_init = model.sample_slots(2, torch.Generator().manual_seed(0)).detach()
     for mine, theirs in zip(model.views(image, slots_init), there.views(image, slots_init), strict=True):
